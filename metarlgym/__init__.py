@@ -1,0 +1,54 @@
+"""MetaRLGym: trials of several episodes on hidden tasks, for language models; exact optima; TRL's GRPO outside.
+
+Importing this loads neither torch nor transformers.
+"""
+
+from metarlgym import envs as _envs  # registers the task groups
+from metarlgym.datatypes import (
+    ConfigError,
+    Episode,
+    EpisodeOver,
+    MetaRLGymError,
+    MetaTrajectory,
+    Optimum,
+    Step,
+    StopReason,
+    Task,
+    Turn,
+)
+from metarlgym.env import Env
+from metarlgym.memory import FullHistory, LastK, Memory, NoMemory, Shuffled, make_memory
+from metarlgym.parsing import parse_action
+from metarlgym.registry import list_envs, make, register
+from metarlgym.tasks import TaskGroup
+from metarlgym.trial import Trial
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ConfigError",
+    "Env",
+    "Episode",
+    "EpisodeOver",
+    "FullHistory",
+    "LastK",
+    "Memory",
+    "MetaRLGymError",
+    "MetaTrajectory",
+    "NoMemory",
+    "Optimum",
+    "Shuffled",
+    "Step",
+    "StopReason",
+    "Task",
+    "TaskGroup",
+    "Trial",
+    "Turn",
+    "list_envs",
+    "make",
+    "make_memory",
+    "parse_action",
+    "register",
+]
+
+del _envs

@@ -1,0 +1,200 @@
+"""The nouns of the project, as plain values.
+
+Nothing here knows about models or training; every other module speaks in these words. A worked example of one trial of
+Doors (K = 4 doors, H = 3 episodes, one token per action, terse text)::
+
+    token        <bos> doors 4 safe 0.4 |  2  | nothing |  3  | prize |  3  | <end>
+    env_mask        0     0   0  0   0  |  1  |    0    |  1  |   0   |  1  |   0
+    episode         0     0   0  0   0  |  0  |    0    |  1  |   1   |  2  |   2
+    turn            -     -   -  -   -  |  0  |    0    |  0  |   0   |  0  |   0
+
+The first five tokens are the row's prompt, the rest its completion. `env_mask` is 1 exactly at the tokens the policy
+sampled: only they get log-probabilities, advantages and gradient. The last observation is dropped, because nothing is
+sampled after it, and the row is closed by an end token. `returns` of this trial are `(0.0, 1.0, 1.0)`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, Literal, NamedTuple
+
+JSON = Any
+"""A value made of dicts with string keys, lists, strings, numbers, booleans and None."""
+
+
+class MetaRLGymError(Exception):
+    """Base class of every error a user can cause; its message names the field, the value and the fix."""
+
+
+class ConfigError(MetaRLGymError, ValueError):
+    """A setting is missing, unknown or contradicts another."""
+
+
+class EpisodeOver(MetaRLGymError, RuntimeError):
+    """`step` was called before `reset` or after the end."""
+
+
+class StopReason(str, Enum):
+    """Why an episode or a trial ended."""
+
+    TERMINATED = "terminated"
+    """The environment ended it by its own rules (won, lost, all episodes played)."""
+    SUCCESS = "success"
+    """The trial stopped because an episode succeeded (`stop_on_success`)."""
+    TURN_LIMIT = "turn_limit"
+    TOKEN_LIMIT = "token_limit"
+    TIME_LIMIT = "time_limit"
+    CONTEXT_LIMIT = "context_limit"
+    """The policy's context window is full."""
+    ERROR = "error"
+    """An exception in the environment or the policy; the text is in `MetaTrajectory.error`."""
+
+
+class Step(NamedTuple):
+    """One experience; unpacks as gymnasium's five-tuple."""
+
+    observation: str
+    """Only the text that is new since the last action."""
+    reward: float = 0.0
+    terminated: bool = False
+    truncated: bool = False
+    info: dict[str, Any] | None = None
+    """Keys that mean something everywhere: `valid` (bool, the action followed the rules), `success` (bool)."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One hidden MDP instance: a value, never shown to the policy.
+
+    `key` is a content hash of the environment id and the parameters: it identifies a task in splits, groups and logs.
+    """
+
+    env_id: str
+    params: JSON
+    split: str = "train"
+    key: str = field(default="", compare=False)
+
+    def __post_init__(self) -> None:
+        if not self.key:
+            text = json.dumps([self.env_id, self.params], sort_keys=True, separators=(",", ":"))
+            object.__setattr__(self, "key", hashlib.blake2b(text.encode(), digest_size=16).hexdigest())
+
+    def to_json(self) -> str:
+        return json.dumps({"env_id": self.env_id, "params": self.params, "split": self.split}, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str | Mapping[str, Any]) -> Task:
+        data = json.loads(text) if isinstance(text, str) else text
+        return cls(env_id=data["env_id"], params=data["params"], split=data.get("split", "train"))
+
+
+class Turn(NamedTuple):
+    """One action and what the environment answered."""
+
+    action: str
+    observation: str
+    reward: float
+    valid: bool = True
+
+
+@dataclass
+class Episode:
+    """s0, a0, r0 ... sT on one task."""
+
+    opening: str
+    """The first text of the episode, as the policy saw it."""
+    turns: list[Turn] = field(default_factory=list)
+    success: bool = False
+    stop: StopReason | None = None
+
+    @property
+    def ret(self) -> float:
+        """The episode's return: the undiscounted sum of its rewards."""
+        return sum(turn.reward for turn in self.turns)
+
+    @property
+    def invalid(self) -> int:
+        """How many of its actions broke the rules."""
+        return sum(not turn.valid for turn in self.turns)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "opening": self.opening,
+            "turns": [turn._asdict() for turn in self.turns],
+            "return": self.ret,
+            "success": self.success,
+            "stop": self.stop.value if self.stop else None,
+        }
+
+
+@dataclass(frozen=True)
+class Optimum:
+    """The best expected unweighted return any learner can reach on a trial, and by which argument it is known."""
+
+    total: float | None
+    """Sum over the episodes; with free shots, over the episodes that count."""
+    curve: tuple[float, ...] | None
+    """Expected return of each episode under one optimal policy."""
+    kind: Literal["exact", "simulated", "upper_bound", "none"]
+    se: float | None = None
+    """Standard error of `total` where `kind` is `simulated`."""
+
+
+@dataclass
+class MetaTrajectory:
+    """Everything one trial produced."""
+
+    task: Task
+    seed: int
+    """Seed of the trial's episode noise."""
+    episodes: list[Episode]
+    """The episodes that were begun, in order; the last may be unfinished."""
+    max_episodes: int
+    """H: how many episodes the trial could have had."""
+    rows: list[Any] = field(default_factory=list)
+    """`rollout.transcript.Transcript`s: one per context, that is one per trial with `FullHistory`, else one per episode.
+    Empty when the policy works on text."""
+    stop: StopReason = StopReason.TERMINATED
+    error: str | None = None
+    error_detail: str | None = None
+    """The traceback behind `error`."""
+    truncated_actions: int = 0
+    """Actions cut by the token limit before the policy ended them."""
+    seconds: float = 0.0
+
+    @property
+    def returns(self) -> list[float]:
+        """Returns by episode, shape `(H,)`; NaN for episodes that never happened. Raw: no weights, no discount."""
+        played = [episode.ret for episode in self.episodes]
+        return played + [float("nan")] * (self.max_episodes - len(played))
+
+    @property
+    def total(self) -> float:
+        """Sum of the returns of the episodes that happened."""
+        return sum(episode.ret for episode in self.episodes)
+
+    @property
+    def turns(self) -> int:
+        return sum(len(episode.turns) for episode in self.episodes)
+
+    @property
+    def truncated(self) -> bool:
+        """A limit, not the environment, ended the trial or one of its episodes or actions."""
+        limits = {StopReason.TURN_LIMIT, StopReason.TOKEN_LIMIT, StopReason.TIME_LIMIT, StopReason.CONTEXT_LIMIT}
+        return self.stop in limits or self.truncated_actions > 0 or any(e.stop in limits for e in self.episodes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """A readable, JSON-serialisable view without token ids."""
+        return {
+            "task": json.loads(self.task.to_json()),
+            "seed": self.seed,
+            "returns": [episode.ret for episode in self.episodes],
+            "max_episodes": self.max_episodes,
+            "stop": self.stop.value,
+            "error": self.error,
+            "episodes": [episode.to_dict() for episode in self.episodes],
+        }

@@ -1,0 +1,249 @@
+"""Env: what an environment author subclasses. It plays ONE episode of a task, text in and text out.
+
+An author writes three methods::
+
+    class Coin(Env):
+        max_turns = 1
+
+        def sample_task(self, rng):              # ALL task randomness is here; returns JSON
+            return {"side": rng.choice(["heads", "tails"])}
+
+        def on_reset(self, params, rng):         # first text; rng is episode noise only
+            self.side = params["side"]
+            return "Heads or tails?"
+
+        def on_step(self, action):               # only the NEW text
+            won = parse_action(action) == self.side
+            return Step("Right." if won else "Wrong.", float(won), terminated=True, info={"success": won})
+
+and whichever of `rules`, `all_tasks`, `random_action`, `oracle`, `optimal_returns` and `no_memory_bound` it can. The
+contract is made executable by `metarlgym.check_env`.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterable, Sequence
+from typing import Any, ClassVar, Literal
+
+import gymnasium
+
+from metarlgym.datatypes import JSON, ConfigError, Episode, EpisodeOver, MetaRLGymError, Optimum, Step, StopReason, Task
+from metarlgym.seeding import derive, stream
+from metarlgym.spaces import AnyText
+
+Style = Literal["chat", "terse"]
+
+
+class Env(gymnasium.Env[str, str]):
+    """One episode of one task.
+
+    Args:
+        style: `chat` writes sentences for a language model, `terse` one or two words a turn for a model made from
+            scratch; rules and rewards are the same.
+        split: `trial` draws train and eval tasks from the same prior (held out means unseen trial seeds), `content`
+            keeps them disjoint by `Task.key`. Default: the class's own.
+    """
+
+    env_id: str = ""
+    """Set by the registry; the class name for an unregistered class."""
+    max_turns: int | None = None
+    """The episode is truncated when this many actions were taken without an end."""
+    reward_range: ClassVar[tuple[float, float]] = (0.0, 1.0)
+    """Bounds of a single reward; a step outside them raises."""
+    split: Literal["trial", "content"] = "trial"
+    action_words: int | None = None
+    """Terse style: how many words an action has, if all have the same number. Lets a model from scratch act without an
+    end token."""
+    blocking: ClassVar[bool] = False
+    """Set it where `step` waits (network, disk): rollouts then run it in a thread."""
+    metadata: dict[str, Any] = {"render_modes": []}
+
+    def __init__(self, *, style: Style = "chat", split: Literal["trial", "content"] | None = None) -> None:
+        if style not in ("chat", "terse"):
+            raise ConfigError(f"style={style!r} is not known: use 'chat' or 'terse'.")
+        if split is not None:
+            if split not in ("trial", "content"):
+                raise ConfigError(f"split={split!r} is not known: use 'trial' or 'content'.")
+            self.split = split
+        self.env_id = self.env_id or type(self).__name__
+        self.style = style
+        self.horizon = 0
+        """Episodes of the trial this environment plays in (0: not in a trial); for oracles, which may know it."""
+        self.horizon_free = 0
+        """How many of them are free shots."""
+        self.observation_space = AnyText()
+        self.action_space = AnyText()
+        self._live = False
+        self._turns = 0
+        self._invalid = 0
+        self._return = 0.0
+        self._success = False
+        self._observation: str | None = None
+        self._stop: StopReason | None = None
+
+    # ------------------------------------------------------------------ what an author writes
+
+    def sample_task(self, rng: random.Random) -> JSON:
+        """Draw the hidden parameters of a task. A pure function of `rng`; the result is a JSON value."""
+        raise NotImplementedError(f"{type(self).__name__} must define sample_task(rng)")
+
+    def on_reset(self, params: JSON, rng: random.Random) -> str:
+        """Set up an episode of the task `params` and return its first text (may be empty).
+
+        Must set every attribute an episode uses, so that a second reset equals a fresh environment.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define on_reset(params, rng)")
+
+    def on_step(self, action: str) -> Step:
+        """Answer one action with the new text only. `info` may hold `valid` (default True) and `success`."""
+        raise NotImplementedError(f"{type(self).__name__} must define on_step(action)")
+
+    def rules(self) -> str:
+        """The text before the first episode: what the game is and how an action is written."""
+        return ""
+
+    def all_tasks(self) -> Iterable[JSON] | None:
+        """Every possible `params`, for finite families; None otherwise."""
+        return None
+
+    def random_action(self, rng: random.Random) -> str:
+        """A uniformly random legal action, as the policy would write it."""
+        raise MetaRLGymError(f"{self.env_id} has no random_action(rng): define it to get the random baseline.")
+
+    def oracle(self, history: Sequence[Episode]) -> str:
+        """An optimal action given what a policy can know: the trial's episodes so far, the last one being played."""
+        raise MetaRLGymError(f"{self.env_id} has no oracle(history): define it to get the oracle baseline.")
+
+    def optimal_returns(self, episodes: int, free_shots: int = 0) -> Optimum:
+        """Best expected return of a trial of `episodes`, of which the first `free_shots` do not count."""
+        return Optimum(None, None, "none")
+
+    def no_memory_bound(self, episodes: int) -> float | None:
+        """Expected return of the best policy that forgets between episodes, if known."""
+        return None
+
+    # ------------------------------------------------------------------ public and final
+
+    @property
+    def turns(self) -> int:
+        """Actions taken in this episode, the one being answered included."""
+        return self._turns
+
+    @property
+    def turns_left(self) -> float:
+        """Actions left before the turn limit; infinite without one."""
+        return math.inf if self.max_turns is None else self.max_turns - self._turns
+
+    def new_task(self, *seed: int | str, split: str = "train") -> Task:
+        """The task that the seed parts name."""
+        return Task(self.env_id, self.sample_task(random.Random(derive(self.env_id, "task", *seed))), split)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
+        """Begin an episode.
+
+        Args:
+            seed: draws the task and the episode noise where `options` does not give them.
+            options: `task` (a `Task`) and `episode_seed` (an int).
+
+        Returns:
+            The first text and an info dict.
+        """
+        options = options or {}
+        task = options.get("task")
+        episode_seed = options.get("episode_seed")
+        if seed is not None or task is None:
+            super().reset(seed=seed)
+        if task is None:
+            task = self.new_task(int(self.np_random.integers(2**62)))
+        elif not isinstance(task, Task):
+            raise ConfigError(f"options['task']={task!r} is not a Task: build one with Task(env_id, params).")
+        if episode_seed is None:
+            episode_seed = int(self.np_random.integers(2**62)) if self._np_random is not None else 0
+        self._turns = 0
+        self._invalid = 0
+        self._return = 0.0
+        self._success = False
+        self._stop = None
+        self._live = True
+        self._observation = self.on_reset(task.params, stream(self.env_id, "episode", episode_seed))
+        return self._observation, {}
+
+    def get_observation(self) -> str:
+        """The last text; reading it changes nothing."""
+        if self._observation is None:
+            raise EpisodeOver(f"{self.env_id}: no observation yet. Call reset() first.")
+        return self._observation
+
+    def step(self, action: str) -> Step:  # type: ignore[override]
+        """Take one action; returns gymnasium's five-tuple. Raises `EpisodeOver` before `reset` and after the end."""
+        if not self._live:
+            raise EpisodeOver(f"{self.env_id}: step() needs a live episode. Call reset() first.")
+        self._turns = turns = self._turns + 1
+        observation, reward, terminated, truncated, info = step = self.on_step(action)
+        low, high = self.reward_range
+        if not low <= reward <= high:  # also catches NaN
+            self._live = False
+            raise MetaRLGymError(
+                f"{self.env_id}: reward={reward!r} is outside reward_range={self.reward_range}. "
+                "Widen reward_range or correct on_step."
+            )
+        if info is None:
+            info = {"valid": True}
+            step = None
+        elif "valid" not in info:
+            info["valid"] = True
+        elif not info["valid"]:
+            self._invalid += 1
+        if info.get("success"):
+            self._success = True
+        self._return += reward
+        self._observation = observation
+        if terminated:
+            self._live = False
+            self._stop = StopReason.TERMINATED
+        elif truncated or turns == self.max_turns:
+            self._live = False
+            self._stop = StopReason.TURN_LIMIT
+            if not truncated:
+                truncated = True
+                step = None
+        return Step(observation, reward, terminated, truncated, info) if step is None else step
+
+    @property
+    def live(self) -> bool:
+        """Whether `step` may be called."""
+        return self._live
+
+    @property
+    def success(self) -> bool:
+        """Whether this episode has been won; separate from reward."""
+        return self._success
+
+    def truncate(self, reason: StopReason) -> None:
+        """End the episode from outside, because a limit was reached."""
+        self._live = False
+        self._stop = reason
+
+    def result(self) -> dict[str, Any]:
+        """`return`, `success`, `turns`, `invalid` and `stop` of the episode so far."""
+        return {
+            "return": self._return,
+            "success": self._success,
+            "turns": self._turns,
+            "invalid": self._invalid,
+            "stop": self._stop,
+        }
+
+    def close(self) -> None:
+        """Release resources. Results stay readable."""
+
+    def boundary(self, episode: int, episodes: int | None) -> str:
+        """Text put before an episode's first text inside a trial; `episode` counts from 0.
+
+        Terse style: one mark between episodes of several turns, nothing between episodes of one.
+        """
+        if self.style == "terse":
+            return "" if episode == 0 or self.max_turns == 1 else "/"
+        return f"--- Episode {episode + 1} of {episodes} ---" if episodes else f"--- Episode {episode + 1} ---"

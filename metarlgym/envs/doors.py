@@ -1,0 +1,152 @@
+"""Doors with a safe arm: K hidden doors, one pays 1 every time; the safe door pays `safe` every time.
+
+The smallest task in which exploring costs something now and pays in later episodes. One episode is one choice. Playing
+safe for ever is the trap that a learner falls into when its credit does not reach across episodes (the under-exploration
+of First-Explore, Norman and Clune 2023, arXiv:2307.02276).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Sequence
+from functools import cache
+from typing import Any
+
+from metarlgym.datatypes import JSON, ConfigError, Episode, Optimum, Step
+from metarlgym.env import Env
+from metarlgym.parsing import parse_action
+
+
+class Doors(Env):
+    """One choice among `doors` hidden doors and a safe one.
+
+    Args:
+        doors: K >= 2, number of hidden doors; exactly one holds the prize, worth 1.
+        safe: reward of the safe door, in [0, 1].
+    """
+
+    max_turns = 1
+    action_words = 1
+
+    def __init__(self, doors: int = 4, safe: float = 0.4, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if doors < 2:
+            raise ConfigError(f"doors={doors} must be at least 2.")
+        if not 0.0 <= safe <= 1.0:
+            raise ConfigError(f"safe={safe} must lie in [0, 1].")
+        self.doors = doors
+        self.safe = safe
+        self._names = {str(d + 1): d for d in range(doors)} | {"safe": doors}
+        self._actions = tuple(self._names)
+
+    def rules(self) -> str:
+        if self.style == "terse":
+            return "doors"
+        return (
+            f"There are {self.doors} closed doors. Behind one of them is a prize worth 1 point; it is the same door in "
+            f"every episode. There is also a safe door, always worth {self.safe:g} points. In each episode you open one "
+            f"door. Answer with its number in brackets, from [1] to [{self.doors}], or with [safe]."
+        )
+
+    def sample_task(self, rng: random.Random) -> JSON:
+        return {"prize": rng.randrange(self.doors)}
+
+    def all_tasks(self) -> Iterable[JSON]:
+        return [{"prize": door} for door in range(self.doors)]
+
+    def on_reset(self, params: JSON, rng: random.Random) -> str:
+        self._prize = params["prize"]
+        return "" if self.style == "terse" else "Which door do you open?"
+
+    def on_step(self, action: str) -> Step:
+        choice = self._names.get(parse_action(action).lower())
+        terse = self.style == "terse"
+        if choice is None:
+            text = "invalid" if terse else f"That is no door. Write [1] to [{self.doors}] or [safe]. You get 0 points."
+            return Step(text, 0.0, True, False, {"valid": False, "success": False})
+        if choice == self.doors:
+            text = "sure" if terse else f"The safe door: {self.safe:g} points."
+            return Step(text, self.safe, True, False, {"valid": True, "success": False})
+        won = choice == self._prize
+        if terse:
+            text = "prize" if won else "nothing"
+        else:
+            text = f"Door {choice + 1}: the prize! 1 point." if won else f"Door {choice + 1}: nothing. 0 points."
+        return Step(text, 1.0 if won else 0.0, True, False, {"valid": True, "success": won})
+
+    def random_action(self, rng: random.Random) -> str:
+        return self._write(rng.randrange(self.doors + 1))
+
+    def oracle(self, history: Sequence[Episode]) -> str:
+        """Optimal for the number of episodes the trial has left, told by `self.horizon`; untried doors in order.
+
+        Without a horizon it explores first, which is optimal wherever exploring pays at all.
+        """
+        tried: set[int] = set()
+        for episode in history[:-1]:
+            for turn in episode.turns:
+                choice = self._names.get(parse_action(turn.action).lower(), self.doors)
+                if choice < self.doors:
+                    if turn.reward == 1.0:
+                        return self._write(choice)
+                    tried.add(choice)
+        left = self.horizon - len(history) + 1 if self.horizon else 10**6
+        explore = _plan(self.doors, self.safe, min(left, 500), len(tried), max(0, self.horizon_free - len(history) + 1))
+        if explore[1]:
+            return self._write(next(d for d in range(self.doors) if d not in tried))
+        return self._write(self.doors)
+
+    def optimal_returns(self, episodes: int, free_shots: int = 0) -> Optimum:
+        curve = _curve(self.doors, self.safe, episodes, free_shots)
+        return Optimum(sum(curve[free_shots:]), tuple(curve), "exact")
+
+    def no_memory_bound(self, episodes: int) -> float:
+        return episodes * max(self.safe, 1 / self.doors)
+
+    def _write(self, choice: int) -> str:
+        name = self._actions[choice]
+        return name if self.style == "terse" else f"[{name}]"
+
+
+@cache
+def _plan(doors: int, safe: float, left: int, tried: int, free: int) -> tuple[float, bool]:
+    """Value of `left` more episodes with `tried` empty doors known, and whether to try another; DP over the two.
+
+    The first `free` of the episodes left have weight 0.
+    """
+    if left == 0:
+        return 0.0, False
+    weight = 0.0 if free > 0 else 1.0
+    rest = max(free - 1, 0)
+    stay = weight * safe + _plan(doors, safe, left - 1, tried, rest)[0]
+    if tried >= doors - 1:
+        # Only one door can hold the prize, so it is known.
+        return weight + _plan(doors, safe, left - 1, tried, rest)[0], True
+    chance = 1 / (doors - tried)
+    found = weight + (left - 1 - rest)
+    missed = _plan(doors, safe, left - 1, tried + 1, rest)[0]
+    explore = chance * found + (1 - chance) * missed
+    return max(stay, explore), explore >= stay
+
+
+def _curve(doors: int, safe: float, episodes: int, free_shots: int) -> list[float]:
+    """Expected unweighted return of each episode under the optimal policy."""
+    curve = []
+    states = {0: 1.0}  # doors known to be empty -> probability, the prize not found yet
+    found = 0.0
+    for episode in range(episodes):
+        expected = found
+        following: dict[int, float] = {}
+        for tried, probability in states.items():
+            if _plan(doors, safe, episodes - episode, tried, max(0, free_shots - episode))[1]:
+                chance = 1 / (doors - tried)
+                expected += probability * chance
+                found += probability * chance
+                if chance < 1:
+                    following[tried + 1] = following.get(tried + 1, 0.0) + probability * (1 - chance)
+            else:
+                expected += probability * safe
+                following[tried] = following.get(tried, 0.0) + probability
+        states = following
+        curve.append(expected)
+    return curve

@@ -1,0 +1,32 @@
+"""One action parser for every environment."""
+
+from __future__ import annotations
+
+import re
+
+_BRACKET = re.compile(r"\[([^\[\]]*)\]")
+
+
+def parse_action(text: str) -> str:
+    """The action in a policy's message: the last `[bracket]`, else the last non-empty line, after any `</think>`.
+
+    Reasoning text around the action is always allowed, and an unfinished thought holds no action: a message with
+    `<think>` but no `</think>` parses to the empty string.
+
+    >>> parse_action("<think>[1] or [2]?</think> I open [2].")
+    '2'
+    >>> parse_action("higher than 5, so\\n7")
+    '7'
+    """
+    if "<" in text:
+        head, mark, tail = text.rpartition("</think>")
+        if mark:
+            text = tail
+        elif "<think>" in text:
+            return ""
+    if "[" in text:
+        found = _BRACKET.findall(text)
+        if found:
+            return found[-1].strip()
+    text = text.strip()
+    return text.rsplit("\n", 1)[-1].strip() if "\n" in text else text

@@ -1,0 +1,146 @@
+"""register, make and list: names for environments, here and in gymnasium.
+
+`register("Name-v0", "module:Class")` also registers `metarlgym/Name-v0` with gymnasium (checks and order enforcement off,
+so `gym.make` returns the bare class). Other distributions add environments through the entry-point group
+`metarlgym.envs`: each entry point is a function without arguments that calls `register`; they are loaded when an unknown
+id is asked for, and by `list_envs`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+from typing import Any
+
+import gymnasium
+
+from metarlgym.datatypes import ConfigError, MetaRLGymError
+from metarlgym.env import Env
+from metarlgym.trial import Trial
+
+ENTRY_POINT_GROUP = "metarlgym.envs"
+
+
+@dataclass(frozen=True)
+class EnvSpec:
+    """One registered environment."""
+
+    env_id: str
+    entry_point: str | Callable[..., Env]
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    summary: str = ""
+    """One line for `metarlgym list`."""
+
+
+_REGISTRY: dict[str, EnvSpec] = {}
+_plugins_loaded = False
+
+
+def register(
+    env_id: str,
+    entry_point: str | Callable[..., Env],
+    *,
+    kwargs: dict[str, Any] | None = None,
+    summary: str = "",
+) -> None:
+    """Register an environment class under `Name-vN`.
+
+    Args:
+        env_id: name and version; a change of behaviour takes a new version.
+        entry_point: `"module:Class"`, imported when first made, or the class itself.
+        kwargs: default keyword arguments.
+        summary: one line.
+
+    Raises:
+        ConfigError: the id has no version or is taken.
+    """
+    name, _, version = env_id.rpartition("-v")
+    if not name or not version.isdigit():
+        raise ConfigError(f"env_id={env_id!r} has no version: write it as {env_id.rstrip('-')}-v0.")
+    if env_id in _REGISTRY:
+        raise ConfigError(f"env_id={env_id!r} is registered already ({_REGISTRY[env_id].entry_point}): use a new one.")
+    _REGISTRY[env_id] = EnvSpec(env_id, entry_point, dict(kwargs or {}), summary)
+    for gym_id, trial in ((f"metarlgym/{env_id}", False), (f"metarlgym/{name}-Trial-v{version}", True)):
+        gymnasium.register(
+            gym_id,
+            entry_point=_make_for_gymnasium,
+            order_enforce=False,
+            disable_env_checker=True,
+            kwargs={"env_id": env_id, "trial": trial},
+        )
+
+
+def _make_for_gymnasium(env_id: str, trial: bool, **kwargs: Any) -> Env:
+    kwargs.pop("render_mode", None)
+    if trial:
+        kwargs.setdefault("episodes", 3)
+    return make(env_id, **kwargs)
+
+
+def load_plugins() -> list[str]:
+    """Load the environments of other distributions, once; returns what went wrong, one line each."""
+    global _plugins_loaded
+    if _plugins_loaded:
+        return []
+    _plugins_loaded = True
+    problems = []
+    for point in entry_points(group=ENTRY_POINT_GROUP):
+        try:
+            point.load()()
+        except Exception as error:  # one broken plugin must not hide the others; the caller shows the line
+            problems.append(f"plugin {point.name} ({point.value}): {type(error).__name__}: {error}")
+    return problems
+
+
+def spec(env_id: str) -> EnvSpec:
+    """The registration of an id; `metarlgym/Name-v0` and `Name-v0` are the same.
+
+    Raises:
+        ConfigError: unknown id; the message holds the nearest names.
+    """
+    env_id = env_id.removeprefix("metarlgym/")
+    problems = [] if env_id in _REGISTRY else load_plugins()
+    if env_id not in _REGISTRY:
+        lowered = {known.lower(): known for known in _REGISTRY}
+        near = [lowered[m] for m in difflib.get_close_matches(env_id.lower(), lowered, n=3, cutoff=0.4)]
+        hint = f"Did you mean {' or '.join(near)}?" if near else f"Known: {', '.join(sorted(_REGISTRY))}."
+        raise ConfigError(f"env={env_id!r} is not registered. {hint}" + "".join(f" ({p})" for p in problems))
+    return _REGISTRY[env_id]
+
+
+def make(env_id: str, *, episodes: int | None = None, **kwargs: Any) -> Env:
+    """Build an environment, or a `Trial` of it where `episodes` is given.
+
+    Args:
+        env_id: registered id.
+        episodes: H; with it, `free_shots`, `memory`, `stop_on_success` and `max_total_turns` go to the trial.
+        **kwargs: keyword arguments of the environment.
+    """
+    entry = spec(env_id)
+    trial_kwargs = {}
+    if episodes is not None:
+        trial_names = ("free_shots", "memory", "stop_on_success", "max_total_turns")
+        trial_kwargs = {name: kwargs.pop(name) for name in trial_names if name in kwargs}
+    cls: Any = entry.entry_point
+    if isinstance(cls, str):
+        module, _, name = cls.partition(":")
+        cls = getattr(importlib.import_module(module), name)
+    try:
+        env = cls(**{**entry.kwargs, **kwargs})
+    except TypeError as error:
+        raise ConfigError(f"env_args={kwargs!r} do not fit {entry.env_id}: {error}.") from error
+    if not isinstance(env, Env):
+        raise MetaRLGymError(f"{entry.env_id}: {cls!r} made {type(env).__name__}, which is no metarlgym.Env.")
+    env.env_id = entry.env_id
+    if episodes is None:
+        return env
+    return Trial(env, episodes, **trial_kwargs)
+
+
+def list_envs() -> list[EnvSpec]:
+    """All registered environments, plugins included, by id."""
+    load_plugins()
+    return [_REGISTRY[key] for key in sorted(_REGISTRY)]

@@ -1,0 +1,90 @@
+"""TaskGroup: a distribution over tasks with train and eval splits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+from metarlgym.datatypes import ConfigError, Task
+from metarlgym.env import Env
+from metarlgym.registry import make, spec
+from metarlgym.seeding import derive
+
+EVAL_SHARE = 5
+"""One task in this many of a `content` group goes to the eval split."""
+
+
+class TaskGroup:
+    """The tasks of one environment.
+
+    Groups with `split = "trial"` draw train and eval tasks from the same prior, so that an optimum over the prior holds
+    for both; what is held out are the trial and episode seeds. Groups with `split = "content"` keep the two disjoint by
+    `Task.key`.
+
+    Args:
+        env_id: registered id, such as `Doors-v0`.
+        env_args: keyword arguments of the environment.
+        seed: names the task streams of both splits.
+    """
+
+    def __init__(self, env_id: str, env_args: Mapping[str, Any] | None = None, seed: int = 0) -> None:
+        self.env_id = spec(env_id).env_id
+        self.env_args = dict(env_args or {})
+        self.seed = seed
+        self.env = self.make_env()
+
+    def make_env(self) -> Env:
+        """A fresh environment of this group."""
+        return make(self.env_id, **self.env_args)
+
+    @property
+    def content_split(self) -> bool:
+        return self.env.split == "content"
+
+    @cached_property
+    def _content(self) -> dict[str, list[Task]]:
+        everything = self.env.all_tasks()
+        if everything is None:
+            raise ConfigError(f"{self.env_id}: split='content' needs all_tasks(); use split='trial' or define it.")
+        # Ordered by a seeded hash of the key, so the split does not depend on the order of enumeration.
+        tasks = sorted((Task(self.env_id, p) for p in everything), key=lambda t: derive(t.key, "split", self.seed))
+        held_out = max(1, len(tasks) // EVAL_SHARE)
+        return {
+            "eval": [Task(t.env_id, t.params, "eval") for t in tasks[:held_out]],
+            "train": tasks[held_out:],
+        }
+
+    def task(self, index: int, split: str = "train") -> Task:
+        """Task number `index` of a split: the same whatever else was drawn."""
+        if self.content_split:
+            tasks = self._content[split]
+            # Each pass over the tasks is a new order, as an epoch is.
+            epoch, place = divmod(index, len(tasks))
+            if split == "train":
+                place = sorted(range(len(tasks)), key=lambda i: derive(self.seed, "epoch", epoch, i))[place]
+            return tasks[place]
+        return self.env.new_task(split, self.seed, index, split=split)
+
+    def tasks(self, n: int, split: str = "train") -> list[Task]:
+        """The first `n` tasks of a split.
+
+        Raises:
+            ConfigError: a `content` group holds fewer eval tasks than asked for.
+        """
+        if self.content_split and split == "eval" and n > len(self._content["eval"]):
+            have = len(self._content["eval"])
+            raise ConfigError(
+                f"eval_trials={n}: {self.env_id} has only {have} held-out tasks "
+                f"({have + len(self._content['train'])} in all, one in {EVAL_SHARE} held out). "
+                f"Ask for at most {have}, or use split='trial'."
+            )
+        if self.content_split and split == "train" and n > 0:
+            pool = self._content["train"]
+            order: list[Task] = []
+            epoch = 0
+            while len(order) < n:
+                order += [pool[i] for i in sorted(range(len(pool)), key=lambda i: derive(self.seed, "epoch", epoch, i))]
+                epoch += 1
+            return order[:n]
+        return [self.task(i, split) for i in range(n)]

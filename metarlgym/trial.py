@@ -1,0 +1,220 @@
+"""Trial: several episodes of one hidden task. It is itself an Env, so whatever can play an episode can play a trial."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from metarlgym.datatypes import ConfigError, Episode, EpisodeOver, Optimum, Step, StopReason, Task, Turn
+from metarlgym.env import Env
+from metarlgym.memory import FullHistory, Memory
+from metarlgym.seeding import derive
+
+
+class Trial(Env):
+    """H episodes of one task (a lifetime).
+
+    `step` answers an action that ends an episode with its last text, a boundary, and the next episode's first text;
+    `terminated` is True only at the end of the trial. Rewards are raw: discounts and free-shot weights live in
+    `training.credit` alone.
+
+    Args:
+        env: plays one episode.
+        episodes: H, the most episodes the trial can have; None only with `max_total_turns`.
+        free_shots: the first F episodes are exploration and have weight 0; `0 <= free_shots < episodes`.
+        memory: what the policy sees of earlier episodes; here it decides only whether boundaries tell the index.
+        stop_on_success: end the trial when an episode succeeds.
+        max_total_turns: budget of turns over all episodes. Finishing an episode early then buys more episodes, up to
+            `episodes`.
+
+    Raises:
+        ConfigError: the arguments contradict each other.
+    """
+
+    def __init__(
+        self,
+        env: Env,
+        episodes: int | None = 3,
+        *,
+        free_shots: int = 0,
+        memory: Memory | None = None,
+        stop_on_success: bool = False,
+        max_total_turns: int | None = None,
+    ) -> None:
+        super().__init__(style=env.style)
+        if episodes is None:
+            if max_total_turns is None:
+                raise ConfigError("episodes=None needs a budget: give max_total_turns, or a number of episodes.")
+            episodes = max_total_turns
+        if episodes < 1:
+            raise ConfigError(f"episodes={episodes} must be at least 1.")
+        if not 0 <= free_shots < episodes:
+            raise ConfigError(
+                f"free_shots={free_shots} must be at least 0 and below episodes={episodes}: at least one episode counts."
+            )
+        if max_total_turns is not None and max_total_turns < 1:
+            raise ConfigError(f"max_total_turns={max_total_turns} must be at least 1.")
+        self.env = env
+        self.env_id = env.env_id
+        env.horizon, env.horizon_free = episodes, free_shots
+        self.episodes = episodes
+        self.free_shots = free_shots
+        self.memory = memory or FullHistory()
+        self.stop_on_success = stop_on_success
+        self.max_total_turns = max_total_turns
+        self.reward_range = env.reward_range  # type: ignore[misc]
+        self.split = env.split
+        self.history: list[Episode] = []
+        """The episodes so far; the last is the one being played."""
+        self.closing = ""
+        """After an episode's end: its last text."""
+        self.opening: str | None = None
+        """After an episode's end: boundary and first text of the next; None if the trial is over."""
+
+    # ------------------------------------------------------------------ what the trial adds
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """Weight of each episode, shape `(H,)`: 0 for free shots, else 1."""
+        return (0.0,) * self.free_shots + (1.0,) * (self.episodes - self.free_shots)
+
+    @property
+    def trial_stop(self) -> StopReason | None:
+        """Why the trial ended; None while it runs."""
+        return self._stop
+
+    def end_episode(self, reason: StopReason) -> None:
+        """End the current episode from outside because a limit was reached, and begin the next if there is one."""
+        self.closing = ""
+        self.env.truncate(reason)
+        self._finish_episode(reason)
+
+    # ------------------------------------------------------------------ Env
+
+    def rules(self) -> str:
+        return self.env.rules()
+
+    def sample_task(self, rng: Any) -> Any:
+        return self.env.sample_task(rng)
+
+    def all_tasks(self) -> Any:
+        return self.env.all_tasks()
+
+    def random_action(self, rng: Any) -> str:
+        return self.env.random_action(rng)
+
+    def oracle(self, history: Sequence[Episode]) -> str:
+        return self.env.oracle(history)
+
+    def optimal_returns(self, episodes: int | None = None, free_shots: int | None = None) -> Optimum:
+        return self.env.optimal_returns(
+            self.episodes if episodes is None else episodes, self.free_shots if free_shots is None else free_shots
+        )
+
+    def no_memory_bound(self, episodes: int | None = None) -> float | None:
+        return self.env.no_memory_bound(self.episodes if episodes is None else episodes)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
+        """Begin a trial. `options["episode_seed"]` seeds the noise of all its episodes."""
+        options = options or {}
+        task = options.get("task")
+        trial_seed = options.get("episode_seed")
+        if seed is not None or task is None or trial_seed is None:
+            super(Env, self).reset(seed=seed)
+        if task is None:
+            task = self.env.new_task(int(self.np_random.integers(2**62)))
+        self.task: Task = task
+        self.trial_seed: int = int(self.np_random.integers(2**62)) if trial_seed is None else trial_seed
+        self.history = []
+        self._turns = 0
+        self._return = 0.0
+        self._success = False
+        self._stop = None
+        self._live = True
+        self._observation = self.opening = self._begin_episode()
+        return self._observation, {}
+
+    def step(self, action: str) -> Step:  # type: ignore[override]
+        if not self._live:
+            raise EpisodeOver(f"{self.env_id}: the trial is over. Call reset() to begin another.")
+        observation, reward, terminated, truncated, info = step = self.env.step(action)
+        self._turns += 1
+        self._return += reward
+        episode = self._episode
+        episode.turns.append(Turn(action, observation, reward, info["valid"]))  # type: ignore[index]
+        info["episode"] = len(self.history) - 1  # type: ignore[index]
+        out_of_turns = self._turns == self.max_total_turns
+        if not (terminated or truncated or out_of_turns):
+            self._observation = observation
+            return step
+        return self._answer_episode_end(step, out_of_turns)
+
+    def result(self) -> dict[str, Any]:
+        """`returns` (unweighted, by episode), `successes`, `turns`, `invalid`, and the trial's `return` and `stop`."""
+        return {
+            "returns": [episode.ret for episode in self.history],
+            "successes": [episode.success for episode in self.history],
+            "turns": self._turns,
+            "invalid": sum(episode.invalid for episode in self.history),
+            "return": self._return,
+            "success": self._success,
+            "stop": self._stop,
+        }
+
+    def close(self) -> None:
+        self.env.close()
+
+    # ------------------------------------------------------------------ inside
+
+    def _begin_episode(self) -> str:
+        index = len(self.history)
+        first, _ = self.env.reset(options={"task": self.task, "episode_seed": derive(self.trial_seed, index)})
+        boundary = self.env.boundary(index, self.episodes) if self.memory.numbered else ""
+        opening = self.join(boundary, first)
+        self._episode = Episode(opening)
+        self.history.append(self._episode)
+        return opening
+
+    def _answer_episode_end(self, step: Step, out_of_turns: bool) -> Step:
+        reason = StopReason.TERMINATED if step.terminated else StopReason.TURN_LIMIT
+        if out_of_turns and not (step.terminated or step.truncated):
+            self.env.truncate(reason)
+        self.closing = step.observation
+        info = dict(step.info or {})
+        info |= {"episode_end": True, "episode_return": self._episode.ret}
+        self._finish_episode(reason)
+        text = self.join(self.closing, self.opening or "")
+        self._observation = text
+        over = not self._live
+        truncated = over and self._stop == StopReason.TURN_LIMIT
+        return Step(text, step.reward, over and not truncated, truncated, info)
+
+    def _finish_episode(self, reason: StopReason) -> None:
+        self._episode.success = self.env.success
+        self._episode.stop = reason
+        self._success = self._success or self.env.success
+        if self.stop_on_success and self.env.success:
+            self._end(StopReason.SUCCESS)
+        elif len(self.history) == self.episodes:
+            self._end(StopReason.TERMINATED)
+        elif self.max_total_turns is not None and self._turns >= self.max_total_turns:
+            self._end(StopReason.TURN_LIMIT)
+        else:
+            self.opening = self._begin_episode()
+
+    def _end(self, reason: StopReason) -> None:
+        self._live = False
+        self._stop = reason
+        self.opening = None
+
+    def truncate(self, reason: StopReason) -> None:
+        """End the trial from outside."""
+        if self._live:
+            self.env.truncate(reason)
+            self._episode.success = self.env.success
+            self._episode.stop = reason
+            self._end(reason)
+
+    def join(self, *parts: str) -> str:
+        """Texts of one answer put together: lines in chat style, words in terse style."""
+        return (" " if self.style == "terse" else "\n").join(part for part in parts if part)
