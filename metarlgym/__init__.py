@@ -4,6 +4,7 @@ Importing this loads neither torch nor transformers.
 """
 
 from metarlgym import envs as _envs  # registers the task groups
+from metarlgym.checker import check_env
 from metarlgym.datatypes import (
     ConfigError,
     Episode,
@@ -44,6 +45,7 @@ __all__ = [
     "TaskGroup",
     "Trial",
     "Turn",
+    "check_env",
     "list_envs",
     "make",
     "make_memory",

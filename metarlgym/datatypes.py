@@ -19,7 +19,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import StrEnum
 from typing import Any, Literal, NamedTuple
 
 JSON = Any
@@ -38,14 +38,17 @@ class EpisodeOver(MetaRLGymError, RuntimeError):
     """`step` was called before `reset` or after the end."""
 
 
-class StopReason(str, Enum):
+class StopReason(StrEnum):
     """Why an episode or a trial ended."""
 
     TERMINATED = "terminated"
     """The environment ended it by its own rules (won, lost, all episodes played)."""
     SUCCESS = "success"
     """The trial stopped because an episode succeeded (`stop_on_success`)."""
+    MAX_TURNS = "max_turns"
+    """The environment's own turn limit, which is part of its game (out of guesses)."""
     TURN_LIMIT = "turn_limit"
+    """A limit or budget of turns set from outside."""
     TOKEN_LIMIT = "token_limit"
     TIME_LIMIT = "time_limit"
     CONTEXT_LIMIT = "context_limit"
@@ -156,8 +159,8 @@ class MetaTrajectory:
     max_episodes: int
     """H: how many episodes the trial could have had."""
     rows: list[Any] = field(default_factory=list)
-    """`rollout.transcript.Transcript`s: one per context, that is one per trial with `FullHistory`, else one per episode.
-    Empty when the policy works on text."""
+    """`rollout.transcript.Transcript`s: one per context, that is one per trial with `FullHistory`, else one per
+    episode. Empty when the policy works on text."""
     stop: StopReason = StopReason.TERMINATED
     error: str | None = None
     error_detail: str | None = None

@@ -25,6 +25,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 import gymnasium
@@ -58,7 +59,20 @@ class Env(gymnasium.Env[str, str]):
     end token."""
     blocking: ClassVar[bool] = False
     """Set it where `step` waits (network, disk): rollouts then run it in a thread."""
+    visible_task: ClassVar[bool] = False
+    """Set it where texts show part of the task whatever is played (a question, a map, a stream): `check_env` then does
+    not compare the texts of different tasks."""
     metadata: dict[str, Any] = {"render_modes": []}
+
+    @cached_property
+    def observation_space(self) -> AnyText:  # type: ignore[override]
+        """All strings. Made at its first use: thousands of environments are made that never need it."""
+        return AnyText()
+
+    @cached_property
+    def action_space(self) -> AnyText:  # type: ignore[override]
+        """All strings."""
+        return AnyText()
 
     def __init__(self, *, style: Style = "chat", split: Literal["trial", "content"] | None = None) -> None:
         if style not in ("chat", "terse"):
@@ -73,8 +87,6 @@ class Env(gymnasium.Env[str, str]):
         """Episodes of the trial this environment plays in (0: not in a trial); for oracles, which may know it."""
         self.horizon_free = 0
         """How many of them are free shots."""
-        self.observation_space = AnyText()
-        self.action_space = AnyText()
         self._live = False
         self._turns = 0
         self._invalid = 0
@@ -97,7 +109,10 @@ class Env(gymnasium.Env[str, str]):
         raise NotImplementedError(f"{type(self).__name__} must define on_reset(params, rng)")
 
     def on_step(self, action: str) -> Step:
-        """Answer one action with the new text only. `info` may hold `valid` (default True) and `success`."""
+        """Answer one action with the new text only.
+
+        `info`, a new dict each time, may hold `valid` (default True) and `success` (default False).
+        """
         raise NotImplementedError(f"{type(self).__name__} must define on_step(action)")
 
     def rules(self) -> str:
@@ -161,13 +176,14 @@ class Env(gymnasium.Env[str, str]):
             raise ConfigError(f"options['task']={task!r} is not a Task: build one with Task(env_id, params).")
         if episode_seed is None:
             episode_seed = int(self.np_random.integers(2**62)) if self._np_random is not None else 0
+        self._live = False  # stays so if on_reset raises
         self._turns = 0
         self._invalid = 0
         self._return = 0.0
         self._success = False
         self._stop = None
+        self._observation = self.on_reset(task.params, stream(self.env_id, "episode", int(episode_seed)))
         self._live = True
-        self._observation = self.on_reset(task.params, stream(self.env_id, "episode", episode_seed))
         return self._observation, {}
 
     def get_observation(self) -> str:
@@ -190,14 +206,13 @@ class Env(gymnasium.Env[str, str]):
                 "Widen reward_range or correct on_step."
             )
         if info is None:
-            info = {"valid": True}
-            step = None
-        elif "valid" not in info:
-            info["valid"] = True
-        elif not info["valid"]:
-            self._invalid += 1
-        if info.get("success"):
-            self._success = True
+            info = {"valid": True, "success": False}
+            step = Step(observation, reward, terminated, truncated, info)
+        else:
+            if not info.setdefault("valid", True):
+                self._invalid += 1
+            if info.setdefault("success", False):
+                self._success = True
         self._return += reward
         self._observation = observation
         if terminated:
@@ -205,11 +220,10 @@ class Env(gymnasium.Env[str, str]):
             self._stop = StopReason.TERMINATED
         elif truncated or turns == self.max_turns:
             self._live = False
-            self._stop = StopReason.TURN_LIMIT
+            self._stop = StopReason.MAX_TURNS
             if not truncated:
-                truncated = True
-                step = None
-        return Step(observation, reward, terminated, truncated, info) if step is None else step
+                step = Step(observation, reward, terminated, True, info)
+        return step
 
     @property
     def live(self) -> bool:

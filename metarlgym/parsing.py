@@ -19,7 +19,7 @@ def parse_action(text: str) -> str:
     '7'
     """
     if "<" in text:
-        head, mark, tail = text.rpartition("</think>")
+        _, mark, tail = text.rpartition("</think>")
         if mark:
             text = tail
         elif "<think>" in text:

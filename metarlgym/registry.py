@@ -1,9 +1,9 @@
 """register, make and list: names for environments, here and in gymnasium.
 
-`register("Name-v0", "module:Class")` also registers `metarlgym/Name-v0` with gymnasium (checks and order enforcement off,
-so `gym.make` returns the bare class). Other distributions add environments through the entry-point group
-`metarlgym.envs`: each entry point is a function without arguments that calls `register`; they are loaded when an unknown
-id is asked for, and by `list_envs`.
+`register("Name-v0", "module:Class")` also registers `metarlgym/Name-v0` with gymnasium (checks and order enforcement
+off, so `gym.make` returns the bare class). Other distributions add environments through the entry-point group
+`metarlgym.envs`: each entry point is a function without arguments that calls `register`; they are loaded when an
+unknown id is asked for, and by `list_envs`.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def register(
         )
 
 
-def _make_for_gymnasium(env_id: str, trial: bool, **kwargs: Any) -> Env:
+def _make_for_gymnasium(*, env_id: str = "", trial: bool = False, **kwargs: Any) -> Env:
     kwargs.pop("render_mode", None)
     if trial:
         kwargs.setdefault("episodes", 3)

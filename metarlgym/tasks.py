@@ -33,6 +33,7 @@ class TaskGroup:
         self.env_args = dict(env_args or {})
         self.seed = seed
         self.env = self.make_env()
+        self._last_order: tuple[int, list[int]] = (-1, [])
 
     def make_env(self) -> Env:
         """A fresh environment of this group."""
@@ -47,13 +48,23 @@ class TaskGroup:
         everything = self.env.all_tasks()
         if everything is None:
             raise ConfigError(f"{self.env_id}: split='content' needs all_tasks(); use split='trial' or define it.")
-        # Ordered by a seeded hash of the key, so the split does not depend on the order of enumeration.
-        tasks = sorted((Task(self.env_id, p) for p in everything), key=lambda t: derive(t.key, "split", self.seed))
+        # Ordered by a hash of the key: neither the order of enumeration nor the seed changes what is held out, so a
+        # model trained with one seed may be evaluated with another.
+        unique = {task.key: task for task in (Task(self.env_id, params) for params in everything)}
+        tasks = sorted(unique.values(), key=lambda task: derive(task.key, "split"))
+        if len(tasks) < 2:
+            raise ConfigError(f"{self.env_id}: split='content' needs 2 tasks or more, all_tasks() has {len(tasks)}.")
         held_out = max(1, len(tasks) // EVAL_SHARE)
         return {
             "eval": [Task(t.env_id, t.params, "eval") for t in tasks[:held_out]],
             "train": tasks[held_out:],
         }
+
+    def _order(self, epoch: int, size: int) -> list[int]:
+        """The order of the train tasks in one pass over them; the last one asked for is kept."""
+        if self._last_order[0] != epoch:
+            self._last_order = epoch, sorted(range(size), key=lambda i: derive(self.seed, "epoch", epoch, i))
+        return self._last_order[1]
 
     def task(self, index: int, split: str = "train") -> Task:
         """Task number `index` of a split: the same whatever else was drawn."""
@@ -61,9 +72,7 @@ class TaskGroup:
             tasks = self._content[split]
             # Each pass over the tasks is a new order, as an epoch is.
             epoch, place = divmod(index, len(tasks))
-            if split == "train":
-                place = sorted(range(len(tasks)), key=lambda i: derive(self.seed, "epoch", epoch, i))[place]
-            return tasks[place]
+            return tasks[self._order(epoch, len(tasks))[place] if split == "train" else place]
         return self.env.new_task(split, self.seed, index, split=split)
 
     def tasks(self, n: int, split: str = "train") -> list[Task]:
@@ -79,12 +88,4 @@ class TaskGroup:
                 f"({have + len(self._content['train'])} in all, one in {EVAL_SHARE} held out). "
                 f"Ask for at most {have}, or use split='trial'."
             )
-        if self.content_split and split == "train" and n > 0:
-            pool = self._content["train"]
-            order: list[Task] = []
-            epoch = 0
-            while len(order) < n:
-                order += [pool[i] for i in sorted(range(len(pool)), key=lambda i: derive(self.seed, "epoch", epoch, i))]
-                epoch += 1
-            return order[:n]
         return [self.task(i, split) for i in range(n)]

@@ -42,6 +42,7 @@ class Trial(Env):
         max_total_turns: int | None = None,
     ) -> None:
         super().__init__(style=env.style)
+        self._announced = episodes  # a number that only follows from the budget is not told
         if episodes is None:
             if max_total_turns is None:
                 raise ConfigError("episodes=None needs a budget: give max_total_turns, or a number of episodes.")
@@ -50,7 +51,7 @@ class Trial(Env):
             raise ConfigError(f"episodes={episodes} must be at least 1.")
         if not 0 <= free_shots < episodes:
             raise ConfigError(
-                f"free_shots={free_shots} must be at least 0 and below episodes={episodes}: at least one episode counts."
+                f"free_shots={free_shots} must be at least 0 and below episodes={episodes}: at least one must count."
             )
         if max_total_turns is not None and max_total_turns < 1:
             raise ConfigError(f"max_total_turns={max_total_turns} must be at least 1.")
@@ -63,6 +64,9 @@ class Trial(Env):
         self.stop_on_success = stop_on_success
         self.max_total_turns = max_total_turns
         self.reward_range = env.reward_range  # type: ignore[misc]
+        self.blocking = env.blocking  # type: ignore[misc]
+        self.visible_task = env.visible_task  # type: ignore[misc]
+        self.action_words = env.action_words
         self.split = env.split
         self.history: list[Episode] = []
         """The episodes so far; the last is the one being played."""
@@ -85,9 +89,12 @@ class Trial(Env):
 
     def end_episode(self, reason: StopReason) -> None:
         """End the current episode from outside because a limit was reached, and begin the next if there is one."""
+        if not self._live:
+            raise EpisodeOver(f"{self.env_id}: the trial is over, it has no episode to end.")
         self.closing = ""
         self.env.truncate(reason)
         self._finish_episode(reason)
+        self._observation = self.opening or ""
 
     # ------------------------------------------------------------------ Env
 
@@ -124,14 +131,16 @@ class Trial(Env):
         if task is None:
             task = self.env.new_task(int(self.np_random.integers(2**62)))
         self.task: Task = task
-        self.trial_seed: int = int(self.np_random.integers(2**62)) if trial_seed is None else trial_seed
+        self.trial_seed: int = int(self.np_random.integers(2**62) if trial_seed is None else trial_seed)
         self.history = []
         self._turns = 0
         self._return = 0.0
         self._success = False
         self._stop = None
-        self._live = True
+        self._live = False  # stays so if the environment's on_reset raises
+        self.closing = ""
         self._observation = self.opening = self._begin_episode()
+        self._live = True
         return self._observation, {}
 
     def step(self, action: str) -> Step:  # type: ignore[override]
@@ -169,33 +178,38 @@ class Trial(Env):
     def _begin_episode(self) -> str:
         index = len(self.history)
         first, _ = self.env.reset(options={"task": self.task, "episode_seed": derive(self.trial_seed, index)})
-        boundary = self.env.boundary(index, self.episodes) if self.memory.numbered else ""
+        boundary = self.env.boundary(index, self._announced) if self.memory.numbered else ""
         opening = self.join(boundary, first)
         self._episode = Episode(opening)
         self.history.append(self._episode)
         return opening
 
     def _answer_episode_end(self, step: Step, out_of_turns: bool) -> Step:
-        reason = StopReason.TERMINATED if step.terminated else StopReason.TURN_LIMIT
-        if out_of_turns and not (step.terminated or step.truncated):
+        reason = StopReason.TERMINATED if step.terminated else StopReason.MAX_TURNS
+        cut = out_of_turns and not (step.terminated or step.truncated)
+        if cut:
+            reason = StopReason.TURN_LIMIT
             self.env.truncate(reason)
         self.closing = step.observation
-        info = dict(step.info or {})
-        info |= {"episode_end": True, "episode_return": self._episode.ret}
-        self._finish_episode(reason)
+        info = step.info
+        assert info is not None
+        info["episode_end"] = True
+        info["episode_return"] = self.env._return
+        self._finish_episode(reason, cut)
         text = self.join(self.closing, self.opening or "")
         self._observation = text
         over = not self._live
         truncated = over and self._stop == StopReason.TURN_LIMIT
         return Step(text, step.reward, over and not truncated, truncated, info)
 
-    def _finish_episode(self, reason: StopReason) -> None:
+    def _finish_episode(self, reason: StopReason, cut: bool = False) -> None:
+        """`cut`: the budget of turns ran out in the middle of the episode."""
         self._episode.success = self.env.success
         self._episode.stop = reason
         self._success = self._success or self.env.success
         if self.stop_on_success and self.env.success:
             self._end(StopReason.SUCCESS)
-        elif len(self.history) == self.episodes:
+        elif len(self.history) == self.episodes and not cut:
             self._end(StopReason.TERMINATED)
         elif self.max_total_turns is not None and self._turns >= self.max_total_turns:
             self._end(StopReason.TURN_LIMIT)
@@ -213,8 +227,11 @@ class Trial(Env):
             self.env.truncate(reason)
             self._episode.success = self.env.success
             self._episode.stop = reason
+            self._success = self._success or self.env.success
             self._end(reason)
 
-    def join(self, *parts: str) -> str:
-        """Texts of one answer put together: lines in chat style, words in terse style."""
-        return (" " if self.style == "terse" else "\n").join(part for part in parts if part)
+    def join(self, first: str, second: str) -> str:
+        """Two texts of one answer put together: lines in chat style, words in terse style."""
+        if not first or not second:
+            return first or second
+        return f"{first} {second}" if self.style == "terse" else f"{first}\n{second}"

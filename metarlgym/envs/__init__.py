@@ -7,3 +7,23 @@ register(
     "metarlgym.envs.doors:Doors",
     summary="One of K doors holds a prize; a safe door pays less for sure. Explore, then repeat.",
 )
+register(
+    "Bandit-v0",
+    "metarlgym.envs.bandit:Bandit",
+    summary="K slot machines with hidden chances, one pull an episode. Explore against exploit.",
+)
+register(
+    "GuessNumber-v0",
+    "metarlgym.envs.guess_number:GuessNumber",
+    summary="A hidden number, answers higher or lower. Search on over episodes, then repeat.",
+)
+register(
+    "Mastermind-v0",
+    "metarlgym.envs.mastermind:Mastermind",
+    summary="A hidden code, answers count right places and wrong places. Deduce, then repeat.",
+)
+register(
+    "DarkRoom-v0",
+    "metarlgym.envs.dark_room:DarkRoom",
+    summary="A grid with a hidden goal cell that pays at every step. Sweep, then go straight there.",
+)

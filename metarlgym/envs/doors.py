@@ -1,8 +1,8 @@
 """Doors with a safe arm: K hidden doors, one pays 1 every time; the safe door pays `safe` every time.
 
 The smallest task in which exploring costs something now and pays in later episodes. One episode is one choice. Playing
-safe for ever is the trap that a learner falls into when its credit does not reach across episodes (the under-exploration
-of First-Explore, Norman and Clune 2023, arXiv:2307.02276).
+safe for ever is the trap that a learner falls into when its credit does not reach across episodes (the
+under-exploration of First-Explore, Norman and Clune 2023, arXiv:2307.02276).
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ class Doors(Env):
             return "doors"
         return (
             f"There are {self.doors} closed doors. Behind one of them is a prize worth 1 point; it is the same door in "
-            f"every episode. There is also a safe door, always worth {self.safe:g} points. In each episode you open one "
-            f"door. Answer with its number in brackets, from [1] to [{self.doors}], or with [safe]."
+            f"every episode. There is also a safe door, always worth {self.safe:g} points. In each episode you open "
+            f"one door. Answer with its number in brackets, from [1] to [{self.doors}], or with [safe]."
         )
 
     def sample_task(self, rng: random.Random) -> JSON:

@@ -1,0 +1,125 @@
+"""Guess a hidden number; each guess is answered by higher or lower.
+
+An episode is often too short to find the number, so the search has to go on where the last episode broke off: exactly
+what a policy without memory cannot do. Stepping this environment is the benchmark of the whole gym.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from metarlgym.datatypes import JSON, ConfigError, Episode, Optimum, Step
+from metarlgym.env import Env
+from metarlgym.parsing import parse_action
+
+TABLE_LIMIT = 1000
+"""Numbers up to this are read from a table, larger ones are parsed."""
+
+
+class GuessNumber(Env):
+    """One search for a number from 1 to `numbers`. Finding it pays 1; a lost episode does not tell it.
+
+    Args:
+        numbers: N >= 2.
+        guesses: t >= 1, turns of an episode.
+    """
+
+    action_words = 1
+
+    def __init__(self, numbers: int = 20, guesses: int = 3, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if not isinstance(numbers, int) or numbers < 2:
+            raise ConfigError(f"numbers={numbers!r} must be a whole number of at least 2.")
+        if not isinstance(guesses, int) or guesses < 1:
+            raise ConfigError(f"guesses={guesses!r} must be a whole number of at least 1.")
+        self.numbers = numbers
+        self.guesses = self.max_turns = guesses
+        self._table = {text: n for n in range(1, min(numbers, TABLE_LIMIT) + 1) for text in (str(n), f"[{n}]")}
+        if self.style == "terse":
+            self._higher, self._lower, self._correct, self._no = "higher", "lower", "correct", "invalid"
+        else:
+            self._higher = "No: the number is higher."
+            self._lower = "No: the number is lower."
+            self._correct = "Correct! 1 point."
+            self._no = f"That is no number from 1 to {numbers} in brackets. The guess is lost."
+
+    def rules(self) -> str:
+        if self.style == "terse":
+            return "guess"
+        plural = "es" if self.guesses > 1 else ""
+        return (
+            f"Find a hidden whole number from 1 to {self.numbers}; it is the same number in every episode. An episode "
+            f"has {self.guesses} guess{plural}, and each is answered by higher, lower or correct. A correct guess is "
+            f"worth 1 point and ends the episode. Answer with a number in brackets, from [1] to [{self.numbers}]."
+        )
+
+    def sample_task(self, rng: random.Random) -> JSON:
+        return {"number": rng.randint(1, self.numbers)}
+
+    def all_tasks(self) -> Iterable[JSON]:
+        return [{"number": n} for n in range(1, self.numbers + 1)]
+
+    def on_reset(self, params: JSON, rng: random.Random) -> str:
+        self._number = params["number"]
+        return "" if self.style == "terse" else "What is your guess?"
+
+    def on_step(self, action: str) -> Step:
+        guess = self._table.get(action) or self._parse(action)
+        number = self._number
+        if guess == number:
+            return Step(self._correct, 1.0, True, False, {"valid": True, "success": True})
+        if guess == 0:
+            return Step(self._no, 0.0, False, False, {"valid": False, "success": False})
+        return Step(
+            self._higher if guess < number else self._lower, 0.0, False, False, {"valid": True, "success": False}
+        )
+
+    def random_action(self, rng: random.Random) -> str:
+        return self._write(rng.randint(1, self.numbers))
+
+    def oracle(self, history: Sequence[Episode]) -> str:
+        """The middle of what all episodes leave open.
+
+        Halving fills a binary tree level by level, so it is optimal for every weighting of the episodes at once.
+        """
+        for episodes in (history, history[-1:], ()):  # another task's episodes may contradict the current one
+            low, high = 1, self.numbers
+            for episode in episodes:
+                for turn in episode.turns:
+                    if turn.valid:
+                        guess = self._table.get(turn.action) or self._parse(turn.action)
+                        if turn.reward > 0:
+                            low, high = max(low, guess), min(high, guess)
+                        elif turn.observation == self._higher:
+                            low = max(low, guess + 1)
+                        else:
+                            high = min(high, guess - 1)
+            if low <= high:
+                break
+        return self._write((low + high) // 2)
+
+    def optimal_returns(self, episodes: int, free_shots: int = 0) -> Optimum:
+        """Episode n is won if the number was found within the first t n guesses, and a binary tree of depth d holds at
+        most 2^d - 1 numbers. One tree reaches that bound at all depths, so free shots do not change the play."""
+        curve = tuple(self._found(self.guesses * n) for n in range(1, episodes + 1))
+        return Optimum(sum(curve[free_shots:]), curve, "exact")
+
+    def no_memory_bound(self, episodes: int) -> float:
+        return episodes * self._found(self.guesses)
+
+    def _found(self, guesses: int) -> float:
+        """Chance that the number is among the first `guesses` guesses."""
+        return min(self.numbers, 2 ** min(guesses, self.numbers.bit_length()) - 1) / self.numbers
+
+    def _parse(self, action: str) -> int:
+        """The number in a message, 0 if it holds none of the range."""
+        text = parse_action(action)
+        if not (text.isascii() and text.isdigit() and len(text) <= len(str(self.numbers))):
+            return 0
+        guess = int(text)
+        return guess if guess <= self.numbers else 0
+
+    def _write(self, number: int) -> str:
+        return str(number) if self.style == "terse" else f"[{number}]"

@@ -1,0 +1,1 @@
+"""Evaluation: how a policy adapts over the episodes of held-out trials, against the optimum and the controls."""

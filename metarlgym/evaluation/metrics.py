@@ -1,0 +1,44 @@
+"""Statistics of trial returns."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import numpy as np
+
+from metarlgym.datatypes import MetaTrajectory, StopReason
+
+Z95 = 1.959963984540054
+
+
+def mean_ci(values: np.ndarray) -> tuple[float, list[float]]:
+    """Mean and 95% normal confidence interval `[low, high]` of a sample."""
+    mean = float(values.mean())
+    half = Z95 * float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else 0.0
+    return mean, [mean - half, mean + half]
+
+
+def return_matrix(
+    trajectories: list[MetaTrajectory], after_success: Literal["repeat", "zero"] = "repeat"
+) -> np.ndarray:
+    """Returns by trial and episode, shape `(N, H)`, without gaps.
+
+    Episodes never played because the trial stopped at a success carry the value of that success (`repeat`) or 0
+    (`zero`); episodes never played for another reason are 0. A mean over the survivors would flatter a policy that ends
+    its bad trials.
+    """
+    out = np.zeros((len(trajectories), trajectories[0].max_episodes))
+    for row, trajectory in zip(out, trajectories, strict=True):
+        played = [episode.ret for episode in trajectory.episodes]
+        row[: len(played)] = played
+        if after_success == "repeat" and trajectory.stop is StopReason.SUCCESS:
+            row[len(played) :] = played[-1]
+    return out
+
+
+def normalized_score(value: float, optimum: float | None, random: float | None) -> float | None:
+    """`(V - V_random) / (V* - V_random)`; None without an optimum, or where it equals random play."""
+    if optimum is None or random is None or math.isclose(optimum, random, abs_tol=1e-9):
+        return None
+    return (value - random) / (optimum - random)

@@ -1,0 +1,295 @@
+"""InProcessPolicy: the model being trained acts itself, on CPU or GPU, with each trial's KV cache kept across turns.
+
+At every tick of the event loop all waiting requests are extended by one forward pass: contexts that need several tokens
+encoded go first, then all that need one. No token is ever encoded twice, and prompts that several contexts share are
+encoded once. transformers' continuous batching was measured against this; the numbers are in `docs/decisions.md`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from metarlgym.datatypes import ConfigError, MetaRLGymError
+from metarlgym.policies.kv_cache import SlotCache
+from metarlgym.policies.sampling import sample, uniforms
+from metarlgym.rollout.protocol import ActReply, ActRequest, Callback, Policy
+from metarlgym.rollout.render import Renderer
+
+
+@dataclass(slots=True, eq=False)
+class _Context:
+    """A context's place in the cache."""
+
+    slot: int
+    cached: int = 0
+    """Tokens whose keys and values are in the cache."""
+
+
+@dataclass(slots=True, eq=False)
+class _Pending:
+    request: ActRequest
+    done: Callback
+    context: _Context
+    sampled: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+
+    need: int = 0
+    """Tokens to encode before the next can be sampled; set at each tick."""
+
+    def feed(self) -> list[int]:
+        ids = self.request.ids
+        return ids[self.context.cached :] if not self.sampled else self.sampled[-1:]
+
+
+class InProcessPolicy(Policy):
+    """Acts with a causal language model held in this process.
+
+    Args:
+        model: a transformers causal model, with or without LoRA; not wrapped by DDP.
+        renderer: tells which tokens end an action.
+        temperature: sampling temperature, above 0.
+        greedy: take the most likely token instead; log-probabilities are still those at `temperature`.
+        max_batch_tokens: most tokens, padding included, in one forward pass.
+
+    Raises:
+        ConfigError: an architecture whose cache is not plain attention over the whole context.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        renderer: Renderer,
+        temperature: float = 1.0,
+        greedy: bool = False,
+        max_batch_tokens: int = 16_384,
+    ) -> None:
+        config = model.config.get_text_config()
+        kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+        if kinds != {"full_attention"}:
+            raise ConfigError(
+                f"model {config.name_or_path or type(model).__name__!r} has layers of type {sorted(kinds)}; the "
+                "in-process policy keeps plain attention caches only. Serve it with vLLM instead."
+            )
+        if temperature <= 0:
+            raise ConfigError(f"temperature={temperature} must be above 0; for the most likely token use greedy.")
+        self.model = model
+        self.renderer = renderer
+        self.temperature = temperature
+        self.greedy = greedy
+        self.max_batch_tokens = max_batch_tokens
+        self.encoded_tokens = 0
+        """Tokens that went through the model since the policy was made."""
+        self._contexts: dict[int, _Context] = {}
+        self._free: list[int] = []
+        self._cache = SlotCache()
+        self._pending: list[_Pending] = []
+        self._scheduled = False
+        self._stack: Any = None
+
+    # ------------------------------------------------------------------ Policy
+
+    async def begin(self, loop: asyncio.AbstractEventLoop) -> None:
+        await super().begin(loop)
+        self._device, self._dtype = self.model.device, self.model.dtype  # both walk the parameters
+        self._stack = _inference(self.model)
+        self._stack.__enter__()
+
+    async def end(self) -> None:
+        self._stack.__exit__(None, None, None)
+        # The cache is as large as the rollout was and the weights change next: nothing of it can be used again.
+        self._cache = SlotCache()
+        self._contexts.clear()
+        self._free.clear()
+        self._pending.clear()
+        self._scheduled = False
+
+    def submit(self, request: ActRequest, done: Callback) -> None:
+        context = self._contexts.get(request.context)
+        if context is None:
+            slot = self._free.pop() if self._free else len(self._contexts)
+            context = self._contexts[request.context] = _Context(slot)
+        self._pending.append(_Pending(request, done, context))
+        if not self._scheduled:
+            self._scheduled = True
+            self.loop.call_soon(self._tick)
+
+    def forget(self, context: int) -> None:
+        known = self._contexts.pop(context, None)
+        if known is not None:
+            self._free.append(known.slot)
+
+    # ------------------------------------------------------------------ inside
+
+    def _tick(self) -> None:
+        """One forward pass over those waiting; then their trials move on and what they ask next waits too."""
+        waiting, self._pending = self._pending, []
+        contexts = self._contexts
+        group: list[_Pending] = []
+        single: list[_Pending] = []
+        for pending in waiting:
+            # A trial may have been ended while it waited; its slot can belong to another context by now.
+            if contexts.get(pending.request.context) is pending.context:
+                pending.need = len(pending.request.ids) + len(pending.sampled) - pending.context.cached
+                (group if pending.need > 1 else single).append(pending)
+        if group:
+            self._pending = single
+        else:
+            group = single
+        for chunk in self._chunks(group):
+            try:
+                self._extend(chunk)
+            except Exception as error:
+                for pending in chunk:
+                    pending.done(error)
+                continue
+            self._settle(chunk)
+        if self._pending:
+            self.loop.call_soon(self._tick)
+        else:
+            self._scheduled = False
+
+    def _chunks(self, group: list[_Pending]) -> Iterator[list[_Pending]]:
+        """Parts of at most `max_batch_tokens`, those that need about as much together."""
+        if not group:
+            return
+        needs = [p.need for p in group]
+        if max(needs) > min(needs):
+            group = sorted(group, key=lambda p: p.need)
+        start = 0
+        while start < len(group):
+            end = start + 1
+            while end < len(group) and (end + 1 - start) * group[end].need <= self.max_batch_tokens:
+                end += 1
+            yield group[start:end]
+            start = end
+
+    def _settle(self, chunk: list[_Pending]) -> None:
+        """Reply to those whose action is complete; the others wait for their next token."""
+        end_ids, fixed = self.renderer.end_ids, self.renderer.fixed_action_tokens
+        for pending in chunk:
+            sampled = pending.sampled
+            if sampled[-1] in end_ids or len(sampled) == fixed:
+                pending.done(ActReply(sampled, pending.logprobs, "end"))
+            elif len(sampled) >= pending.request.max_tokens:
+                pending.done(ActReply(sampled, pending.logprobs, "length"))
+            else:
+                self._pending.append(pending)
+
+    def _extend(self, chunk: list[_Pending]) -> None:
+        """Encode what each context lacks and sample one token for each."""
+        longest = max(p.context.cached + p.need for p in chunk)
+        self._cache.reserve(max(p.context.slot for p in chunk) + 1, max(longest, 32))
+        leaders, followers = _share_prompts(chunk)
+        logits = self._forward(leaders)
+        if followers:
+            order = {id(leader): i for i, leader in enumerate(leaders)}
+            rows = list(range(len(leaders)))
+            by_leader: dict[int, list[_Pending]] = {}
+            for follower, leader in followers:
+                rows.append(order[id(leader)])
+                by_leader.setdefault(order[id(leader)], []).append(follower)
+            for index, group in by_leader.items():
+                leader = leaders[index]
+                targets = torch.tensor([p.context.slot for p in group], device=logits.device)
+                self._cache.copy_slot(leader.context.slot, targets, leader.context.cached)
+                for follower in group:
+                    follower.context.cached = leader.context.cached
+            logits = logits[torch.tensor(rows, device=logits.device)]
+        chunk = leaders + [follower for follower, _ in followers]
+        if not torch.isfinite(logits).all():
+            raise MetaRLGymError("the model's logits are not finite: the weights have diverged; lower learning_rate.")
+        seeds = np.array([p.request.seed for p in chunk], dtype=np.uint64)
+        counts = np.array([len(p.sampled) for p in chunk], dtype=np.uint64)
+        tokens, logprobs = sample(logits, uniforms(seeds, counts), self.temperature, self.greedy)
+        for pending, token, logprob in zip(chunk, tokens, logprobs, strict=True):
+            pending.sampled.append(token)
+            pending.logprobs.append(logprob)
+
+    def _forward(self, group: list[_Pending]) -> torch.Tensor:
+        """Encode `feed` of each, padded on the left; returns logits at the last position, shape `(n, vocabulary)`."""
+        n = len(group)
+        cached = np.array([p.context.cached for p in group])
+        needs = np.array([p.need for p in group])
+        width = int(needs.max())
+        limit = int((cached + needs).max())
+        slots = [p.context.slot for p in group]
+        uniform = bool((needs == width).all())
+        if uniform:
+            ids = np.array([p.feed() for p in group])
+        else:
+            ids = np.zeros((n, width), dtype=np.int64)
+            for row, pending in zip(ids, group, strict=True):
+                row[width - pending.need :] = pending.feed()
+        # Position of each column; columns of padding come out negative.
+        positions = (cached + needs - width)[:, None] + np.arange(width)[None, :]
+        padding = None if uniform else np.arange(width)[None, :] < (width - needs)[:, None]
+        start = int(cached[0]) if uniform and (cached == cached[0]).all() else None
+        device, dtype = self._device, self._dtype
+        position_ids = torch.from_numpy(positions)
+        visible = torch.arange(limit)[None, None, :] <= position_ids[:, :, None]
+        write_to = position_ids
+        if padding is not None:
+            mask = torch.from_numpy(padding)
+            write_to = position_ids.masked_fill(mask, self._cache.length)
+            position_ids = position_ids.masked_fill(mask, 0)
+            # Padding looks at the first key, so that its softmax is not empty; nothing reads its output.
+            visible[:, :, 0] |= mask
+        bias = torch.zeros(visible.shape, dtype=dtype).masked_fill_(~visible, torch.finfo(dtype).min)
+        rows = None if slots == list(range(n)) else torch.tensor(slots, device=device)
+        self._cache.aim(rows, n, write_to.to(device), start, limit)
+        output = self.model(
+            input_ids=torch.from_numpy(ids).to(device),
+            attention_mask=bias[:, None].to(device),
+            position_ids=position_ids.to(device),
+            past_key_values=self._cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        for pending, need in zip(group, needs, strict=True):
+            pending.context.cached += int(need)
+        self.encoded_tokens += int(needs.sum())
+        return output.logits[:, -1]
+
+
+def _share_prompts(chunk: list[_Pending]) -> tuple[list[_Pending], list[tuple[_Pending, _Pending]]]:
+    """Those to encode, and those whose whole new context equals another's (follower, leader)."""
+    if len(chunk) < 2 or chunk[0].context.cached or len(chunk[0].request.ids) < 2:
+        return chunk, []
+    leaders: list[_Pending] = []
+    followers: list[tuple[_Pending, _Pending]] = []
+    first: dict[tuple[int, ...], _Pending] = {}
+    for pending in chunk:
+        if pending.context.cached or pending.sampled:
+            leaders.append(pending)
+            continue
+        leader = first.setdefault(tuple(pending.request.ids), pending)
+        if leader is pending:
+            leaders.append(pending)
+        else:
+            followers.append((pending, leader))
+    return leaders, followers
+
+
+@contextmanager
+def _inference(model: Any) -> Iterator[None]:
+    """No gradients, no dropout, and an attention kernel that takes a mask; all restored afterwards."""
+    training = model.training
+    kernel = model.config._attn_implementation
+    switch = kernel not in ("sdpa", "eager")
+    if switch:
+        model.set_attn_implementation("sdpa")
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        if switch:
+            model.set_attn_implementation(kernel)
+        model.train(training)

@@ -1,0 +1,94 @@
+"""SlotCache: one preallocated KV cache in which every context owns a slot, however long each is.
+
+transformers' own caches hold one rectangular batch; here each forward pass names the slots it extends and the positions
+it writes, so contexts of different lengths share a batch and keep their keys and values over the turns of a trial.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import Cache
+
+
+class SlotCache(Cache):
+    """Keys and values of shape `(slots, heads, length, head_dim)` per layer, grown by doubling.
+
+    Before each forward pass call `aim`; the model then calls `update` once per layer.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(layers=[])
+        self._keys: list[torch.Tensor] = []
+        self._values: list[torch.Tensor] = []
+        self.slots = 0
+        self.length = 0
+        self._rows: torch.Tensor | None = None
+        self._count = 0
+        self._positions: torch.Tensor | None = None
+        self._start: int | None = None
+        self._limit = 0
+
+    def reserve(self, slots: int, length: int) -> None:
+        """Make room; contents stay. One further column takes what padding writes."""
+        if slots <= self.slots and length <= self.length:
+            return
+        self.slots = max(slots, self.slots if slots <= self.slots else 2 * self.slots)
+        self.length = max(length, self.length if length <= self.length else 2 * self.length)
+        for store in (self._keys, self._values):
+            for i, old in enumerate(store):
+                new = old.new_zeros(self.slots, old.shape[1], self.length + 1, old.shape[3])
+                new[: old.shape[0], :, : old.shape[2] - 1] = old[:, :, :-1]
+                store[i] = new
+
+    def aim(
+        self, rows: torch.Tensor | None, count: int, positions: torch.Tensor, start: int | None, limit: int
+    ) -> None:
+        """Choose what the next forward pass reads and writes.
+
+        Args:
+            rows: slots of the batch, shape `(count,)`; None for the slots 0 to count-1 in order.
+            count: batch size.
+            positions: where each new token goes, shape `(count, t)`; padding goes to `self.length`.
+            start: the first position, where all rows write the same ones; None otherwise.
+            limit: keys up to this position are attended to.
+        """
+        self._rows, self._count, self._positions, self._start, self._limit = rows, count, positions, start, limit
+
+    def copy_slot(self, source: int, targets: torch.Tensor, length: int) -> None:
+        """Copy the first `length` positions of one slot into others: a prompt that many contexts share."""
+        for store in (self._keys, self._values):
+            for tensor in store:
+                tensor[targets, :, :length] = tensor[source : source + 1, :, :length]
+
+    def _write_and_read(self, store: list[torch.Tensor], new: torch.Tensor, layer: int) -> torch.Tensor:
+        while len(store) <= layer:
+            store.append(new.new_zeros(self.slots, new.shape[1], self.length + 1, new.shape[3]))
+        tensor = store[layer]
+        if self._rows is None:
+            if self._start is not None:
+                tensor[: self._count, :, self._start : self._start + new.shape[2]] = new
+            else:
+                rows = torch.arange(self._count, device=new.device)[:, None]
+                tensor[rows, :, self._positions] = new.transpose(1, 2)
+            return tensor[: self._count, :, : self._limit]
+        tensor[self._rows[:, None], :, self._positions] = new.transpose(1, 2)
+        return tensor[:, :, : self._limit].index_select(0, self._rows)
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        return (
+            self._write_and_read(self._keys, key_states, layer_idx),
+            self._write_and_read(self._values, value_states, layer_idx),
+        )
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        return self._limit
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
+        return self._limit, 0
+
+    def __len__(self) -> int:
+        return len(self._keys)

@@ -1,0 +1,105 @@
+"""Policies that are functions of what can be seen: scripts, the oracle and random baselines, a seeded slow policy."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+from metarlgym.rollout.protocol import ActReply, ActRequest, Callback, Policy
+from metarlgym.rollout.render import Renderer
+from metarlgym.rollout.session import Session
+from metarlgym.seeding import stream
+
+
+class ScriptedPolicy(Policy):
+    """Calls `act(session, rng)` for every action; `rng` is a private stream of this very action."""
+
+    wants_tokens = False
+
+    def __init__(self, act: Callable[[Session, random.Random], str]) -> None:
+        self.act = act
+
+    def submit(self, request: ActRequest, done: Callback) -> None:
+        self.loop.call_soon(self._reply, request, done)
+
+    def _reply(self, request: ActRequest, done: Callback) -> None:
+        try:
+            text = self.act(request.session, stream(request.seed, "script"))
+        except Exception as error:
+            done(error)
+        else:
+            done(ActReply([], [], "end", text))
+
+
+class OraclePolicy(ScriptedPolicy):
+    """The task group's own optimal policy: it sees the history and nothing hidden."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda session, rng: session.trial.oracle(session.trial.history))
+
+
+class RandomPolicy(ScriptedPolicy):
+    """Uniformly random legal actions."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda session, rng: session.trial.random_action(rng))
+
+
+class OracleAndRandom:
+    """The two baselines by name: `OracleAndRandom.make("oracle")`."""
+
+    kinds: dict[str, type[ScriptedPolicy]] = {"oracle": OraclePolicy, "random": RandomPolicy}
+
+    @classmethod
+    def make(cls, kind: str) -> Policy:
+        return cls.kinds[kind]()  # type: ignore[call-arg]
+
+
+class DelayedPolicy(Policy):
+    """Another scripted policy behind a seeded lognormal latency, as a server has. For benchmarks and tests.
+
+    Args:
+        policy: answers after the delay.
+        mean: mean latency in seconds.
+        sigma: standard deviation of the latency's logarithm.
+    """
+
+    wants_tokens = False
+
+    def __init__(self, policy: ScriptedPolicy, mean: float = 0.2, sigma: float = 0.8) -> None:
+        import math
+
+        self.policy = policy
+        self.mu = math.log(mean) - sigma**2 / 2
+        self.sigma = sigma
+
+    def latency(self, seed: int) -> float:
+        return stream(seed, "latency").lognormvariate(self.mu, self.sigma)
+
+    def submit(self, request: ActRequest, done: Callback) -> None:
+        self.loop.call_later(self.latency(request.seed), self.policy._reply, request, done)
+
+
+class RandomTokenPolicy(Policy):
+    """Uniformly random legal actions as tokens, so that transcripts have exactly the form rollouts have.
+
+    Args:
+        renderer: encodes the actions and tells whether they end with a token.
+    """
+
+    def __init__(self, renderer: Renderer) -> None:
+        self.renderer = renderer
+
+    def submit(self, request: ActRequest, done: Callback) -> None:
+        self.loop.call_soon(self._reply, request, done)
+
+    def _reply(self, request: ActRequest, done: Callback) -> None:
+        try:
+            text = request.session.trial.random_action(stream(request.seed, "script"))
+            ids = list(self.renderer.encode(text))
+            if self.renderer.fixed_action_tokens is None:
+                ids.append(self.renderer.end_id)
+        except Exception as error:
+            done(error)
+        else:
+            done(ActReply(ids, [0.0] * len(ids)))

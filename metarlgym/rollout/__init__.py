@@ -1,0 +1,1 @@
+"""Rollouts: many trials at once against one policy, tokens in and tokens out."""

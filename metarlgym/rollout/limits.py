@@ -1,0 +1,32 @@
+"""Limits on an episode and on a trial. Each that is hit becomes a `StopReason`; none raises."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+from metarlgym.datatypes import ConfigError
+
+
+@dataclass(frozen=True)
+class Limits:
+    """None means no limit. An episode's limit ends that episode and the trial goes on; a trial's limit ends the trial."""
+
+    action_tokens: int = 64
+    """Most tokens of one action; a longer one is cut, given to the environment as it is, and counted."""
+    episode_turns: int | None = None
+    """Most actions in an episode, on top of the environment's own `max_turns`."""
+    episode_tokens: int | None = None
+    """Most tokens, the policy's and the environment's, in an episode."""
+    episode_seconds: float | None = None
+    """Wall time of an episode, checked at every action."""
+    trial_turns: int | None = None
+    context_tokens: int | None = None
+    """Most tokens of one context (a training row), prompt included; set it to what the model can hold."""
+    trial_seconds: float | None = None
+    """Wall time of a trial; a pending answer of the policy is abandoned when it passes."""
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value is not None and value <= 0:
+                raise ConfigError(f"{field.name}={value} must be positive; leave it out for no limit.")

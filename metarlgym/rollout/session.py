@@ -1,0 +1,214 @@
+"""Session: one trial being played, as a state machine between the environment and a policy.
+
+The manager feeds it replies; it answers with the next request, or None when the trial is over. Everything that goes wrong
+inside an environment becomes a recorded error of this trial.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+import traceback
+from collections.abc import Sequence
+
+from metarlgym.datatypes import Episode, MetaRLGymError, MetaTrajectory, StopReason, Task
+from metarlgym.rollout.limits import Limits
+from metarlgym.rollout.protocol import ActReply, ActRequest
+from metarlgym.rollout.render import Message, Renderer
+from metarlgym.rollout.transcript import Transcript
+from metarlgym.seeding import derive
+from metarlgym.trial import Trial
+
+_contexts = itertools.count()
+
+
+class Session:
+    """Plays `trial` on `task`.
+
+    Args:
+        trial: a fresh trial; the session owns it.
+        task: the hidden task.
+        seed: seeds the episodes' noise.
+        policy_seed: parts that name the policy's sampling streams, such as (run seed, step, row).
+        renderer: text to tokens; None for policies that work on text.
+        limits: see `Limits`.
+    """
+
+    def __init__(
+        self,
+        trial: Trial,
+        task: Task,
+        seed: int,
+        policy_seed: Sequence[int | str],
+        renderer: Renderer | None,
+        limits: Limits,
+    ) -> None:
+        self.trial = trial
+        self.renderer = renderer
+        self.limits = limits
+        self.policy_seed = tuple(policy_seed)
+        self.trajectory = MetaTrajectory(task, seed, trial.history, trial.episodes)
+        self.context = -1
+        self.retired: list[int] = []
+        """Contexts that have ended since the manager last looked."""
+        self._transcript: Transcript | None = None
+        self._turn = 0
+        self._episode = 0
+        self._episode_start = 0
+        self._clock = self._episode_clock = 0.0
+        self.over = False
+
+    # ------------------------------------------------------------------ called by the manager
+
+    def begin(self) -> ActRequest | None:
+        """Reset the trial and ask for the first action."""
+        self._clock = self._episode_clock = time.monotonic()
+        try:
+            opening, _ = self.trial.reset(options={"task": self.trajectory.task, "episode_seed": self.trajectory.seed})
+            self.trajectory.episodes = self.trial.history
+            self._open_context(opening)
+            return self._request()
+        except Exception as error:
+            return self.fail(error)
+
+    def receive(self, reply: ActReply) -> ActRequest | None:
+        """Take the policy's action, step the trial, and ask for the next action."""
+        try:
+            return self._receive(reply)
+        except Exception as error:
+            return self.fail(error)
+
+    def fail(self, error: BaseException) -> None:
+        """End the trial with a recorded error; what was played stays."""
+        self.trajectory.error = f"{type(error).__name__}: {error}"
+        self.trajectory.error_detail = "".join(traceback.format_exception(error))
+        self.stop(StopReason.ERROR)
+
+    def stop(self, reason: StopReason) -> None:
+        """End the trial now."""
+        if self.over:
+            return
+        self.trial.truncate(reason)
+        self._finish(reason)
+
+    @property
+    def messages(self) -> list[Message]:
+        """The conversation as the policy sees it at this moment."""
+        trial = self.trial
+        earlier = trial.memory.recall(trial.history[:-1])
+        messages = [Message("system", rules)] if (rules := trial.rules()) else []
+        return messages + _conversation([*earlier, trial.history[-1]], trial)
+
+    # ------------------------------------------------------------------ inside
+
+    def _open_context(self, opening: str) -> None:
+        self._turn = 0
+        if self.renderer is None:
+            return
+        if self._transcript is not None:
+            self._close_row()
+        self.context = next(_contexts)
+        index = len(self.trial.history) - 1
+        self._transcript = Transcript.open(self.renderer.prompt(self.messages), index)
+        self.trajectory.rows.append(self._transcript)
+
+    def _close_row(self) -> None:
+        assert self._transcript is not None and self.renderer is not None
+        self._transcript.close(self.renderer.end_ids, self.renderer.end_id)
+        self.retired.append(self.context)
+
+    def _request(self) -> ActRequest | None:
+        """The next request, unless a limit says otherwise."""
+        limits = self.limits
+        transcript = self._transcript
+        max_tokens = limits.action_tokens
+        if transcript is not None:
+            assert self.renderer is not None
+            max_tokens = self.renderer.fixed_action_tokens or max_tokens
+            if limits.context_tokens is not None:
+                # One place is kept for the end token that closes the row.
+                room = limits.context_tokens - len(transcript.ids) - 1
+                if room < (self.renderer.fixed_action_tokens or 1):
+                    return self.stop(StopReason.CONTEXT_LIMIT)
+                max_tokens = min(max_tokens, room)
+            if limits.episode_tokens is not None:
+                room = limits.episode_tokens - (len(transcript.ids) - self._episode_start)
+                if room < (self.renderer.fixed_action_tokens or 1):
+                    return self._limit_episode(StopReason.TOKEN_LIMIT)
+                max_tokens = min(max_tokens, room)
+        if limits.trial_turns is not None and self.trial.turns >= limits.trial_turns:
+            return self.stop(StopReason.TURN_LIMIT)
+        if limits.episode_turns is not None and self._turn >= limits.episode_turns:
+            return self._limit_episode(StopReason.TURN_LIMIT)
+        if limits.trial_seconds is not None and time.monotonic() - self._clock > limits.trial_seconds:
+            return self.stop(StopReason.TIME_LIMIT)
+        if limits.episode_seconds is not None and time.monotonic() - self._episode_clock > limits.episode_seconds:
+            return self._limit_episode(StopReason.TIME_LIMIT)
+        seed = derive(*self.policy_seed, self._episode, self._turn)
+        return ActRequest(self, self.context, transcript.ids if transcript else [], max_tokens, seed)
+
+    def _limit_episode(self, reason: StopReason) -> ActRequest | None:
+        """End the episode because of a limit and go on with the next one."""
+        self.trial.end_episode(reason)
+        if not self.trial.live:
+            return self._finish(self.trial.trial_stop or reason)
+        self._next_episode(self.trial.opening or "", ended=True, bridge=self.trial.opening or "")
+        return self._request()
+
+    def _receive(self, reply: ActReply) -> ActRequest | None:
+        ended = reply.finish == "end"
+        if not ended:
+            self.trajectory.truncated_actions += 1
+        if self._transcript is None:
+            text = reply.text or ""
+        else:
+            if not reply.ids:
+                raise MetaRLGymError("the policy replied with no tokens: an action has at least one.")
+            assert self.renderer is not None
+            self._transcript.add_action(reply.ids, reply.logprobs, self._episode, self._turn)
+            text = self.renderer.decode_action(reply.ids)
+        step = self.trial.step(text)
+        self._turn += 1
+        if not self.trial.live:
+            return self._finish(self.trial.trial_stop or StopReason.TERMINATED)
+        if len(self.trial.history) - 1 > self._episode:
+            self._next_episode(self.trial.opening or "", ended, bridge=step.observation)
+        elif self._transcript is not None:
+            assert self.renderer is not None
+            ids = self.renderer.bridge(step.observation, ended)
+            self._transcript.add_environment(ids, self._episode, self._turn)
+        return self._request()
+
+    def _next_episode(self, opening: str, ended: bool, bridge: str) -> None:
+        if self.limits.episode_seconds is not None:
+            self._episode_clock = time.monotonic()
+        self._turn = 0
+        self._episode += 1
+        if self._transcript is None:
+            return
+        if self.trial.memory.one_context:
+            assert self.renderer is not None
+            # The text that ends one episode and opens the next belongs to the next: nothing is sampled in it.
+            self._transcript.add_environment(self.renderer.bridge(bridge, ended), self._episode, 0)
+        else:
+            self._open_context(opening)
+        self._episode_start = len(self._transcript.ids)
+
+    def _finish(self, reason: StopReason) -> None:
+        self.over = True
+        self.trajectory.stop = reason
+        self.trajectory.seconds = time.monotonic() - self._clock
+        if self._transcript is not None:
+            self._close_row()
+
+
+def _conversation(episodes: Sequence[Episode], trial: Trial) -> list[Message]:
+    """Episodes as messages; the text that ends one and the text that opens the next are one user message."""
+    messages: list[Message] = []
+    pending = ""
+    for episode in episodes:
+        pending = trial.join(pending, episode.opening)
+        for turn in episode.turns:
+            messages += [Message("user", pending), Message("assistant", turn.action)]
+            pending = turn.observation
+    return [*messages, Message("user", pending)]

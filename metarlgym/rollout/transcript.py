@@ -1,0 +1,90 @@
+"""Transcript: the append-only tokens of one context, which becomes one training row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(slots=True)
+class Transcript:
+    """Token ids of one context with what is known about each token.
+
+    The first `prompt_len` ids are the row's prompt. The lists `env_mask`, `logprobs`, `episode` and `turn` run over the
+    completion, that is over `ids[prompt_len:]`. Ids are only ever appended: what the policy sampled is never decoded and
+    encoded again.
+    """
+
+    ids: list[int]
+    prompt_len: int
+    first_episode: int = 0
+    """Index of the episode this context was opened for."""
+    env_mask: list[int] = field(default_factory=list)
+    """1 at tokens the policy sampled, 0 at tokens of the environment."""
+    logprobs: list[float] = field(default_factory=list)
+    """Log-probability of each sampled token under the policy that sampled it, at its temperature; 0.0 elsewhere."""
+    episode: list[int] = field(default_factory=list)
+    """Index of the episode each token belongs to."""
+    turn: list[int] = field(default_factory=list)
+    """Index of the turn within the episode."""
+
+    @classmethod
+    def open(cls, prompt_ids: Sequence[int], first_episode: int = 0) -> Transcript:
+        return cls(list(prompt_ids), len(prompt_ids), first_episode)
+
+    @classmethod
+    def filler(cls, prompt_ids: Sequence[int], end_id: int, episode: int) -> Transcript:
+        """The row of an episode that never happened: one end token outside the loss."""
+        row = cls.open(prompt_ids, episode)
+        row.add_environment([end_id], episode, 0)
+        return row
+
+    def add_action(self, ids: Sequence[int], logprobs: Sequence[float], episode: int, turn: int) -> None:
+        n = len(ids)
+        self.ids.extend(ids)
+        self.env_mask.extend([1] * n)
+        self.logprobs.extend(logprobs)
+        self.episode.extend([episode] * n)
+        self.turn.extend([turn] * n)
+
+    def add_environment(self, ids: Sequence[int], episode: int, turn: int) -> None:
+        n = len(ids)
+        self.ids.extend(ids)
+        self.env_mask.extend([0] * n)
+        self.logprobs.extend([0.0] * n)
+        self.episode.extend([episode] * n)
+        self.turn.extend([turn] * n)
+
+    def close(self, end_ids: frozenset[int], end_id: int) -> None:
+        """End the row on an end token: drop what follows the last action and add the token if it lacks one.
+
+        TRL counts a row as truncated unless its last token is an end token.
+        """
+        keep = len(self.env_mask)
+        while keep and not self.env_mask[keep - 1]:
+            keep -= 1
+        for values in (self.env_mask, self.logprobs, self.episode, self.turn):
+            del values[keep:]
+        del self.ids[self.prompt_len + keep :]
+        if not keep or self.ids[-1] not in end_ids:
+            place = (self.episode[-1], self.turn[-1]) if keep else (self.first_episode, 0)
+            self.add_environment([end_id], *place)
+
+    @property
+    def completion_ids(self) -> list[int]:
+        return self.ids[self.prompt_len :]
+
+    def to_dict(self, decode: Any = None) -> dict[str, Any]:
+        """A JSON-serialisable view; `decode` (ids -> text) adds the text."""
+        data: dict[str, Any] = {
+            "ids": self.ids,
+            "prompt_len": self.prompt_len,
+            "env_mask": self.env_mask,
+            "logprobs": self.logprobs,
+            "episode": self.episode,
+            "turn": self.turn,
+        }
+        if decode:
+            data["text"] = decode(self.ids)
+        return data

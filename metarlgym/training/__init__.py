@@ -1,0 +1,1 @@
+"""Training: TRL's GRPO as the outer loop over trials."""

@@ -1,0 +1,123 @@
+"""What a run writes and shows while it trains."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from transformers import TrainerCallback
+
+from metarlgym.datatypes import MetaTrajectory, Optimum
+
+BLOCKS = " ▁▂▃▄▅▆▇█"
+
+
+class MetricsFile(TrainerCallback):
+    """Appends everything logged to `metrics.jsonl`, one JSON object per line, with `step` and `seconds`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "metrics.jsonl"
+        self.start = time.monotonic()
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+        if not state.is_world_process_zero or not logs:
+            return
+        line = {"step": state.global_step, "seconds": round(time.monotonic() - self.start, 3), **logs}
+        with self.path.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+class TrialSamples:
+    """Writes a few trials of a rollout to `trials.jsonl`, readable by a person."""
+
+    def __init__(self, folder: Path, every: int, count: int) -> None:
+        self.path = folder / "trials.jsonl"
+        self.every, self.count = every, count
+
+    def __call__(self, step: int, trajectories: list[MetaTrajectory]) -> None:
+        if not self.every or step % self.every:
+            return
+        with self.path.open("a") as file:
+            for trajectory in trajectories[: self.count]:
+                file.write(json.dumps({"step": step, **trajectory.to_dict()}, ensure_ascii=False) + "\n")
+
+
+def sparkline(curve: list[float], top: float) -> str:
+    """A curve as one character per value; a full block is `top`."""
+    top = top or 1.0
+    return "".join(BLOCKS[max(0, min(8, round(8 * value / top)))] for value in curve)
+
+
+class LiveProgress(TrainerCallback):
+    """A progress bar with the return and the live curve over episodes; plain lines where there is no terminal."""
+
+    def __init__(self, console: Console, optimum: Optimum | None) -> None:
+        self.console = console
+        self.optimum = optimum
+        self.latest: dict[str, float] = {}
+        self.bar = Progress(
+            TextColumn("[bold]train"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+        )
+        self.task: Any = None
+        self.live: Live | None = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if not state.is_world_process_zero:
+            return
+        self.task = self.bar.add_task("train", total=state.max_steps, completed=state.global_step)
+        if self.console.is_terminal:
+            self.live = Live(self, console=self.console, refresh_per_second=4)
+            self.live.start()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self.task is not None:
+            self.bar.update(self.task, completed=state.global_step)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+        if self.task is None or not logs or "trial_return" not in logs:
+            return
+        self.latest = logs
+        if self.live is None:
+            self.console.print(f"step {state.global_step}/{state.max_steps}  {self.line()}", highlight=False)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.close()
+
+    def close(self) -> None:
+        if self.live is not None:
+            self.live.stop()
+            self.live = None
+
+    def curve(self) -> list[float]:
+        values = []
+        while (value := self.latest.get(f"episode_{len(values) + 1}/return")) is not None:
+            values.append(float(value))
+        return values
+
+    def line(self) -> str:
+        curve = self.curve()
+        peak = max([1e-9, *curve, *((self.optimum.curve or ()) if self.optimum else ())])
+        best = f" of {self.optimum.total:.2f}" if self.optimum and self.optimum.total is not None else ""
+        shown = " ".join(f"{value:.2f}" for value in (curve if len(curve) <= 10 else [*curve[:5], *curve[-5:]]))
+        return (
+            f"return {float(self.latest['trial_return']):.3f}{best}  {sparkline(curve, peak)}  [{shown}]  "
+            f"invalid {float(self.latest.get('invalid_rate', 0)):.1%}  entropy {float(self.latest.get('entropy', 0)):.2f}"
+        )
+
+    def __rich__(self) -> Group:
+        table = Table.grid()
+        if self.latest:
+            table.add_row(self.line())
+        return Group(self.bar, table)

@@ -1,0 +1,206 @@
+"""MetaGRPOConfig: TRL's GRPOConfig with what a trial adds. All fields are flat, so that one YAML file and the command
+line can set any of them."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from trl import GRPOConfig
+
+from metarlgym.datatypes import ConfigError
+from metarlgym.memory import make_memory
+from metarlgym.training.credit import RULES
+from metarlgym.training.schedule import Schedule
+
+
+@dataclass
+class MetaGRPOConfig(GRPOConfig):
+    r"""
+    Configuration of the [`MetaGRPOTrainer`]. Every field of [`~trl.GRPOConfig`] can be set too; `num_generations` and
+    `num_generations_eval` are set from `trials_per_task`.
+
+    Parameters:
+        episodes (`int`): H, episodes in a trial.
+        trials_per_task (`int`): G, trials of one task in a GRPO group.
+        memory (`str`): what the policy sees of earlier episodes: `full`, `none` or `last_K`. All but `full` give one
+            training row per episode.
+        credit (`str`): rule by which returns become advantages; see `metarlgym.training.credit`.
+        gamma (`float` or schedule): discount from one episode to the next.
+        gamma_step (`float`, *optional*): discount from one turn to the next; set it for credit by turn.
+        free_shots (`str`): how many first episodes have weight 0: a number, or a schedule such as `"0:5, 800:0"`, whose
+            values between points are rounded.
+        entropy_schedule (`str`, *optional*): schedule of `entropy_coef`.
+        common_noise (`bool`): all trials of a group see the same episode noise (common random numbers).
+        skip_zero_signal (`bool`): leave groups whose advantages are all zero out of the loss and its denominator.
+    """
+
+    episodes: int = field(default=3, metadata={"help": "Episodes in a trial (H)."})
+    trials_per_task: int = field(default=8, metadata={"help": "Trials of one task in a GRPO group (G)."})
+    memory: str = field(
+        default="full", metadata={"help": "What the policy sees of earlier episodes: full, none, last_K."}
+    )
+    stop_on_success: bool = field(default=False, metadata={"help": "End a trial when an episode succeeds."})
+    max_total_turns: int | None = field(
+        default=None, metadata={"help": "Budget of turns over a trial; finishing early buys more episodes."}
+    )
+    credit: str = field(default="return_to_go", metadata={"help": f"Credit rule: {', '.join(RULES)}."})
+    gamma: str = field(default="1.0", metadata={"help": "Discount from one episode to the next: number or schedule."})
+    gamma_step: float | None = field(
+        default=None, metadata={"help": "Discount from one turn to the next; set it to credit turns separately."}
+    )
+    anchor_weight: float = field(default=1.0, metadata={"help": "Weight of the anchor term in credit=gigpo."})
+    free_shots: str = field(
+        default="0", metadata={"help": 'First episodes of weight 0: a number or a schedule such as "0:5, 800:0".'}
+    )
+    entropy_schedule: str | None = field(
+        default=None, metadata={"help": 'Schedule of the entropy bonus, such as "0:0.05, 300:0.01".'}
+    )
+    common_noise: bool = field(default=False, metadata={"help": "Give all trials of a group the same episode noise."})
+    skip_zero_signal: bool = field(
+        default=False, metadata={"help": "Leave groups without any signal out of the loss and its denominator."}
+    )
+    max_action_tokens: int = field(default=64, metadata={"help": "Most tokens of one action."})
+    max_context_tokens: int | None = field(
+        default=None, metadata={"help": "Most tokens of one context; default: what the model can hold."}
+    )
+    max_episode_tokens: int | None = field(default=None, metadata={"help": "Most tokens of one episode."})
+    max_episode_turns: int | None = field(default=None, metadata={"help": "Most turns of one episode."})
+    max_episode_seconds: float | None = field(default=None, metadata={"help": "Wall time of one episode."})
+    max_trial_seconds: float | None = field(default=None, metadata={"help": "Wall time of one trial."})
+    rollout_concurrency: int | None = field(default=None, metadata={"help": "Most trials alive at once; default all."})
+    eval_trials: int = field(default=512, metadata={"help": "Held-out trials per evaluation during training."})
+
+    # Defaults that differ from TRL's, each for a reason given in docs/decisions.md.
+    scale_rewards: str | None = field(
+        default=None, metadata={"help": "For credit=trial only: group, batch or none (TRL's meaning)."}
+    )
+    gradient_checkpointing: bool = field(default=False, metadata={"help": "Trade compute for memory."})
+    vllm_mode: str = field(default="server", metadata={"help": "server or colocate."})
+    vllm_importance_sampling_mode: str = field(
+        default="token_truncate", metadata={"help": "Sequence modes mask long trials whole."}
+    )
+    num_generations: int | None = field(default=None, metadata={"help": "Set from trials_per_task; leave it out."})
+    save_only_model: bool = field(default=False, metadata={"help": "Leave False: a resume needs the optimizer."})
+
+    def __post_init__(self) -> None:
+        self._check_trial()
+        self._check_credit()
+        if not torch.cuda.is_available():
+            self.bf16 = False
+            self.use_cpu = True
+        rows = self.trials_per_task * self.rows_per_trial
+        for name in ("num_generations", "num_generations_eval"):
+            given = getattr(self, name)
+            if given is not None and given != rows:
+                raise ConfigError(
+                    f"{name}={given} contradicts trials_per_task={self.trials_per_task} with {self.rows_per_trial} "
+                    f"row(s) a trial, which make {rows}: leave {name} out."
+                )
+            setattr(self, name, rows)
+        self.per_device_eval_batch_size = self.per_device_train_batch_size
+        if self.steps_per_generation is None and self.generation_batch_size is None:
+            self.steps_per_generation = self.gradient_accumulation_steps
+        if self.entropy_schedule is not None:
+            schedule = Schedule.parse("entropy_schedule", self.entropy_schedule)
+            # TRL decides once whether the bonus is on, by the first value.
+            self.entropy_coef = max(schedule.values)
+        world = int(os.environ.get("WORLD_SIZE", "1"))  # TRL's own world_size exists only after its __post_init__
+        share = self.per_device_train_batch_size * (self.steps_per_generation or 1)
+        if share * world % rows:
+            raise ConfigError(
+                f"per_device_train_batch_size={self.per_device_train_batch_size} x steps_per_generation="
+                f"{self.steps_per_generation} x {world} process(es) = {share * world} rows hold no "
+                f"whole number of groups of {rows} rows (trials_per_task={self.trials_per_task} x "
+                f"{self.rows_per_trial}): make it a multiple of {rows}."
+            )
+        if share % self.rows_per_trial:
+            raise ConfigError(
+                f"per_device_train_batch_size={self.per_device_train_batch_size} x steps_per_generation="
+                f"{self.steps_per_generation} must be a multiple of episodes={self.episodes} with memory="
+                f"{self.memory!r}: a trial's rows stay on one process."
+            )
+        super().__post_init__()
+        self._check_checkpoints()
+        if self.loss_type in ("grpo", "bnpo") and self.world_size > 1:
+            warnings.warn(
+                f"loss_type={self.loss_type!r} normalises on each process, so results depend on their number; "
+                "'dapo' does not.",
+                stacklevel=2,
+            )
+
+    @property
+    def rows_per_trial(self) -> int:
+        """Training rows of one trial: 1 where the context only grows, else one per episode."""
+        return 1 if make_memory(self.memory).one_context else self.episodes
+
+    def free_shots_at(self, step: int) -> int:
+        """Free shots in force at an optimizer step."""
+        return round(Schedule.parse("free_shots", self.free_shots)(step))
+
+    def gamma_at(self, step: int) -> float:
+        return Schedule.parse("gamma", self.gamma)(step)
+
+    def _check_trial(self) -> None:
+        if self.episodes < 1:
+            raise ConfigError(f"episodes={self.episodes} must be at least 1.")
+        if self.trials_per_task < 2:
+            raise ConfigError(f"trials_per_task={self.trials_per_task} must be at least 2: a group needs a comparison.")
+        one_context = make_memory(self.memory).one_context
+        if not one_context and self.max_total_turns is not None:
+            raise ConfigError(
+                f"max_total_turns={self.max_total_turns} with memory={self.memory!r}: a budget that buys episodes needs "
+                "one growing context; use memory='full'."
+            )
+        for value in Schedule.parse("free_shots", self.free_shots).values:
+            if not (0 <= value < self.episodes and value == int(value)):
+                raise ConfigError(
+                    f"free_shots={self.free_shots!r}: {value:g} must be a whole number, at least 0 and below "
+                    f"episodes={self.episodes}, so that at least one episode counts."
+                )
+        for value in Schedule.parse("gamma", self.gamma).values:
+            if not 0 <= value <= 1:
+                raise ConfigError(f"gamma={self.gamma!r}: {value:g} must lie in [0, 1].")
+        if self.gamma_step is not None and not 0 <= self.gamma_step <= 1:
+            raise ConfigError(f"gamma_step={self.gamma_step} must lie in [0, 1].")
+        if (self.top_p, self.top_k, self.min_p) != (1.0, 0, None):
+            raise ConfigError(
+                f"top_p={self.top_p}, top_k={self.top_k}, min_p={self.min_p}: truncating samplers bias the gradient; "
+                "leave them at 1.0, 0 and None."
+            )
+
+    def _check_credit(self) -> None:
+        if self.credit not in RULES:
+            raise ConfigError(f"credit={self.credit!r} is not known: use one of {', '.join(RULES)}.")
+        if self.credit == "trial":
+            self.scale_rewards = "group" if self.scale_rewards is None else self.scale_rewards
+        elif self.scale_rewards is not None:
+            raise ConfigError(
+                f"scale_rewards={self.scale_rewards!r} has no meaning with credit={self.credit!r}, which has one scale "
+                "for the batch: leave it out, or use credit='trial'."
+            )
+        else:
+            self.scale_rewards = "none"
+        if self.gamma_step is not None and self.credit not in ("return_to_go", "gigpo"):
+            raise ConfigError(
+                f"gamma_step={self.gamma_step} credits turns, which credit={self.credit!r} does not: use "
+                "'return_to_go' or 'gigpo', or leave it out."
+            )
+
+    def _check_checkpoints(self) -> None:
+        cycle = self.steps_per_generation * self.num_iterations
+        save_strategy = getattr(self.save_strategy, "value", self.save_strategy)
+        if save_strategy == "steps" and self.save_steps >= 1:
+            if int(self.save_steps) * self.gradient_accumulation_steps % cycle:
+                raise ConfigError(
+                    f"save_steps={self.save_steps} x gradient_accumulation_steps={self.gradient_accumulation_steps} is "
+                    f"no multiple of steps_per_generation={self.steps_per_generation} x num_iterations="
+                    f"{self.num_iterations}: a checkpoint would fall inside a rollout and could not be resumed exactly."
+                )
+
+    def to_plain(self) -> dict[str, Any]:
+        """The resolved settings as plain values."""
+        return self.to_dict()

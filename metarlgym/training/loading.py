@@ -1,0 +1,96 @@
+"""Model, tokenizer and renderer of a run: from a hub id, a local path, or from scratch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from metarlgym.datatypes import ConfigError
+from metarlgym.rollout.render import ChatRenderer, PlainRenderer, Renderer
+from metarlgym.tasks import TaskGroup
+
+RENDER_FILE = "metarlgym.json"
+"""Kept beside a model: how its rollouts were rendered."""
+
+
+def check_model_path(name: str) -> None:
+    """Refuse what is plainly a missing folder, before a hub is asked.
+
+    Raises:
+        ConfigError: naming the path and what is near it.
+    """
+    path = Path(name)
+    looks_local = name.startswith((".", "/", "~", "runs")) or name.count("/") > 1
+    if path.exists():
+        if path.is_dir() and not (path / "config.json").exists():
+            inside = sorted(p.parent.relative_to(path).as_posix() for p in path.glob("*/config.json"))
+            hint = f" It holds {', '.join(inside)}: name one of them." if inside else ""
+            raise ConfigError(f"model_name_or_path={name!r} is a folder without config.json.{hint}")
+    elif looks_local:
+        raise ConfigError(f"model_name_or_path={name!r}: no such folder. Give a model folder or a hub id.")
+
+
+def load_model(name: str, **kwargs: Any) -> Any:
+    """A causal model from a folder or the hub; weights as safetensors only."""
+    check_model_path(name)
+    try:
+        return AutoModelForCausalLM.from_pretrained(name, use_safetensors=True, **kwargs)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"model_name_or_path={name!r} cannot be loaded: {_first_line(error)}") from error
+
+
+def load_tokenizer(name: str, **kwargs: Any) -> Any:
+    check_model_path(name)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, **kwargs)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"model_name_or_path={name!r} has no tokenizer that loads: {_first_line(error)}") from error
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().split("\n", 1)[0]
+
+
+def is_word_level(tokenizer: Any) -> bool:
+    """Whether the tokenizer's tokens are whole words, as `scratch.word_tokenizer` makes them."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    return backend is not None and type(backend.model).__name__ == "WordLevel"
+
+
+def make_renderer(
+    kind: str, tokenizer: Any, group: TaskGroup, template_kwargs: dict[str, Any] | None = None
+) -> Renderer:
+    """`chat`, `plain`, or `auto`: chat where the tokenizer has a template.
+
+    Word-level tokenizers act in the group's fixed number of words without an end token, where it has one.
+    """
+    if kind == "auto":
+        kind = "chat" if getattr(tokenizer, "chat_template", None) else "plain"
+    if kind == "chat":
+        return ChatRenderer(tokenizer, template_kwargs)
+    if is_word_level(tokenizer):
+        fixed = group.env.action_words if group.env.style == "terse" else None
+        renderer = PlainRenderer(tokenizer, fixed, separator="")
+        unknown = tokenizer.unk_token_id
+        if unknown in renderer.encode(group.env.rules()):
+            raise ConfigError(
+                f"the model's word-level tokenizer does not know the words of {group.env_id}'s rules: it was made for "
+                "another task group (or style). Evaluate it on its own, or train a new one."
+            )
+        return renderer
+    return PlainRenderer(tokenizer)
+
+
+def context_room(model: Any) -> int | None:
+    """Tokens the model can hold."""
+    return getattr(model.config.get_text_config(), "max_position_embeddings", None)
+
+
+def device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

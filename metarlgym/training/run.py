@@ -1,0 +1,242 @@
+"""run_training: one training run from settings to `final/` and `eval.json`."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from rich.console import Console
+from transformers import PrinterCallback, set_seed
+from transformers.utils import logging as hf_logging
+from trl import get_peft_config
+
+from metarlgym import __version__
+from metarlgym.datatypes import ConfigError
+from metarlgym.evaluation.adaptation import EvalSettings
+from metarlgym.evaluation.model_eval import evaluate_model, write_report
+from metarlgym.memory import make_memory
+from metarlgym.rollout.render import Renderer
+from metarlgym.tasks import TaskGroup
+from metarlgym.training.arguments import Settings
+from metarlgym.training.callbacks import LiveProgress, MetricsFile, TrialSamples
+from metarlgym.training.checkpoint import checkpoints, latest_complete
+from metarlgym.training.loading import check_model_path, context_room, load_model, load_tokenizer, make_renderer
+from metarlgym.training.plan import make_plan
+from metarlgym.training.scratch import byte_tokenizer, sample_text, scratch_model, word_tokenizer
+from metarlgym.training.trainer import MetaGRPOTrainer
+from metarlgym.training.warmup import warm_up
+from metarlgym.trial import Trial
+
+
+def run_training(settings: Settings, console: Console | None = None, dry_run: bool = False) -> dict[str, Any] | None:
+    """Train and evaluate; returns the final report, None for a dry run.
+
+    Everything goes to `output_dir`: `config.yaml`, `metrics.jsonl`, `trials.jsonl`, checkpoints, `final/`, `eval.json`,
+    `adaptation.png`.
+    """
+    console = console or Console()
+    run, args = settings.run, settings.grpo
+    if run.threads:
+        torch.set_num_threads(run.threads)
+    group = TaskGroup(run.env_id, run.env_args, run.task_seed)
+    make_trial = _trial_maker(settings, group)
+    make_trial()  # arguments that contradict each other are refused here
+    if group.content_split:
+        for name, count in (("eval_trials", args.eval_trials), ("final_eval_trials", run.final_eval_trials)):
+            try:
+                group.tasks(count, "eval")
+            except ConfigError as error:
+                raise ConfigError(str(error).replace("eval_trials", name, 1)) from None
+    if settings.model.model_name_or_path:
+        check_model_path(settings.model.model_name_or_path)
+    folder = Path(str(args.output_dir))
+    if dry_run:
+        console.print(make_plan(settings, group).render())
+        return None
+    resume_from = _claim_folder(settings, folder, console)
+    quiet()
+    set_seed(args.seed)
+    model, tokenizer, renderer = _model(settings, group, make_trial, folder, console)
+    optimum = group.env.optimal_returns(args.episodes) if not group.content_split else None
+    progress = LiveProgress(console, optimum if optimum and optimum.total is not None else None)
+    args.disable_tqdm = True
+    trainer = MetaGRPOTrainer(
+        model=model,
+        args=args,
+        group=group,
+        processing_class=tokenizer,
+        renderer=renderer,
+        on_trials=TrialSamples(folder, run.sample_every, run.sample_trials),
+        callbacks=[MetricsFile(folder), progress],
+        peft_config=get_peft_config(settings.model),
+    )
+    trainer.remove_callback(PrinterCallback)
+    console.print(f"training {group.env_id}, {args.episodes} episodes a trial; results in {folder}", highlight=False)
+    try:
+        trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
+    finally:
+        progress.close()
+    final = folder / "final"
+    trainer.save_model(str(final))
+    tokenizer.save_pretrained(final)
+    report: dict[str, Any] | None = None
+    if trainer.accelerator.is_main_process and run.final_eval_trials:
+        report = _final_report(settings, group, trainer, renderer, folder, final, console)
+    trainer.accelerator.wait_for_everyone()
+    return report
+
+
+def _final_report(
+    settings: Settings,
+    group: TaskGroup,
+    trainer: MetaGRPOTrainer,
+    renderer: Renderer,
+    folder: Path,
+    final: Path,
+    console: Console,
+) -> dict[str, Any]:
+    run, args = settings.run, settings.grpo
+    shots = args.free_shots_at(args.max_steps)
+    eval_settings = EvalSettings(
+        episodes=args.episodes,
+        trials=run.final_eval_trials,
+        seed=args.seed,
+        memory=args.memory,
+        free_shots=shots,
+        stop_on_success=args.stop_on_success,
+        max_total_turns=args.max_total_turns,
+        limits=trainer.limits,
+    )
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    report = evaluate_model(group, model, renderer, eval_settings, console, name=str(final))
+    write_report(report, folder, console)
+    return report
+
+
+def quiet() -> None:
+    """Silence what libraries print about themselves; warnings of ours and errors stay."""
+    hf_logging.set_verbosity_error()
+    hf_logging.disable_progress_bar()
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    import datasets
+
+    datasets.disable_progress_bars()
+
+
+def _trial_maker(settings: Settings, group: TaskGroup) -> Callable[[], Trial]:
+    args = settings.grpo
+    return lambda: Trial(
+        group.make_env(),
+        args.episodes,
+        memory=make_memory(args.memory),
+        stop_on_success=args.stop_on_success,
+        max_total_turns=args.max_total_turns,
+    )
+
+
+def _claim_folder(settings: Settings, folder: Path, console: Console) -> Path | None:
+    """Make the run folder ours; returns the checkpoint to go on from.
+
+    Raises:
+        ConfigError: it holds another run.
+    """
+    main = int(os.environ.get("RANK", "0")) == 0
+    config = folder / "config.yaml"
+    resume_from = None
+    if settings.run.resume:
+        resume_from, skipped = latest_complete(folder)
+        for path in skipped:
+            console.print(f"{path} is incomplete (the run ended while writing it): passed over", highlight=False)
+        if resume_from is not None:
+            console.print(f"resuming from {resume_from}", highlight=False)
+        elif folder.exists():
+            console.print(f"no complete checkpoint in {folder}: starting from the beginning", highlight=False)
+    elif config.exists() or checkpoints(folder):
+        if not settings.run.overwrite:
+            raise ConfigError(
+                f"output_dir={str(folder)!r} holds another run: give another --output_dir, go on with it by --resume, "
+                "or replace it by --overwrite."
+            )
+        if main:
+            shutil.rmtree(folder)
+    if main:
+        folder.mkdir(parents=True, exist_ok=True)
+        config.write_text(yaml.safe_dump(settings.resolved(), sort_keys=False, allow_unicode=True))
+        (folder / "version.txt").write_text(f"metarlgym {__version__}\n")
+    return resume_from
+
+
+def _model(
+    settings: Settings, group: TaskGroup, make_trial: Callable[[], Trial], folder: Path, console: Console
+) -> tuple[Any, Any, Renderer]:
+    """The policy's model, its tokenizer and the renderer."""
+    name = settings.model.model_name_or_path
+    run, args = settings.run, settings.grpo
+    dtype = getattr(torch, settings.model.dtype) if settings.model.dtype not in (None, "auto") else "auto"
+    if name:
+        tokenizer = load_tokenizer(name, trust_remote_code=args.trust_remote_code)
+        renderer = make_renderer(run.renderer, tokenizer, group, args.chat_template_kwargs)
+        model = load_model(
+            name,
+            dtype=dtype,
+            attn_implementation=settings.model.attn_implementation,
+            trust_remote_code=args.trust_remote_code,
+        )
+        return model, tokenizer, renderer
+    start = folder / "start"
+    if (start / "config.json").exists() and (start / "COMPLETE").exists():
+        tokenizer = load_tokenizer(str(start))
+        return load_model(str(start)), tokenizer, make_renderer("plain", tokenizer, group)
+    return _from_scratch(settings, group, make_trial, start, console)
+
+
+def _from_scratch(
+    settings: Settings, group: TaskGroup, make_trial: Callable[[], Trial], start: Path, console: Console
+) -> tuple[Any, Any, Renderer]:
+    scratch, args = settings.scratch, settings.grpo
+    texts = sample_text(group, make_trial)
+    tokenizer = word_tokenizer(texts) if scratch.scratch_tokenizer == "word" else byte_tokenizer()
+    renderer = make_renderer("plain", tokenizer, group)
+    context = args.max_context_tokens or context_needed(renderer, group, make_trial, args.max_action_tokens)
+    model = scratch_model(scratch, tokenizer, context, args.seed)
+    console.print(
+        f"model from scratch: {model.num_parameters():,} parameters, {len(tokenizer)} tokens, context {context}",
+        highlight=False,
+    )
+    if scratch.warmup_trials:
+        with console.status("warm-up: playing random trials") as status:
+
+            def report(step: int, loss: float) -> None:
+                status.update(f"warm-up step {step}/{scratch.warmup_max_steps}: loss on late outcomes {loss:.3f}")
+
+            result = warm_up(
+                model, tokenizer, group, make_trial, renderer, scratch, args.seed, str(start / "warmup"), report
+            )
+        console.print(
+            f"warm-up: {result['steps']:.0f} steps; loss on late outcomes {result['late_loss']:.3f} "
+            f"(without memory at best {result['memoryless_loss']:.3f})",
+            highlight=False,
+        )
+    start.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(start)
+    tokenizer.save_pretrained(start)
+    (start / "COMPLETE").write_text("warm-up\n")
+    (start / "config.note.json").write_text(json.dumps({"made_for": group.env_id}))
+    return model, tokenizer, renderer
+
+
+def context_needed(renderer: Renderer, group: TaskGroup, make_trial: Callable[[], Trial], action_tokens: int) -> int:
+    """Tokens a trial can need: twice the longest of a few random ones, at least 64, rounded up to a multiple of 64."""
+    from metarlgym.training.warmup import random_play
+
+    longest = max(len(row.ids) for row in random_play(group, make_trial, renderer, 64, 0))
+    return -(-max(2 * longest, longest + 2 * action_tokens, 64) // 64) * 64
+
+
+__all__ = ["context_room", "run_training"]

@@ -1,0 +1,49 @@
+"""Schedules written as text: `"0:0.05, 300:0.01"` is .05 at step 0, .01 from step 300 on, linear between."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from metarlgym.datatypes import ConfigError
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A value by optimizer step; constant before the first and after the last point."""
+
+    points: tuple[tuple[float, float], ...]
+
+    @classmethod
+    def parse(cls, name: str, text: str | float | int) -> Schedule:
+        """Read a number, or points `step:value` separated by commas.
+
+        Raises:
+            ConfigError: naming the field `name`.
+        """
+        try:
+            if isinstance(text, int | float):
+                return cls(((0.0, float(text)),))
+            if ":" not in text:
+                return cls(((0.0, float(text)),))
+            pairs = [part.split(":") for part in text.split(",") if part.strip()]
+            points = tuple((float(step), float(value)) for step, value in pairs)
+        except ValueError:
+            raise ConfigError(
+                f'{name}={text!r} is no schedule: write a number, or points such as "0:0.05, 300:0.01".'
+            ) from None
+        if any(b[0] <= a[0] for a, b in zip(points, points[1:], strict=False)):
+            raise ConfigError(f"{name}={text!r}: the steps of a schedule must increase.")
+        return cls(points)
+
+    def __call__(self, step: float) -> float:
+        points = self.points
+        if step <= points[0][0]:
+            return points[0][1]
+        for (a, u), (b, v) in zip(points, points[1:], strict=False):
+            if step < b:
+                return u + (v - u) * (step - a) / (b - a)
+        return points[-1][1]
+
+    @property
+    def values(self) -> tuple[float, ...]:
+        return tuple(value for _, value in self.points)

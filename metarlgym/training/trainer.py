@@ -1,0 +1,245 @@
+"""MetaGRPOTrainer: TRL's GRPOTrainer with trials as completions.
+
+Two seams only. TRL's `rollout_func` plays the trials and returns their rows. One override calls
+`super()._generate_and_score_completions` and replaces its `(B,)` advantages by `(B, T)` ones, which TRL's loss accepts
+("to support subclasses"). `tests/training/test_contract.py` fails loudly when a TRL release moves either.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from accelerate.utils import gather_object
+from datasets import Dataset
+from trl import GRPOTrainer
+
+from metarlgym.datatypes import MetaRLGymError, MetaTrajectory, StopReason
+from metarlgym.evaluation.adaptation import EvalSettings, evaluate
+from metarlgym.memory import make_memory
+from metarlgym.policies.in_process import InProcessPolicy
+from metarlgym.rollout.limits import Limits
+from metarlgym.rollout.manager import RolloutManager, TrialSpec
+from metarlgym.rollout.protocol import Policy
+from metarlgym.rollout.render import Renderer
+from metarlgym.rollout.transcript import Transcript
+from metarlgym.seeding import derive
+from metarlgym.tasks import TaskGroup
+from metarlgym.training.batch import TrialBatch
+from metarlgym.training.checkpoint import CheckpointMixin
+from metarlgym.training.config import MetaGRPOConfig
+from metarlgym.training.schedule import Schedule
+from metarlgym.trial import Trial
+
+os.environ.setdefault(
+    "TRL_EXPERIMENTAL_SILENCE", "1"
+)  # rollout_func is flagged experimental; the contract test watches it
+
+
+def trial_return(prompts: list[Any], trial_return: list[float | None], **_: Any) -> list[float | None]:
+    """Reward function: the raw return of the trial a row belongs to. Credit does not read it; TRL's logs do."""
+    return trial_return
+
+
+class MetaGRPOTrainer(CheckpointMixin, GRPOTrainer):
+    """
+    Trainer for trials of several episodes.
+
+    Args:
+        model: a causal model or its id, as for [`~trl.GRPOTrainer`].
+        args ([`MetaGRPOConfig`]): the configuration.
+        group ([`TaskGroup`]): where tasks come from.
+        processing_class: the tokenizer.
+        renderer ([`Renderer`]): text to tokens.
+        policy: makes the policy from (model, renderer, temperature); default [`InProcessPolicy`].
+        on_trials: called on the main process with (step, trajectories) after each rollout.
+        **kwargs: passed to [`~trl.GRPOTrainer`] (`callbacks`, `optimizers`, `peft_config`, ...).
+    """
+
+    _tag_names = ["trl", "grpo", "metarlgym"]  # noqa: RUF012 (TRL's own form)
+
+    def __init__(
+        self,
+        model: Any,
+        args: MetaGRPOConfig,
+        group: TaskGroup,
+        processing_class: Any,
+        renderer: Renderer,
+        policy: Callable[[Any, Renderer, float], Policy] | None = None,
+        on_trials: Callable[[int, list[MetaTrajectory]], None] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.group = group
+        self.renderer = renderer
+        self.on_trials = on_trials
+        self._make_policy = policy or InProcessPolicy
+        self._rows: list[dict[str, Any]] = []
+        self._batch: TrialBatch | None = None
+        self._generation = (-1, 0)
+        self._bare_model: Any = None
+        self._trials: list[Trial] = []
+        rows = _rows(args, group)
+        super().__init__(
+            model=model,
+            reward_funcs=[trial_return],
+            args=args,
+            train_dataset=rows,
+            eval_dataset=rows.select(range(1)) if args.eval_strategy != "no" else None,
+            processing_class=processing_class,
+            rollout_func=_rollout,
+            **kwargs,
+        )
+        room = getattr(self.model.config, "max_position_embeddings", None)
+        self.limits = Limits(
+            action_tokens=args.max_action_tokens,
+            episode_turns=args.max_episode_turns,
+            episode_tokens=args.max_episode_tokens,
+            episode_seconds=args.max_episode_seconds,
+            context_tokens=args.max_context_tokens or room,
+            trial_seconds=args.max_trial_seconds,
+        )
+        self._entropy_schedule = (
+            Schedule.parse("entropy_schedule", args.entropy_schedule) if args.entropy_schedule is not None else None
+        )
+        if group.content_split:
+            group.tasks(args.eval_trials, "eval")  # says now, not in an hour, that there are too few
+
+    # ------------------------------------------------------------------ the rollout
+
+    def make_policy(self) -> Policy:
+        """The policy with the weights as they are now."""
+        if self._bare_model is None:  # unwrapping looks for DeepSpeed each time, which takes 20 ms
+            self._bare_model = self.accelerator.unwrap_model(self.model)
+        return self._make_policy(self._bare_model, self.renderer, self.temperature)
+
+    def _pooled_trial(self, i: int, free_shots: int) -> Trial:
+        """Trial number i of this process, made once: a second reset equals a fresh environment (`check_env`)."""
+        while len(self._trials) <= i:
+            self._trials.append(self.make_trial())
+        self._trials[i].free_shots = free_shots
+        return self._trials[i]
+
+    def make_trial(self) -> Trial:
+        args = self.args
+        return Trial(
+            self.group.make_env(),
+            args.episodes,
+            memory=make_memory(args.memory),
+            stop_on_success=args.stop_on_success,
+            max_total_turns=args.max_total_turns,
+        )
+
+    def rollout(self, rows: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
+        """Play the trials of this process's rows; returns what TRL asks of a `rollout_func`."""
+        args = self.args
+        step = self.state.global_step
+        self._generation = (step, self._generation[1] + 1 if self._generation[0] == step else 0)
+        generation = self._generation[1]
+        per_trial = args.rows_per_trial
+        offset = self.accelerator.process_index * len(rows) // per_trial
+        free_shots = args.free_shots_at(step)
+        specs = []
+        for i in range(len(rows) // per_trial):
+            index = rows[i * per_trial]["task_index"]
+            trial = offset + i
+            noise = trial // args.trials_per_task if args.common_noise else trial
+            seed = derive(args.seed, "trial", step, generation, noise)
+            policy_seed = (args.seed, "policy", step, generation, trial)
+            task = self.group.task(index)
+            specs.append(TrialSpec(partial(self._pooled_trial, i, free_shots), task, seed, policy_seed))
+        manager = RolloutManager(self.make_policy(), self.renderer, self.limits, args.rollout_concurrency)
+        trajectories = manager.run(specs)
+        self._check_errors(trajectories)
+        self._batch = TrialBatch(trajectories, args, self.renderer)
+        if self.on_trials is not None and self.accelerator.is_main_process:
+            self.on_trials(step, trajectories)
+        return self._batch.rollout_output()
+
+    def _check_errors(self, trajectories: list[MetaTrajectory]) -> None:
+        failed = [t for t in gather_object([t.error for t in trajectories]) if t]
+        if failed and len(failed) == self.accelerator.num_processes * len(trajectories):
+            detail = next((t.error_detail for t in trajectories if t.error_detail), "")
+            raise MetaRLGymError(f"every trial of this rollout ended in an error; the first: {failed[0]}\n{detail}")
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        self._rows = inputs
+        if self._entropy_schedule is not None:
+            self.entropy_coef = self._entropy_schedule(self.state.global_step)
+        out = super()._generate_and_score_completions(inputs)
+        assert self._batch is not None
+        step = self.state.global_step
+        credit = self._batch.credit(
+            weights=[0.0] * (shots := self.args.free_shots_at(step)) + [1.0] * (self.args.episodes - shots),
+            gamma=self.args.gamma_at(step),
+            rank=self.accelerator.process_index,
+            length=out["completion_ids"].shape[1],
+        )
+        out["advantages"] = credit.advantages.to(out["completion_ids"].device)
+        if self.args.skip_zero_signal:
+            keep = credit.has_signal.to(out["tool_mask"].device)
+            out["tool_mask"] = out["tool_mask"] * keep[:, None].to(out["tool_mask"].dtype)
+            loss_mask = out["completion_mask"] * out["tool_mask"]
+            out["num_items_in_batch"] = self.accelerator.gather(loss_mask.sum()).sum()
+        for name, value in credit.metrics.items():
+            self._metrics["train"][name].append(value)
+        if shots:
+            self._metrics["train"]["free_shots"].append(float(shots))
+        return out
+
+    # ------------------------------------------------------------------ evaluation during training
+
+    def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
+        """Play `eval_trials` held-out trials and log returns, curve and normalised score under `eval_*`."""
+        settings = EvalSettings(
+            episodes=self.args.episodes,
+            trials=self.args.eval_trials,
+            seed=self.args.seed,
+            memory=self.args.memory,
+            stop_on_success=self.args.stop_on_success,
+            max_total_turns=self.args.max_total_turns,
+            limits=self.limits,
+            controls=False,
+            baselines=False,
+        )
+        report = evaluate(
+            self.group,
+            self.make_policy(),
+            self.renderer,
+            settings,
+            shard=(self.accelerator.process_index, self.accelerator.num_processes),
+            gather=gather_object if self.accelerator.num_processes > 1 else None,
+        )
+        metrics = {f"{metric_key_prefix}_return": report["return_mean"]}
+        metrics |= {f"{metric_key_prefix}_episode_{k + 1}": value for k, value in enumerate(report["curve"])}
+        metrics[f"{metric_key_prefix}_slope"] = report["slope"]
+        metrics[f"{metric_key_prefix}_invalid_rate"] = report["invalid_rate"]
+        metrics[f"{metric_key_prefix}_errors"] = float(report["errors"])
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+
+def _rollout(prompts: list[Any], trainer: GRPOTrainer) -> dict[str, Any]:
+    """TRL's `rollout_func`. It is handed prompts only, so the rows come from the override that called it."""
+    assert isinstance(trainer, MetaGRPOTrainer)
+    if len(trainer._rows) != len(prompts):
+        raise MetaRLGymError(f"TRL handed {len(prompts)} prompts for {len(trainer._rows)} rows: its seam has moved.")
+    return trainer.rollout(trainer._rows)
+
+
+def _rows(args: MetaGRPOConfig, group: TaskGroup) -> Dataset:
+    """One dataset row per group to be played: the index of its task. TRL repeats each for the trials of the group."""
+    groups = args.generation_batch_size // args.num_generations
+    if args.max_steps > 0:
+        cycle = args.steps_per_generation * args.num_iterations
+        rollouts = -(-args.max_steps * args.gradient_accumulation_steps // cycle)
+        count = groups * rollouts
+    else:
+        raise MetaRLGymError(f"max_steps={args.max_steps} must be positive: tasks are drawn, so there are no epochs.")
+    return Dataset.from_dict({"prompt": [group.env_id] * count, "task_index": list(range(count))})
+
+
+__all__ = ["MetaGRPOTrainer", "StopReason", "Transcript", "trial_return"]
