@@ -160,7 +160,7 @@ class Env(gymnasium.Env[str, str]):
 
         Args:
             seed: draws the task and the episode noise where `options` does not give them.
-            options: `task` (a `Task`) and `episode_seed` (an int).
+            options: `task` (a `Task`) and `episode_seed` (an int, or a tuple of ints).
 
         Returns:
             The first text and an info dict.
@@ -182,7 +182,9 @@ class Env(gymnasium.Env[str, str]):
         self._return = 0.0
         self._success = False
         self._stop = None
-        self._observation = self.on_reset(task.params, stream(self.env_id, "episode", int(episode_seed)))
+        if not isinstance(episode_seed, tuple):
+            episode_seed = int(episode_seed)
+        self._observation = self.on_reset(task.params, stream(self.env_id, "episode", episode_seed))
         self._live = True
         return self._observation, {}
 

@@ -10,8 +10,10 @@ import hashlib
 import random
 from typing import Any, cast
 
+Part = int | str | tuple[int, ...]
 
-def derive(*parts: int | str) -> int:
+
+def derive(*parts: Part) -> int:
     """A 63-bit integer that depends on the parts and their order alone (`1` and `"1"` differ)."""
     return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), "big") >> 1
 
@@ -24,7 +26,7 @@ class LazyRandom:
 
     __slots__ = ("_parts", "_rng")
 
-    def __init__(self, *parts: int | str) -> None:
+    def __init__(self, *parts: Part) -> None:
         self._parts = parts
         self._rng: random.Random | None = None
 
@@ -43,6 +45,6 @@ class LazyRandom:
         self._parts, self._rng = state
 
 
-def stream(*parts: int | str) -> random.Random:
+def stream(*parts: Part) -> random.Random:
     """A lazily seeded private generator named by `parts`; use it as a `random.Random`."""
     return cast(random.Random, LazyRandom(*parts))

@@ -8,7 +8,6 @@ from typing import Any
 from metarlgym.datatypes import ConfigError, Episode, EpisodeOver, Optimum, Step, StopReason, Task, Turn
 from metarlgym.env import Env
 from metarlgym.memory import FullHistory, Memory
-from metarlgym.seeding import derive
 
 
 class Trial(Env):
@@ -177,7 +176,7 @@ class Trial(Env):
 
     def _begin_episode(self) -> str:
         index = len(self.history)
-        first, _ = self.env.reset(options={"task": self.task, "episode_seed": derive(self.trial_seed, index)})
+        first, _ = self.env.reset(options={"task": self.task, "episode_seed": (self.trial_seed, index)})
         boundary = self.env.boundary(index, self._announced) if self.memory.numbered else ""
         opening = self.join(boundary, first)
         self._episode = Episode(opening)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +85,7 @@ def write_json(report: dict[str, Any], path: Path) -> None:
     """Write a JSON file whole or not at all."""
     part = path.with_name(path.name + ".part")
     part.write_text(json.dumps(report, indent=2) + "\n")
-    os.replace(part, path)
+    part.replace(path)
 
 
 def report_table(report: dict[str, Any]) -> Table:

@@ -9,7 +9,7 @@ from metarlgym.datatypes import ConfigError
 
 @dataclass(frozen=True)
 class Limits:
-    """None means no limit. An episode's limit ends that episode and the trial goes on; a trial's limit ends the trial."""
+    """None means no limit. An episode's limit ends that episode, and the trial goes on; a trial's ends the trial."""
 
     action_tokens: int = 64
     """Most tokens of one action; a longer one is cut, given to the environment as it is, and counted."""

@@ -169,7 +169,8 @@ class _Play:
             return  # the trial was ended while the policy was thinking
         try:
             if isinstance(reply, BaseException):
-                self.follow(session.fail(reply))
+                session.fail(reply)
+                self.follow(None)
             elif session.trial.blocking:
                 self.move(partial(session.receive, reply))
             else:
@@ -215,7 +216,7 @@ class _Play:
 
 @contextmanager
 def _no_garbage_collection() -> Iterator[None]:
-    """A rollout makes many small objects and no cycles; collecting over a heap that holds torch took 40% of its time."""
+    """A rollout makes many small objects and no cycles; collecting over torch's heap took 40% of its time."""
     enabled = gc.isenabled()
     gc.disable()
     try:

@@ -149,9 +149,9 @@ class ChatRenderer(Renderer):
         whole = self._render([*dummy, Message("assistant", _ACTION), Message("user", _TEXT)])
         if not whole.startswith(prompt + _ACTION):
             raise ConfigError(
-                f"the chat template of {name!r} rewrites earlier turns (a prompt followed by its answer is no prefix of "
-                "the longer conversation), so a trial could not grow token by token. Use a template that keeps earlier "
-                "turns, or chat_template_kwargs that make it so."
+                f"the chat template of {name!r} rewrites earlier turns (a prompt followed by its answer is no prefix "
+                "of the longer conversation), so a trial could not grow token by token. Use a template that keeps "
+                "earlier turns, or chat_template_kwargs that make it so."
             )
         between = whole[len(prompt) + len(_ACTION) : whole.index(_TEXT)]
         self._tail = whole[whole.index(_TEXT) + len(_TEXT) :]

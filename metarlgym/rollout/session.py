@@ -1,7 +1,7 @@
 """Session: one trial being played, as a state machine between the environment and a policy.
 
-The manager feeds it replies; it answers with the next request, or None when the trial is over. Everything that goes wrong
-inside an environment becomes a recorded error of this trial.
+The manager feeds it replies; it answers with the next request, or None when the trial is over. Everything that goes
+wrong inside an environment becomes a recorded error of this trial.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from metarlgym.seeding import derive
 from metarlgym.trial import Trial
 
 _contexts = itertools.count()
+# Odd constants that spread (episode, turn) over 63 bits; every user of a request's seed hashes it once more.
+_EPISODE_MIX, _TURN_MIX, _MASK = 0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, (1 << 63) - 1
 
 
 class Session:
@@ -46,7 +48,7 @@ class Session:
         self.trial = trial
         self.renderer = renderer
         self.limits = limits
-        self.policy_seed = tuple(policy_seed)
+        self._policy_seed = derive(*policy_seed)
         self.trajectory = MetaTrajectory(task, seed, trial.history, trial.episodes)
         self.context = -1
         self.retired: list[int] = []
@@ -69,14 +71,16 @@ class Session:
             self._open_context(opening)
             return self._request()
         except Exception as error:
-            return self.fail(error)
+            self.fail(error)
+            return None
 
     def receive(self, reply: ActReply) -> ActRequest | None:
         """Take the policy's action, step the trial, and ask for the next action."""
         try:
             return self._receive(reply)
         except Exception as error:
-            return self.fail(error)
+            self.fail(error)
+            return None
 
     def fail(self, error: BaseException) -> None:
         """End the trial with a recorded error; what was played stays."""
@@ -129,7 +133,8 @@ class Session:
                 # One place is kept for the end token that closes the row.
                 room = limits.context_tokens - len(transcript.ids) - 1
                 if room < (self.renderer.fixed_action_tokens or 1):
-                    return self.stop(StopReason.CONTEXT_LIMIT)
+                    self.stop(StopReason.CONTEXT_LIMIT)
+                    return None
                 max_tokens = min(max_tokens, room)
             if limits.episode_tokens is not None:
                 room = limits.episode_tokens - (len(transcript.ids) - self._episode_start)
@@ -137,21 +142,24 @@ class Session:
                     return self._limit_episode(StopReason.TOKEN_LIMIT)
                 max_tokens = min(max_tokens, room)
         if limits.trial_turns is not None and self.trial.turns >= limits.trial_turns:
-            return self.stop(StopReason.TURN_LIMIT)
+            self.stop(StopReason.TURN_LIMIT)
+            return None
         if limits.episode_turns is not None and self._turn >= limits.episode_turns:
             return self._limit_episode(StopReason.TURN_LIMIT)
         if limits.trial_seconds is not None and time.monotonic() - self._clock > limits.trial_seconds:
-            return self.stop(StopReason.TIME_LIMIT)
+            self.stop(StopReason.TIME_LIMIT)
+            return None
         if limits.episode_seconds is not None and time.monotonic() - self._episode_clock > limits.episode_seconds:
             return self._limit_episode(StopReason.TIME_LIMIT)
-        seed = derive(*self.policy_seed, self._episode, self._turn)
+        seed = (self._policy_seed + self._episode * _EPISODE_MIX + self._turn * _TURN_MIX) & _MASK
         return ActRequest(self, self.context, transcript.ids if transcript else [], max_tokens, seed)
 
     def _limit_episode(self, reason: StopReason) -> ActRequest | None:
         """End the episode because of a limit and go on with the next one."""
         self.trial.end_episode(reason)
         if not self.trial.live:
-            return self._finish(self.trial.trial_stop or reason)
+            self._finish(self.trial.trial_stop or reason)
+            return None
         self._next_episode(self.trial.opening or "", ended=True, bridge=self.trial.opening or "")
         return self._request()
 
@@ -170,7 +178,8 @@ class Session:
         step = self.trial.step(text)
         self._turn += 1
         if not self.trial.live:
-            return self._finish(self.trial.trial_stop or StopReason.TERMINATED)
+            self._finish(self.trial.trial_stop or StopReason.TERMINATED)
+            return None
         if len(self.trial.history) - 1 > self._episode:
             self._next_episode(self.trial.opening or "", ended, bridge=step.observation)
         elif self._transcript is not None:

@@ -12,8 +12,8 @@ class Transcript:
     """Token ids of one context with what is known about each token.
 
     The first `prompt_len` ids are the row's prompt. The lists `env_mask`, `logprobs`, `episode` and `turn` run over the
-    completion, that is over `ids[prompt_len:]`. Ids are only ever appended: what the policy sampled is never decoded and
-    encoded again.
+    completion, that is over `ids[prompt_len:]`. Ids are only ever appended: what the policy sampled is never decoded
+    and encoded again.
     """
 
     ids: list[int]

@@ -63,18 +63,21 @@ class Settings:
     """What the file and the command line said, merged."""
 
     def resolved(self) -> dict[str, Any]:
-        """Every field that is not at its default, and every one that was given."""
+        """Our own settings and whatever else was given; a file of them starts the same run again."""
         out: dict[str, Any] = {}
         for part in (self.run, self.grpo, self.scratch, self.model):
             for item in dataclasses.fields(part):
-                value = _plain(getattr(part, item.name))
-                if item.name in self.given or (item.init and value != _plain(_default(item))):
-                    out[item.name] = value
-        return {key: out[key] for key in out if key not in ("resume", "overwrite", "logging_dir")}
+                if item.name in self.given or item.name in OWN_FIELDS:
+                    out[item.name] = _plain(getattr(part, item.name))
+        return out
 
 
-def _default(item: Any) -> Any:
-    return item.default if item.default_factory is dataclasses.MISSING else item.default_factory()
+OWN_FIELDS = {name for group in (RunArguments, MetaGRPOConfig, ScratchArguments) for name in group.__annotations__} - {
+    "resume",
+    "overwrite",
+    "scale_rewards",
+    "num_generations",
+}  # the last two are derived unless given
 
 
 def _plain(value: Any) -> Any:
@@ -149,7 +152,7 @@ def parse(arguments: Sequence[str]) -> Settings:
         problems.append(message)
         raise ConfigError(message)
 
-    parser.error = problem  # type: ignore[method-assign, assignment]  (argparse would print its usage and exit)
+    parser.error = problem  # argparse would print its usage and exit
     try:
         run, grpo, scratch, model = parser.parse_args_and_config(arguments)
     except ConfigError:

@@ -101,7 +101,7 @@ class LiveProgress(TrainerCallback):
             self.live = None
 
     def curve(self) -> list[float]:
-        values = []
+        values: list[float] = []
         while (value := self.latest.get(f"episode_{len(values) + 1}/return")) is not None:
             values.append(float(value))
         return values
@@ -111,9 +111,10 @@ class LiveProgress(TrainerCallback):
         peak = max([1e-9, *curve, *((self.optimum.curve or ()) if self.optimum else ())])
         best = f" of {self.optimum.total:.2f}" if self.optimum and self.optimum.total is not None else ""
         shown = " ".join(f"{value:.2f}" for value in (curve if len(curve) <= 10 else [*curve[:5], *curve[-5:]]))
+        value, invalid, entropy = (float(self.latest.get(k, 0)) for k in ("trial_return", "invalid_rate", "entropy"))
         return (
-            f"return {float(self.latest['trial_return']):.3f}{best}  {sparkline(curve, peak)}  [{shown}]  "
-            f"invalid {float(self.latest.get('invalid_rate', 0)):.1%}  entropy {float(self.latest.get('entropy', 0)):.2f}"
+            f"return {value:.3f}{best}  {sparkline(curve, peak)}  [{shown}]  "
+            f"invalid {invalid:.1%}  entropy {entropy:.2f}"
         )
 
     def __rich__(self) -> Group:

@@ -1,13 +1,12 @@
 """Checkpoints that are either complete or known not to be.
 
-A checkpoint holds model, optimizer, schedule and RNG states as transformers writes them. Task order and all sampling are
-functions of the seed and the step, so nothing else is needed to go on exactly. The file `COMPLETE` is written last.
+A checkpoint holds model, optimizer, schedule and RNG states as transformers writes them. Task order and all sampling
+are functions of the seed and the step, so nothing else is needed to go on exactly. The file `COMPLETE` comes last.
 """
 
 from __future__ import annotations
 
 import errno
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ def checkpoints(folder: str | Path) -> list[Path]:
 
 def latest_complete(folder: str | Path) -> tuple[Path | None, list[Path]]:
     """The newest complete checkpoint and the incomplete ones that were passed over."""
-    skipped = []
+    skipped: list[Path] = []
     for path in reversed(checkpoints(folder)):
         if (path / COMPLETE).exists():
             return path, skipped
@@ -45,7 +44,7 @@ class CheckpointMixin:
             if self.args.should_save:  # type: ignore[attr-defined]
                 mark = path / (COMPLETE + ".part")
                 mark.write_text(f"{self.state.global_step}\n")  # type: ignore[attr-defined]
-                os.replace(mark, path / COMPLETE)
+                mark.replace(path / COMPLETE)
         except (OSError, RuntimeError) as error:
             if not _is_disk_error(error):
                 raise

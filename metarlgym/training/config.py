@@ -83,6 +83,7 @@ class MetaGRPOConfig(GRPOConfig):
     vllm_importance_sampling_mode: str = field(
         default="token_truncate", metadata={"help": "Sequence modes mask long trials whole."}
     )
+    steps_per_generation: int | None = field(default=None, metadata={"help": "Micro-batches of one rollout."})
     num_generations: int | None = field(default=None, metadata={"help": "Set from trials_per_task; leave it out."})
     save_only_model: bool = field(default=False, metadata={"help": "Leave False: a resume needs the optimizer."})
 
@@ -152,8 +153,8 @@ class MetaGRPOConfig(GRPOConfig):
         one_context = make_memory(self.memory).one_context
         if not one_context and self.max_total_turns is not None:
             raise ConfigError(
-                f"max_total_turns={self.max_total_turns} with memory={self.memory!r}: a budget that buys episodes needs "
-                "one growing context; use memory='full'."
+                f"max_total_turns={self.max_total_turns} with memory={self.memory!r}: a budget that buys episodes "
+                "needs one growing context; use memory='full'."
             )
         for value in Schedule.parse("free_shots", self.free_shots).values:
             if not (0 <= value < self.episodes and value == int(value)):
@@ -193,13 +194,14 @@ class MetaGRPOConfig(GRPOConfig):
     def _check_checkpoints(self) -> None:
         cycle = self.steps_per_generation * self.num_iterations
         save_strategy = getattr(self.save_strategy, "value", self.save_strategy)
-        if save_strategy == "steps" and self.save_steps >= 1:
-            if int(self.save_steps) * self.gradient_accumulation_steps % cycle:
-                raise ConfigError(
-                    f"save_steps={self.save_steps} x gradient_accumulation_steps={self.gradient_accumulation_steps} is "
-                    f"no multiple of steps_per_generation={self.steps_per_generation} x num_iterations="
-                    f"{self.num_iterations}: a checkpoint would fall inside a rollout and could not be resumed exactly."
-                )
+        if save_strategy != "steps" or self.save_steps < 1:
+            return
+        if int(self.save_steps) * self.gradient_accumulation_steps % cycle:
+            raise ConfigError(
+                f"save_steps={self.save_steps} x gradient_accumulation_steps={self.gradient_accumulation_steps} is no "
+                f"multiple of steps_per_generation={self.steps_per_generation} x num_iterations={self.num_iterations}: "
+                "a checkpoint would fall inside a rollout and could not be resumed exactly."
+            )
 
     def to_plain(self) -> dict[str, Any]:
         """The resolved settings as plain values."""

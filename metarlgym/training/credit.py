@@ -1,8 +1,8 @@
 """Credit: how the returns of a trial become advantages. Pure functions, no trainer.
 
 Shapes: N trials, E episodes, T turns. `returns[i, n]` is the raw return of episode n of trial i, NaN where it never
-happened. `groups[i]` names the task trial i played in its GRPO group. `alive[i]` is False for trials that an error ended:
-they get advantage 0 and leave every baseline. Discounts and the weights of free shots exist in this module alone.
+happened. `groups[i]` names the task trial i played in its GRPO group. `alive[i]` is False for trials that an error
+ended: they get advantage 0 and leave every baseline. Discounts and free-shot weights exist in this module alone.
 
 Traps this code is built around (notes and tests name each):
 
@@ -20,10 +20,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from metarlgym.datatypes import ConfigError
-
-Tensor = torch.Tensor
 
 GROUP_STD_EPS = 1e-4
 """TRL's constant under the group standard deviation."""

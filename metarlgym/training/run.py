@@ -44,6 +44,7 @@ def run_training(settings: Settings, console: Console | None = None, dry_run: bo
     run, args = settings.run, settings.grpo
     if run.threads:
         torch.set_num_threads(run.threads)
+    assert not isinstance(run.env_args, str)
     group = TaskGroup(run.env_id, run.env_args, run.task_seed)
     make_trial = _trial_maker(settings, group)
     make_trial()  # arguments that contradict each other are refused here
@@ -124,6 +125,8 @@ def quiet() -> None:
     hf_logging.set_verbosity_error()
     hf_logging.disable_progress_bar()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed warns that it found none
     import datasets
 
     datasets.disable_progress_bars()
@@ -213,7 +216,10 @@ def _from_scratch(
         with console.status("warm-up: playing random trials") as status:
 
             def report(step: int, loss: float) -> None:
-                status.update(f"warm-up step {step}/{scratch.warmup_max_steps}: loss on late outcomes {loss:.3f}")
+                line = f"warm-up step {step}/{scratch.warmup_max_steps}: loss on late outcomes {loss:.3f}"
+                status.update(line)
+                if not console.is_terminal and step % 200 == 0:
+                    console.print(line, highlight=False)
 
             result = warm_up(
                 model, tokenizer, group, make_trial, renderer, scratch, args.seed, str(start / "warmup"), report
@@ -236,7 +242,7 @@ def context_needed(renderer: Renderer, group: TaskGroup, make_trial: Callable[[]
     from metarlgym.training.warmup import random_play
 
     longest = max(len(row.ids) for row in random_play(group, make_trial, renderer, 64, 0))
-    return -(-max(2 * longest, longest + 2 * action_tokens, 64) // 64) * 64
+    return -(-max(2 * longest, longest + 2 * (renderer.fixed_action_tokens or action_tokens), 64) // 64) * 64
 
 
 __all__ = ["context_room", "run_training"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 from metarlgym.datatypes import ConfigError
@@ -31,7 +32,7 @@ class Schedule:
             raise ConfigError(
                 f'{name}={text!r} is no schedule: write a number, or points such as "0:0.05, 300:0.01".'
             ) from None
-        if any(b[0] <= a[0] for a, b in zip(points, points[1:], strict=False)):
+        if any(b[0] <= a[0] for a, b in itertools.pairwise(points)):
             raise ConfigError(f"{name}={text!r}: the steps of a schedule must increase.")
         return cls(points)
 
@@ -39,7 +40,7 @@ class Schedule:
         points = self.points
         if step <= points[0][0]:
             return points[0][1]
-        for (a, u), (b, v) in zip(points, points[1:], strict=False):
+        for (a, u), (b, v) in itertools.pairwise(points):
             if step < b:
                 return u + (v - u) * (step - a) / (b - a)
         return points[-1][1]

@@ -12,12 +12,11 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-import torch
 from accelerate.utils import gather_object
 from datasets import Dataset
 from trl import GRPOTrainer
 
-from metarlgym.datatypes import MetaRLGymError, MetaTrajectory, StopReason
+from metarlgym.datatypes import MetaRLGymError, MetaTrajectory, Task
 from metarlgym.evaluation.adaptation import EvalSettings, evaluate
 from metarlgym.memory import make_memory
 from metarlgym.policies.in_process import InProcessPolicy
@@ -25,7 +24,6 @@ from metarlgym.rollout.limits import Limits
 from metarlgym.rollout.manager import RolloutManager, TrialSpec
 from metarlgym.rollout.protocol import Policy
 from metarlgym.rollout.render import Renderer
-from metarlgym.rollout.transcript import Transcript
 from metarlgym.seeding import derive
 from metarlgym.tasks import TaskGroup
 from metarlgym.training.batch import TrialBatch
@@ -59,7 +57,7 @@ class MetaGRPOTrainer(CheckpointMixin, GRPOTrainer):
         **kwargs: passed to [`~trl.GRPOTrainer`] (`callbacks`, `optimizers`, `peft_config`, ...).
     """
 
-    _tag_names = ["trl", "grpo", "metarlgym"]  # noqa: RUF012 (TRL's own form)
+    _tag_names = ["trl", "grpo", "metarlgym"]
 
     def __init__(
         self,
@@ -142,13 +140,14 @@ class MetaGRPOTrainer(CheckpointMixin, GRPOTrainer):
         offset = self.accelerator.process_index * len(rows) // per_trial
         free_shots = args.free_shots_at(step)
         specs = []
+        tasks: dict[int, Task] = {}
         for i in range(len(rows) // per_trial):
             index = rows[i * per_trial]["task_index"]
             trial = offset + i
             noise = trial // args.trials_per_task if args.common_noise else trial
             seed = derive(args.seed, "trial", step, generation, noise)
             policy_seed = (args.seed, "policy", step, generation, trial)
-            task = self.group.task(index)
+            task = tasks.get(index) or tasks.setdefault(index, self.group.task(index))
             specs.append(TrialSpec(partial(self._pooled_trial, i, free_shots), task, seed, policy_seed))
         manager = RolloutManager(self.make_policy(), self.renderer, self.limits, args.rollout_concurrency)
         trajectories = manager.run(specs)
@@ -218,7 +217,7 @@ class MetaGRPOTrainer(CheckpointMixin, GRPOTrainer):
         metrics[f"{metric_key_prefix}_invalid_rate"] = report["invalid_rate"]
         metrics[f"{metric_key_prefix}_errors"] = float(report["errors"])
         self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
 
@@ -240,6 +239,3 @@ def _rows(args: MetaGRPOConfig, group: TaskGroup) -> Dataset:
     else:
         raise MetaRLGymError(f"max_steps={args.max_steps} must be positive: tasks are drawn, so there are no epochs.")
     return Dataset.from_dict({"prompt": [group.env_id] * count, "task_index": list(range(count))})
-
-
-__all__ = ["MetaGRPOTrainer", "StopReason", "Transcript", "trial_return"]

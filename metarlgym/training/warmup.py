@@ -1,7 +1,7 @@
 """Warm-up of a model from scratch: next-token loss on whole transcripts of uniformly random legal play.
 
-It teaches the format and the world's dynamics (what a door that paid will do again), environment tokens included, and no
-strategy: afterwards the policy is uniform over legal actions and scores the random baseline, which a test checks. A
+It teaches the format and the world's dynamics (what a door that paid will do again), environment tokens included, and
+no strategy: afterwards the policy is uniform over legal actions and scores the random baseline, which a test checks. A
 pretrained language model brings these abilities along; a random network has to get them somewhere.
 
 Progress is told by the loss on late outcomes: the environment's tokens in the last third of the episodes. A model that
