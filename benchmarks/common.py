@@ -1,0 +1,194 @@
+"""What the benchmark scripts share: interleaved timing, and a dated result file with bounds judged.
+
+Arms of a comparison are run in turn (A B A B ...), so that a change of the machine's load touches all of them; figures
+are medians over the repetitions, and a ratio is the median of the ratios within each repetition.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+PACKAGES = ("numpy", "gymnasium", "torch", "transformers", "trl", "accelerate")
+
+
+@dataclass
+class Figure:
+    """One measured number, and the bound it has to keep if there is one."""
+
+    name: str
+    value: float
+    unit: str = ""
+    spread: tuple[float, float] | None = None
+    """Smallest and largest over the repetitions."""
+    at_least: float | None = None
+    at_most: float | None = None
+    note: str = ""
+
+    @property
+    def bound(self) -> str:
+        if self.at_least is not None:
+            return f">= {number(self.at_least)}"
+        return f"<= {number(self.at_most)}" if self.at_most is not None else ""
+
+    @property
+    def passed(self) -> bool | None:
+        """None where there is no bound."""
+        if self.at_least is not None:
+            return self.value >= self.at_least
+        return self.value <= self.at_most if self.at_most is not None else None
+
+
+@dataclass
+class Report:
+    """The figures of one benchmark; `finish` prints them and writes `results/<name>.md`.
+
+    Args:
+        name: of the script and of the result file.
+        claim: what is claimed, in one paragraph.
+        method: how it was measured, in one paragraph.
+        quick: a smoke test: nothing is written, and a missed bound is no failure.
+    """
+
+    name: str
+    claim: str
+    method: str
+    quick: bool = False
+    figures: list[Figure] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+    load_before: tuple[float, float, float] = field(default_factory=os.getloadavg)
+    started: float = field(default_factory=time.monotonic)
+
+    def add(self, name: str, value: float | Iterable[float], unit: str = "", **kwargs: object) -> float:
+        """Add a number, or the median of several; returns it."""
+        if isinstance(value, int | float):
+            figure = Figure(name, float(value), unit, **kwargs)  # type: ignore[arg-type]
+        else:
+            values = list(value)
+            figure = Figure(name, statistics.median(values), unit, (min(values), max(values)), **kwargs)  # type: ignore[arg-type]
+        self.figures.append(figure)
+        shown = f"  {figure.name}: {number(figure.value)} {figure.unit}"
+        print(shown + (f"  ({figure.bound})" if figure.bound else ""), flush=True)
+        return figure.value
+
+    def finish(self) -> int:
+        """Print, write, and return the exit status: 1 if a bound was missed in a full run."""
+        missed = [figure.name for figure in self.figures if figure.passed is False]
+        text = self.render()
+        print(text)
+        if self.quick:
+            return 0
+        path = HERE / "results" / f"{self.name}.md"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+        print(f"written to {path}" + (f"; MISSED: {', '.join(missed)}" if missed else ""))
+        return int(bool(missed))
+
+    def render(self) -> str:
+        load = "{:.2f} {:.2f} {:.2f}".format
+        lines = [
+            f"# {self.name}",
+            "",
+            self.claim,
+            "",
+            f"How: {self.method}",
+            "",
+            "| figure | median | min .. max | bound | |",
+            "|---|---|---|---|---|",
+        ]
+        for figure in self.figures:
+            spread = f"{number(figure.spread[0])} .. {number(figure.spread[1])}" if figure.spread else ""
+            verdict = {True: "pass", False: "**MISSED**", None: ""}[figure.passed]
+            name = figure.name + (f" ({figure.note})" if figure.note else "")
+            lines.append(f"| {name} | {number(figure.value)} {figure.unit} | {spread} | {figure.bound} | {verdict} |")
+        lines += ["", *(f"- {remark}" for remark in self.remarks)] if self.remarks else []
+        lines += [
+            "",
+            f"- Date: {time.strftime('%Y-%m-%d %H:%M', time.gmtime())} UTC, {time.monotonic() - self.started:.0f} s",
+            f"- Hardware: {cpu_model()}, {os.cpu_count()} core(s); load before {load(*self.load_before)}, "
+            f"after {load(*os.getloadavg())} (this script included)",
+            f"- Versions: python {platform.python_version()}, {', '.join(versions())}",
+            f"- Commit: {commit()}",
+            "",
+        ]
+        return "\n".join(lines)
+
+
+def interleave(arms: dict[str, Callable[[], float]], repetitions: int) -> dict[str, list[float]]:
+    """Run each arm in turn, `repetitions` times over; an arm returns its own measurement, such as seconds."""
+    results: dict[str, list[float]] = {name: [] for name in arms}
+    for _ in range(repetitions):
+        for name, arm in arms.items():
+            gc.collect()
+            results[name].append(arm())
+    return results
+
+
+def ratios(slow: list[float], fast: list[float]) -> list[float]:
+    """How many times longer the first took, by repetition."""
+    return [a / b for a, b in zip(slow, fast, strict=True)]
+
+
+def number(value: float | None) -> str:
+    """A number with as many digits as mean something."""
+    if value is None:
+        return ""
+    if value and abs(value) < 0.01:
+        return f"{value:.2e}"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def cpu_model() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def versions() -> list[str]:
+    from metarlgym import __version__
+
+    found = [f"metarlgym {__version__}"]
+    for package in PACKAGES:
+        try:
+            found.append(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def commit() -> str:
+    """The commit, marked where the package differs from it."""
+
+    def git(*arguments: str) -> str:
+        run = subprocess.run(["git", *arguments], cwd=HERE, capture_output=True, text=True, check=False)
+        return run.stdout.strip()
+
+    changed = git("status", "--porcelain", "--", "../metarlgym", "../configs", "*.py")
+    return (git("rev-parse", "--short=10", "HEAD") or "unknown") + (" with uncommitted changes" if changed else "")
+
+
+def arguments(doc: str | None) -> argparse.Namespace:
+    """The command line all benchmarks share."""
+    parser = argparse.ArgumentParser(description=(doc or "").split("\n", 1)[0])
+    parser.add_argument("--quick", action="store_true", help="smoke test: small sizes, no file, bounds not enforced")
+    return parser.parse_args()
+
+
+def run(main: Callable[[bool], int], doc: str | None) -> None:
+    """Entry point of a script."""
+    sys.exit(main(arguments(doc).quick))
