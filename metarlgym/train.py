@@ -14,13 +14,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run; returns the exit status. Errors a user can mend are one line."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     dry_run = "--dry-run" in arguments or "--dry_run" in arguments
-    arguments = [a for a in arguments if a not in ("--dry-run", "--dry_run")]
+    start_only = "--start-only" in arguments  # set by ourselves: see training/start.py
+    arguments = [a for a in arguments if a not in ("--dry-run", "--dry_run", "--start-only")]
     errors = Console(stderr=True)
     try:
         from metarlgym.training.arguments import parse
         from metarlgym.training.run import run_training
 
-        run_training(parse(arguments), Console(), dry_run)
+        run_training(parse(arguments), Console(), dry_run, start_only)
     except MetaRLGymError as error:
         errors.print(f"[bold red]error:[/] {error}", highlight=False, soft_wrap=True)
         return 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+
 from metarlgym import TaskGroup, Trial
 from metarlgym.policies.in_process import InProcessPolicy
 from metarlgym.rollout.manager import RolloutManager, TrialSpec
@@ -83,8 +84,9 @@ def make_config(folder, **settings):
 
 def make_trainer(folder, group=None, parts=None, trainer_args=None, **settings):
     """A MetaGRPOTrainer on terse Doors, unless told otherwise."""
-    from metarlgym.training.trainer import MetaGRPOTrainer
     from transformers import PrinterCallback
+
+    from metarlgym.training.trainer import MetaGRPOTrainer
 
     group = group or terse("Doors-v0")
     model, tokenizer, renderer = parts or word_parts(group)

@@ -61,6 +61,8 @@ class Settings:
     model: ModelConfig
     given: dict[str, Any]
     """What the file and the command line said, merged."""
+    arguments: list[str]
+    """The command line, as it was given."""
 
     def resolved(self) -> dict[str, Any]:
         """Our own settings and whatever else was given; a file of them starts the same run again."""
@@ -124,6 +126,7 @@ def parse(arguments: Sequence[str]) -> Settings:
     Raises:
         ConfigError: a name or a value that does not fit, before anything is loaded.
     """
+    original = list(arguments)
     arguments = [part for a in arguments for part in (a.split("=", 1) if a.startswith("--") and "=" in a else [a])]
     given: dict[str, Any] = {}
     if "--config" in arguments:
@@ -132,7 +135,10 @@ def parse(arguments: Sequence[str]) -> Settings:
             raise ConfigError("--config needs a file: --config configs/quickstart.yaml.")
         path = find_config(arguments[place])
         arguments[place] = str(path)
-        content = yaml.safe_load(path.read_text()) or {}
+        try:
+            content = yaml.safe_load(path.read_text()) or {}
+        except yaml.YAMLError as error:
+            raise ConfigError(f"config={str(path)!r} is no YAML: {' '.join(str(error).split())}.") from None
         if not isinstance(content, dict):
             raise ConfigError(f"config={str(path)!r} must hold `name: value` lines.")
         _check_names([name for name in content if name != "env"], str(path))
@@ -161,4 +167,4 @@ def parse(arguments: Sequence[str]) -> Settings:
         raise ConfigError(f"settings: {error}") from error
     if not run.env_id:
         raise ConfigError("env_id is missing: name a task group, such as env_id: Doors-v0 (see `metarlgym list`).")
-    return Settings(run, grpo, scratch, model, given)
+    return Settings(run, grpo, scratch, model, given, original)

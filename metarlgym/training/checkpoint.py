@@ -45,7 +45,7 @@ class CheckpointMixin:
                 mark = path / (COMPLETE + ".part")
                 mark.write_text(f"{self.state.global_step}\n")  # type: ignore[attr-defined]
                 mark.replace(path / COMPLETE)
-        except (OSError, RuntimeError) as error:
+        except Exception as error:  # safetensors has an exception class of its own
             if not _is_disk_error(error):
                 raise
             last, _ = latest_complete(folder)
@@ -61,4 +61,5 @@ def _is_disk_error(error: BaseException) -> bool:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
         return True
     text = str(error).lower()
-    return any(mark in text for mark in ("no space left", "disk quota", "file too large", "unexpected pos", "write"))
+    marks = ("no space left", "disk quota", "file too large", "unexpected pos", "iostream error", "write")
+    return any(mark in text for mark in marks)

@@ -79,6 +79,7 @@ class MetaGRPOConfig(GRPOConfig):
         default=None, metadata={"help": "For credit=trial only: group, batch or none (TRL's meaning)."}
     )
     gradient_checkpointing: bool = field(default=False, metadata={"help": "Trade compute for memory."})
+    shuffle_dataset: bool | None = field(default=False, metadata={"help": "Tasks come in a seeded order of their own."})
     vllm_mode: str = field(default="server", metadata={"help": "server or colocate."})
     vllm_importance_sampling_mode: str = field(
         default="token_truncate", metadata={"help": "Sequence modes mask long trials whole."}

@@ -115,10 +115,10 @@ def rule_differential(returns: Tensor, groups: Tensor, alive: Tensor, weights: T
 
     The term `-r[n-1]` is noise that no baseline by index removes; kept for comparison.
     """
-    played = torch.nan_to_num(returns, nan=0.0)
+    played = torch.nan_to_num(returns, nan=0.0) * weights  # weighted first: a good free shot must not count against
     change = torch.cat([played[:, :1], played[:, 1:] - played[:, :-1]], dim=1)
     change = torch.where(torch.isnan(returns), torch.zeros_like(change), change)
-    togo = return_to_go(change, gamma, weights)
+    togo = return_to_go(change, gamma, torch.ones_like(weights))
     return batch_scale(togo - leave_one_out(togo, groups, alive), _cells(returns, alive))
 
 
@@ -150,7 +150,8 @@ def rule_trial(returns: Tensor, groups: Tensor, alive: Tensor, weights: Tensor, 
         advantages = advantages / (_nanstd(grouped, 1).repeat_interleave(size, dim=0) + GROUP_STD_EPS)
     elif scale_rewards == "batch":
         advantages = advantages / (_nanstd(total).expand_as(total) + GROUP_STD_EPS)
-    return _spread(torch.nan_to_num(advantages, nan=0.0), returns)
+    spread = _spread(torch.nan_to_num(advantages, nan=0.0), returns)
+    return torch.where(torch.isnan(returns), torch.zeros_like(spread), spread)
 
 
 def _nanstd(values: Tensor, dim: int | None = None) -> Tensor:

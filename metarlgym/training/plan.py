@@ -62,7 +62,7 @@ def _model_numbers(settings: Settings, group: TaskGroup) -> tuple[int, int, int,
     """Parameters, width, layers, vocabulary and context of the model."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from metarlgym.training import run, scratch
+    from metarlgym.training import run, scratch, start
     from metarlgym.training.loading import load_tokenizer, make_renderer
 
     config: Any
@@ -75,7 +75,7 @@ def _model_numbers(settings: Settings, group: TaskGroup) -> tuple[int, int, int,
         word = settings.scratch.scratch_tokenizer == "word"
         tokenizer = scratch.word_tokenizer(texts) if word else scratch.byte_tokenizer()
         renderer = make_renderer("plain", tokenizer, group)
-        context = settings.grpo.max_context_tokens or run.context_needed(
+        context = settings.grpo.max_context_tokens or start.context_needed(
             renderer, group, make_trial, settings.grpo.max_action_tokens
         )
         config = scratch.scratch_model(settings.scratch, tokenizer, context, 0).config

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Callable
@@ -26,16 +25,17 @@ from metarlgym.tasks import TaskGroup
 from metarlgym.training.arguments import Settings
 from metarlgym.training.callbacks import LiveProgress, MetricsFile, TrialSamples
 from metarlgym.training.checkpoint import checkpoints, latest_complete
-from metarlgym.training.loading import check_model_path, context_room, load_model, load_tokenizer, make_renderer
+from metarlgym.training.loading import check_model_path
 from metarlgym.training.plan import make_plan
-from metarlgym.training.scratch import byte_tokenizer, sample_text, scratch_model, word_tokenizer
+from metarlgym.training.start import make_start, starting_policy
 from metarlgym.training.trainer import MetaGRPOTrainer
-from metarlgym.training.warmup import warm_up
 from metarlgym.trial import Trial
 
 
-def run_training(settings: Settings, console: Console | None = None, dry_run: bool = False) -> dict[str, Any] | None:
-    """Train and evaluate; returns the final report, None for a dry run.
+def run_training(
+    settings: Settings, console: Console | None = None, dry_run: bool = False, start_only: bool = False
+) -> dict[str, Any] | None:
+    """Train and evaluate; returns the final report, None for a dry run, with `start_only`, and on other ranks.
 
     Everything goes to `output_dir`: `config.yaml`, `metrics.jsonl`, `trials.jsonl`, checkpoints, `final/`, `eval.json`,
     `adaptation.png`.
@@ -60,10 +60,16 @@ def run_training(settings: Settings, console: Console | None = None, dry_run: bo
     if dry_run:
         console.print(make_plan(settings, group).render())
         return None
-    resume_from = _claim_folder(settings, folder, console)
     quiet()
+    if start_only:
+        make_start(settings, group, make_trial, folder / "start", console)
+        return None
+    if not args.distributed_state.is_main_process:
+        console = Console(quiet=True)
+    resume_from = _claim_folder(settings, folder, console)
+    args.distributed_state.wait_for_everyone()
     set_seed(args.seed)
-    model, tokenizer, renderer = _model(settings, group, make_trial, folder, console)
+    model, tokenizer, renderer = starting_policy(settings, group, make_trial, folder, console)
     optimum = group.env.optimal_returns(args.episodes) if not group.content_split else None
     progress = LiveProgress(console, optimum if optimum and optimum.total is not None else None)
     args.disable_tqdm = True
@@ -149,8 +155,8 @@ def _claim_folder(settings: Settings, folder: Path, console: Console) -> Path | 
     Raises:
         ConfigError: it holds another run.
     """
-    main = int(os.environ.get("RANK", "0")) == 0
     config = folder / "config.yaml"
+    main = settings.grpo.distributed_state.is_main_process
     resume_from = None
     if settings.run.resume:
         resume_from, skipped = latest_complete(folder)
@@ -160,14 +166,14 @@ def _claim_folder(settings: Settings, folder: Path, console: Console) -> Path | 
             console.print(f"resuming from {resume_from}", highlight=False)
         elif folder.exists():
             console.print(f"no complete checkpoint in {folder}: starting from the beginning", highlight=False)
-    elif config.exists() or checkpoints(folder):
+        _tell_changes(settings, config, console)
+    elif main and (config.exists() or checkpoints(folder)):
         if not settings.run.overwrite:
             raise ConfigError(
                 f"output_dir={str(folder)!r} holds another run: give another --output_dir, go on with it by --resume, "
                 "or replace it by --overwrite."
             )
-        if main:
-            shutil.rmtree(folder)
+        shutil.rmtree(folder)
     if main:
         folder.mkdir(parents=True, exist_ok=True)
         config.write_text(yaml.safe_dump(settings.resolved(), sort_keys=False, allow_unicode=True))
@@ -175,74 +181,15 @@ def _claim_folder(settings: Settings, folder: Path, console: Console) -> Path | 
     return resume_from
 
 
-def _model(
-    settings: Settings, group: TaskGroup, make_trial: Callable[[], Trial], folder: Path, console: Console
-) -> tuple[Any, Any, Renderer]:
-    """The policy's model, its tokenizer and the renderer."""
-    name = settings.model.model_name_or_path
-    run, args = settings.run, settings.grpo
-    dtype = getattr(torch, settings.model.dtype) if settings.model.dtype not in (None, "auto") else "auto"
-    if name:
-        tokenizer = load_tokenizer(name, trust_remote_code=args.trust_remote_code)
-        renderer = make_renderer(run.renderer, tokenizer, group, args.chat_template_kwargs)
-        model = load_model(
-            name,
-            dtype=dtype,
-            attn_implementation=settings.model.attn_implementation,
-            trust_remote_code=args.trust_remote_code,
-        )
-        return model, tokenizer, renderer
-    start = folder / "start"
-    if (start / "config.json").exists() and (start / "COMPLETE").exists():
-        tokenizer = load_tokenizer(str(start))
-        return load_model(str(start)), tokenizer, make_renderer("plain", tokenizer, group)
-    return _from_scratch(settings, group, make_trial, start, console)
-
-
-def _from_scratch(
-    settings: Settings, group: TaskGroup, make_trial: Callable[[], Trial], start: Path, console: Console
-) -> tuple[Any, Any, Renderer]:
-    scratch, args = settings.scratch, settings.grpo
-    texts = sample_text(group, make_trial)
-    tokenizer = word_tokenizer(texts) if scratch.scratch_tokenizer == "word" else byte_tokenizer()
-    renderer = make_renderer("plain", tokenizer, group)
-    context = args.max_context_tokens or context_needed(renderer, group, make_trial, args.max_action_tokens)
-    model = scratch_model(scratch, tokenizer, context, args.seed)
-    console.print(
-        f"model from scratch: {model.num_parameters():,} parameters, {len(tokenizer)} tokens, context {context}",
-        highlight=False,
-    )
-    if scratch.warmup_trials:
-        with console.status("warm-up: playing random trials") as status:
-
-            def report(step: int, loss: float) -> None:
-                line = f"warm-up step {step}/{scratch.warmup_max_steps}: loss on late outcomes {loss:.3f}"
-                status.update(line)
-                if not console.is_terminal and step % 200 == 0:
-                    console.print(line, highlight=False)
-
-            result = warm_up(
-                model, tokenizer, group, make_trial, renderer, scratch, args.seed, str(start / "warmup"), report
+def _tell_changes(settings: Settings, config: Path, console: Console) -> None:
+    """Settings that differ from those the run was started with."""
+    if not config.exists():
+        return
+    before, now = yaml.safe_load(config.read_text()) or {}, yaml.safe_load(yaml.safe_dump(settings.resolved()))
+    for name in sorted(before.keys() | now.keys()):
+        if before.get(name) != now.get(name):
+            console.print(
+                f"[yellow]warning:[/] {name} was {before.get(name)!r} and is {now.get(name)!r}: the resumed run will "
+                "not equal an uninterrupted one",
+                highlight=False,
             )
-        console.print(
-            f"warm-up: {result['steps']:.0f} steps; loss on late outcomes {result['late_loss']:.3f} "
-            f"(without memory at best {result['memoryless_loss']:.3f})",
-            highlight=False,
-        )
-    start.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(start)
-    tokenizer.save_pretrained(start)
-    (start / "COMPLETE").write_text("warm-up\n")
-    (start / "config.note.json").write_text(json.dumps({"made_for": group.env_id}))
-    return model, tokenizer, renderer
-
-
-def context_needed(renderer: Renderer, group: TaskGroup, make_trial: Callable[[], Trial], action_tokens: int) -> int:
-    """Tokens a trial can need: twice the longest of a few random ones, at least 64, rounded up to a multiple of 64."""
-    from metarlgym.training.warmup import random_play
-
-    longest = max(len(row.ids) for row in random_play(group, make_trial, renderer, 64, 0))
-    return -(-max(2 * longest, longest + 2 * (renderer.fixed_action_tokens or action_tokens), 64) // 64) * 64
-
-
-__all__ = ["context_room", "run_training"]

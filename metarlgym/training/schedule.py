@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import dataclass
 
 from metarlgym.datatypes import ConfigError
@@ -22,12 +23,13 @@ class Schedule:
             ConfigError: naming the field `name`.
         """
         try:
-            if isinstance(text, int | float):
-                return cls(((0.0, float(text)),))
-            if ":" not in text:
-                return cls(((0.0, float(text)),))
-            pairs = [part.split(":") for part in text.split(",") if part.strip()]
-            points = tuple((float(step), float(value)) for step, value in pairs)
+            if isinstance(text, int | float) or ":" not in text:
+                points: tuple[tuple[float, float], ...] = ((0.0, float(text)),)
+            else:
+                pairs = [part.split(":") for part in text.split(",") if part.strip()]
+                points = tuple((float(step), float(value)) for step, value in pairs)
+            if not all(math.isfinite(number) for point in points for number in point):
+                raise ValueError
         except ValueError:
             raise ConfigError(
                 f'{name}={text!r} is no schedule: write a number, or points such as "0:0.05, 300:0.01".'

@@ -1,0 +1,284 @@
+"""`metarlgym eval`: a model or a baseline on held-out trials, beside the optimum, random play and the controls."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+import typer
+from rich.console import Console
+
+from metarlgym import registry
+from metarlgym.cli.common import Baseline, EnvArgs, FreeShots, check_writable, output, parse_env_args
+from metarlgym.datatypes import ConfigError, MetaTrajectory
+from metarlgym.memory import make_memory
+from metarlgym.rollout.limits import Limits
+from metarlgym.tasks import TaskGroup
+from metarlgym.trial import Trial
+
+LIMITS = {"max_action_tokens": "action_tokens", "max_context_tokens": "context_tokens"} | {
+    f"max_{name}": name for name in ("episode_turns", "episode_tokens", "episode_seconds", "trial_seconds")
+}
+"""Settings of a run and the fields of `Limits` they become."""
+
+
+class AfterSuccess(StrEnum):
+    """Value of the episodes that a success stop leaves out."""
+
+    repeat = "repeat"
+    zero = "zero"
+
+
+class RendererName(StrEnum):
+    """How texts become tokens."""
+
+    auto = "auto"
+    chat = "chat"
+    plain = "plain"
+
+
+def command(
+    model: Annotated[str | None, typer.Option("--model", "-m", help="Folder or hub id of a model.")] = None,
+    policy: Annotated[Baseline | None, typer.Option(help="A baseline instead of a model.")] = None,
+    env: Annotated[str | None, typer.Option("--env", "-e", help="Environment.", show_default="the run's")] = None,
+    env_args: EnvArgs = None,
+    episodes: Annotated[
+        int | None, typer.Option("--episodes", "-H", help="Episodes of a trial.", show_default="the run's, else 3")
+    ] = None,
+    trials: Annotated[int, typer.Option("--trials", "-n", help="Held-out trials.")] = 2000,
+    memory: Annotated[
+        str | None,
+        typer.Option(help="What is seen of earlier episodes: full, none, last_K.", show_default="the run's, else full"),
+    ] = None,
+    free_shots: FreeShots = 0,
+    stop_on_success: Annotated[
+        bool | None,
+        typer.Option(
+            "--stop-on-success/--play-on", help="End a trial at its first success.", show_default="the run's, else not"
+        ),
+    ] = None,
+    after_success: Annotated[
+        AfterSuccess, typer.Option(help="Value of the episodes that a success stop leaves out.")
+    ] = AfterSuccess.repeat,
+    seed: Annotated[int, typer.Option(help="Names tasks, luck and sampling.")] = 0,
+    greedy: Annotated[bool, typer.Option("--greedy", help="Take the most likely token.")] = False,
+    temperature: Annotated[float, typer.Option(help="Sampling temperature.")] = 1.0,
+    max_action_tokens: Annotated[
+        int | None, typer.Option(help="Most tokens of one action.", show_default="the run's, else 64")
+    ] = None,
+    renderer: Annotated[
+        RendererName | None,
+        typer.Option(help="Text to tokens; auto is chat if there is a template.", show_default="the run's, else auto"),
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
+    threads: Annotated[int, typer.Option(min=1, help="Torch threads on a CPU; one suits tiny models.")] = 1,
+    concurrency: Annotated[int, typer.Option(min=1, help="Most trials alive at once.")] = 1024,
+    no_controls: Annotated[bool, typer.Option("--no-controls", help="Leave out the two controls.")] = False,
+    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the report here.")] = None,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw the adaptation curve here.")] = None,
+    trajectories: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the trials here, one JSON a line.")
+    ] = None,
+) -> None:
+    """Evaluate a model, or a baseline, on held-out trials.
+
+    A model that metarlgym train wrote brings the settings of its run along, from
+    the config.yaml beside its folder; what is given here comes first.
+
+    \b
+    Examples:
+      metarlgym eval --model runs/quickstart/final --json eval.json --plot a.png
+      metarlgym eval --model Qwen/Qwen3-0.6B --env Doors-v0 --episodes 6
+      metarlgym eval --policy oracle --env Bandit-v0 --episodes 10 --trials 20000
+    """
+    from metarlgym.evaluation.adaptation import EvalSettings
+
+    if (model is None) == (policy is None):
+        given = "neither" if model is None else "both"
+        raise ConfigError(f"eval needs either --model or --policy, and got {given}: --model runs/quickstart/final.")
+    for path, option, endings in (
+        (json_file, "json", ()),
+        (trajectories, "trajectories", ()),
+        (plot, "plot", (".png", ".pdf", ".svg")),
+    ):
+        check_writable(path, option, endings)
+    if temperature <= 0:
+        raise ConfigError(f"temperature={temperature:g} must be above 0; for the most likely token use --greedy.")
+    run = _Run(model, env)
+    arguments = None if env_args is None else parse_env_args(env_args)
+    name = run.default("env_id", env, None)
+    if name is None:
+        raise ConfigError("env is missing: name a task group, such as --env Doors-v0 (see metarlgym list).")
+    group = TaskGroup(name, run.default("env_args", arguments, {}), seed)
+    limits = Limits(**{limit: run.default(key, None, None) for key, limit in LIMITS.items() if key in run.settings})
+    if max_action_tokens is not None:
+        limits = replace(limits, action_tokens=max_action_tokens)
+    settings = EvalSettings(
+        episodes=run.default("episodes", episodes, 3),
+        trials=trials,
+        seed=seed,
+        memory=run.default("memory", memory, "full"),
+        free_shots=free_shots,
+        stop_on_success=run.default("stop_on_success", stop_on_success, False),
+        max_total_turns=run.default("max_total_turns", None, None),
+        after_success=after_success.value,
+        controls=not no_controls,
+        concurrency=concurrency,
+        limits=limits,
+    )
+    kind = run.default("renderer", renderer.value if renderer else None, "auto")
+    _check(group, settings)
+    console = output()
+    if run.taken:
+        console.print(f"from {run.path}: {', '.join(run.taken)}", soft_wrap=True)
+    played: list[MetaTrajectory] = []
+    if policy is not None:
+        from metarlgym.evaluation.model_eval import evaluate_policy
+        from metarlgym.policies.scripted import OracleAndRandom
+
+        baseline = OracleAndRandom.make(policy.value)
+        report = evaluate_policy(group, baseline, None, settings, console, policy.value, None, played)
+    else:
+        from metarlgym.evaluation.model_eval import evaluate_model
+
+        with console.status("loading the model"):
+            loaded, shown = _load(
+                cast(str, model), group, kind, run.settings.get("chat_template_kwargs"), device, threads
+            )
+        room = limits.context_tokens or _context_room(loaded)
+        settings = replace(settings, limits=replace(limits, context_tokens=room))
+        report = evaluate_model(group, loaded, shown, settings, console, cast(str, model), temperature, greedy, played)
+    _show(report, played, console)
+    _write(report, played, json_file, plot, trajectories, console)
+    if report["errors"] == report["trials"]:
+        raise typer.Exit(1)
+
+
+class _Run:
+    """Settings of the run that wrote the model, if it is one of ours and the environment is the same."""
+
+    def __init__(self, model: str | None, env: str | None) -> None:
+        self.settings: dict[str, Any] = {}
+        self.taken: list[str] = []
+        """Those that were used, for one line of output."""
+        self.path = Path()
+        if model is None or not Path(model).is_dir():
+            return
+        import yaml
+
+        path = Path(model).resolve().parent / "config.yaml"
+        content = yaml.safe_load(path.read_text()) if path.is_file() else None
+        if not isinstance(content, dict) or "env_id" not in content:
+            return
+        if env is not None and registry.spec(env).env_id != content["env_id"].removeprefix("metarlgym/"):
+            return
+        self.settings = content
+        self.path = Path(os.path.relpath(path)) if path.is_relative_to(Path.cwd()) else path
+
+    def default(self, name: str, given: Any, otherwise: Any) -> Any:
+        """What the user gave, else what the run had, else the usual."""
+        if given is not None:
+            return given
+        value = self.settings.get(name)
+        if value is None:
+            return otherwise
+        self.taken.append(f"{name} {value if isinstance(value, str) else json.dumps(value)}")
+        return value
+
+
+def _check(group: TaskGroup, settings: Any) -> None:
+    """Refuse what could not be played, before a model is loaded."""
+    if settings.trials < 1:
+        raise ConfigError(f"trials={settings.trials} must be at least 1.")
+    memory = make_memory(settings.memory)
+    Trial(group.make_env(), settings.episodes, free_shots=settings.free_shots, memory=memory)
+    if group.content_split:
+        try:
+            group.tasks(settings.trials, "eval")
+        except ConfigError as error:
+            raise ConfigError(str(error).replace("eval_trials=", "trials=")) from None
+
+
+def _load(
+    name: str, group: TaskGroup, kind: str, template_kwargs: dict[str, Any] | None, device: str, threads: int
+) -> tuple[Any, Any]:
+    """The model on its device, and the renderer."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    import torch
+    from transformers.utils import logging
+
+    from metarlgym.training.loading import check_model_path, load_model, load_tokenizer, make_renderer
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    torch.set_num_threads(threads)
+    try:
+        check_model_path(name)
+        place = _device(torch, device)
+        renderer = make_renderer(kind, load_tokenizer(name), group, template_kwargs)
+        return load_model(name, dtype="auto").to(place).eval(), renderer
+    except ConfigError as error:
+        raise ConfigError(str(error).replace("model_name_or_path=", "model=")) from error
+
+
+def _device(torch: Any, name: str) -> Any:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        line = str(error).strip().split("\n", 1)[0]
+        raise ConfigError(f"device={name!r} cannot be used ({line}): use auto or cpu.") from None
+    return device
+
+
+def _context_room(model: Any) -> int | None:
+    from metarlgym.training.loading import context_room
+
+    return context_room(model)
+
+
+def _show(report: dict[str, Any], played: list[MetaTrajectory], console: Console) -> None:
+    from metarlgym.evaluation.model_eval import report_table
+
+    console.print(report_table(report))
+    for label, value in (
+        ("invalid actions", report["invalid_rate"]),
+        ("trials cut by a limit", report["truncation_rate"]),
+    ):
+        if value:
+            console.print(f"{label}: {value:.1%}")
+    if report["errors"]:
+        first = next(trajectory.error for trajectory in played if trajectory.error)
+        console.print(
+            f"{report['errors']} of {report['trials']} trials ended by an error; the first: {first}", style="red"
+        )
+
+
+def _write(
+    report: dict[str, Any],
+    played: list[MetaTrajectory],
+    json_file: Path | None,
+    plot: Path | None,
+    trajectories: Path | None,
+    console: Console,
+) -> None:
+    from metarlgym.evaluation.model_eval import write_json
+
+    if json_file is not None:
+        write_json(report, json_file)
+    if plot is not None:
+        from metarlgym.evaluation.plots import plot_adaptation
+
+        plot_adaptation(report, plot)
+    if trajectories is not None:
+        with trajectories.open("w") as file:
+            file.writelines(json.dumps(trajectory.to_dict()) + "\n" for trajectory in played)
+    written = [str(path) for path in (json_file, plot, trajectories) if path is not None]
+    if written:
+        console.print(f"written: {', '.join(written)}", soft_wrap=True)

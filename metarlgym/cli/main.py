@@ -1,0 +1,82 @@
+"""Entry point of `metarlgym`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from metarlgym import __version__
+from metarlgym.cli import bench, check, eval, list_envs, play, train
+from metarlgym.datatypes import MetaRLGymError
+
+app = typer.Typer(
+    name="metarlgym",
+    help="Meta-reinforcement learning with language models: a gym of trials with known optima, and a trainer.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["--help", "-h"]},
+)
+app.command("list")(list_envs.command)
+app.command("play")(play.command)
+app.command("check")(check.command)
+app.command("train", context_settings=train.PASS_THROUGH)(train.command)
+app.command("eval")(eval.command)
+app.add_typer(bench.app, name="bench")
+
+
+def _version(value: bool) -> None:
+    if value:
+        print(f"metarlgym {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run; returns the exit status. Errors a user can mend are one line."""
+    command = typer.main.get_command(app)
+    try:
+        result: Any = command.main(
+            list(sys.argv[1:] if arguments is None else arguments), prog_name="metarlgym", standalone_mode=False
+        )
+    except MetaRLGymError as error:
+        return _complain(str(error), 2)
+    except KeyboardInterrupt:
+        result = 130
+    except typer.Abort:
+        return _complain("input ended", 1)
+    except Exception as error:
+        # typer's own errors (unknown options and so on) know how to put themselves in words.
+        if not hasattr(error, "format_message"):
+            raise
+        status = getattr(error, "exit_code", 2)
+        if type(error).__name__ == "NoArgsIsHelpError":  # its help is on the screen already
+            return status
+        path = getattr(getattr(error, "ctx", None), "command_path", "metarlgym")
+        return _complain(f"{error.format_message().rstrip('.')}. See {path} --help.", status)
+    if result == 130:
+        Console(stderr=True).print("interrupted", style="yellow")
+    return result if isinstance(result, int) else 0
+
+
+def _complain(message: str, status: int) -> int:
+    line = Text.assemble(("error: ", "bold red"), " ".join(message.split()))
+    Console(stderr=True).print(line, soft_wrap=True, highlight=False)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

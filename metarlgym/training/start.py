@@ -1,0 +1,115 @@
+"""The policy a run starts from: loaded, or made from scratch and warmed up once, then kept in `start/`."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from metarlgym.datatypes import MetaRLGymError
+from metarlgym.rollout.render import Renderer
+from metarlgym.tasks import TaskGroup
+from metarlgym.training.arguments import Settings
+from metarlgym.training.checkpoint import COMPLETE
+from metarlgym.training.loading import load_model, load_tokenizer, make_renderer
+from metarlgym.training.scratch import byte_tokenizer, sample_text, scratch_model, word_tokenizer
+from metarlgym.training.warmup import random_play, warm_up
+from metarlgym.trial import Trial
+
+START_ONLY = "--start-only"
+"""Flag of `metarlgym.train`: make `start/` and stop."""
+
+
+def starting_policy(
+    settings: Settings, group: TaskGroup, make_trial: Callable[[], Trial], folder: Path, console: Console
+) -> tuple[Any, Any, Renderer]:
+    """The policy's model, its tokenizer and the renderer."""
+    name = settings.model.model_name_or_path
+    run, args = settings.run, settings.grpo
+    if name:
+        tokenizer = load_tokenizer(name, trust_remote_code=args.trust_remote_code)
+        renderer = make_renderer(run.renderer, tokenizer, group, args.chat_template_kwargs)
+        dtype = settings.model.dtype
+        model = load_model(
+            name,
+            dtype=getattr(torch, dtype) if dtype not in (None, "auto") else "auto",
+            attn_implementation=settings.model.attn_implementation,
+            trust_remote_code=args.trust_remote_code,
+        )
+        return model, tokenizer, renderer
+    start = folder / "start"
+    if not (start / COMPLETE).exists():
+        if args.world_size > 1:
+            _make_start_apart(settings, start)
+        else:
+            make_start(settings, group, make_trial, start, console)
+    tokenizer = load_tokenizer(str(start))
+    return load_model(str(start)), tokenizer, make_renderer("plain", tokenizer, group)
+
+
+def _make_start_apart(settings: Settings, start: Path) -> None:
+    """Make `start/` in a process of its own, while the other processes of the launch wait.
+
+    The warm-up's trainer would otherwise join this launch's process group, and its result depend on the group's size.
+    """
+    state = settings.grpo.distributed_state
+    if state.is_main_process:
+        launcher = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "GROUP_RANK")
+        prefixes = ("TORCHELASTIC_", "ACCELERATE_", "FSDP_")
+        clean = {k: v for k, v in os.environ.items() if k not in launcher and not k.startswith(prefixes)}
+        command = [sys.executable, "-m", "metarlgym.train", *settings.arguments, START_ONLY]
+        done = subprocess.run(command, env=clean, check=False)
+        if done.returncode:
+            raise MetaRLGymError(f"making the starting model failed (exit status {done.returncode}); see above.")
+    state.wait_for_everyone()
+    if not (start / COMPLETE).exists():
+        raise MetaRLGymError(f"{start} is not there: output_dir must be a folder that all processes share.")
+
+
+def make_start(
+    settings: Settings, group: TaskGroup, make_trial: Callable[[], Trial], start: Path, console: Console
+) -> None:
+    """Make model and tokenizer from scratch, warm the model up, and write both to `start`."""
+    scratch, args = settings.scratch, settings.grpo
+    texts = sample_text(group, make_trial)
+    tokenizer = word_tokenizer(texts) if scratch.scratch_tokenizer == "word" else byte_tokenizer()
+    renderer = make_renderer("plain", tokenizer, group)
+    context = args.max_context_tokens or context_needed(renderer, group, make_trial, args.max_action_tokens)
+    model = scratch_model(scratch, tokenizer, context, args.seed)
+    console.print(
+        f"model from scratch: {model.num_parameters():,} parameters, {len(tokenizer)} tokens, context {context}",
+        highlight=False,
+    )
+    if scratch.warmup_trials:
+        with console.status("warm-up: playing random trials") as status:
+
+            def report(step: int, loss: float) -> None:
+                line = f"warm-up step {step}/{scratch.warmup_max_steps}: loss on late outcomes {loss:.3f}"
+                status.update(line)
+                if not console.is_terminal and step % 200 == 0:
+                    console.print(line, highlight=False)
+
+            result = warm_up(
+                model, tokenizer, group, make_trial, renderer, scratch, args.seed, str(start / "warmup"), report
+            )
+        console.print(
+            f"warm-up: {result['steps']:.0f} steps; loss on late outcomes {result['late_loss']:.3f} "
+            f"(without memory at best {result['memoryless_loss']:.3f})",
+            highlight=False,
+        )
+    start.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(start)
+    tokenizer.save_pretrained(start)
+    (start / COMPLETE).write_text("start\n")
+
+
+def context_needed(renderer: Renderer, group: TaskGroup, make_trial: Callable[[], Trial], action_tokens: int) -> int:
+    """Tokens a trial can need: twice the longest of a few random ones, at least 64, rounded up to a multiple of 64."""
+    longest = max(len(row.ids) for row in random_play(group, make_trial, renderer, 64, 0))
+    return -(-max(2 * longest, longest + 2 * (renderer.fixed_action_tokens or action_tokens), 64) // 64) * 64

@@ -1,0 +1,42 @@
+"""Two processes under torchrun play and train the same as one."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+pytestmark = pytest.mark.e2e
+
+ARGUMENTS = [
+    *("--config", "quickstart", "--max_steps", "6", "--save_strategy", "no", "--warmup_trials", "0"),
+    *("--sample_every", "1", "--sample_trials", "4", "--logging_steps", "1", "--final_eval_trials", "64"),
+    *("--eval_strategy", "steps", "--eval_steps", "3", "--eval_trials", "64"),
+]
+
+
+def metrics(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_two_processes_equal_one(tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    command = [sys.executable, "-m", "metarlgym.train", *ARGUMENTS, "--output_dir", str(one)]
+    done = subprocess.run([*command, "--per_device_train_batch_size", "64"], capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
+    command = [*launch, "-m", "metarlgym.train", *ARGUMENTS, "--output_dir", str(two)]
+    done = subprocess.run([*command, "--per_device_train_batch_size", "32"], capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+    played = [(folder / "trials.jsonl").read_text().splitlines() for folder in (one, two)]
+    assert played[0] == played[1]
+    for first, second in zip(metrics(one), metrics(two), strict=True):
+        for name in ("grad_norm", "trial_return", "eval_return", "zero_signal_groups"):
+            assert (name in first) == (name in second)
+            if name in first:
+                assert second[name] == pytest.approx(first[name], rel=1e-4, abs=1e-6), (name, first["step"])
+    a, b = (load_file(folder / "final" / "model.safetensors") for folder in (one, two))
+    assert max(float((a[name] - b[name]).abs().max()) for name in a) <= 1e-4
