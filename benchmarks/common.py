@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import NamedTuple, TypeVar
 
 HERE = Path(__file__).resolve().parent
 PACKAGES = ("numpy", "gymnasium", "torch", "transformers", "trl", "accelerate")
@@ -125,9 +126,32 @@ class Report:
         return "\n".join(lines)
 
 
-def interleave(arms: dict[str, Callable[[], float]], repetitions: int) -> dict[str, list[float]]:
-    """Run each arm in turn, `repetitions` times over; an arm returns its own measurement, such as seconds."""
-    results: dict[str, list[float]] = {name: [] for name in arms}
+class Seconds(NamedTuple):
+    """Time taken: by the clock, and by all threads of this process."""
+
+    wall: float
+    cpu: float
+
+
+class Clock:
+    """Times its `with` block into `seconds`."""
+
+    seconds: Seconds
+
+    def __enter__(self) -> Clock:
+        self._start = time.perf_counter(), time.process_time()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.seconds = Seconds(time.perf_counter() - self._start[0], time.process_time() - self._start[1])
+
+
+Measurement = TypeVar("Measurement")
+
+
+def interleave(arms: dict[str, Callable[[], Measurement]], repetitions: int) -> dict[str, list[Measurement]]:
+    """Run each arm in turn, `repetitions` times over; an arm returns its own measurement, such as `Seconds`."""
+    results: dict[str, list[Measurement]] = {name: [] for name in arms}
     for _ in range(repetitions):
         for name, arm in arms.items():
             gc.collect()

@@ -117,11 +117,13 @@ def make(env_id: str, *, episodes: int | None = None, **kwargs: Any) -> Env:
     Args:
         env_id: registered id.
         episodes: H; with it, `free_shots`, `memory`, `stop_on_success` and `max_total_turns` go to the trial.
+            `max_total_turns` alone makes a trial of as many episodes as the budget buys.
         **kwargs: keyword arguments of the environment.
     """
     entry = spec(env_id)
     trial_kwargs = {}
-    if episodes is not None:
+    is_trial = episodes is not None or "max_total_turns" in kwargs
+    if is_trial:
         trial_names = ("free_shots", "memory", "stop_on_success", "max_total_turns")
         trial_kwargs = {name: kwargs.pop(name) for name in trial_names if name in kwargs}
     cls: Any = entry.entry_point
@@ -135,7 +137,7 @@ def make(env_id: str, *, episodes: int | None = None, **kwargs: Any) -> Env:
     if not isinstance(env, Env):
         raise MetaRLGymError(f"{entry.env_id}: {cls!r} made {type(env).__name__}, which is no metarlgym.Env.")
     env.env_id = entry.env_id
-    if episodes is None:
+    if not is_trial:
         return env
     return Trial(env, episodes, **trial_kwargs)
 

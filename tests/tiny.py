@@ -7,6 +7,7 @@ import torch
 from metarlgym import TaskGroup, Trial
 from metarlgym.policies.in_process import InProcessPolicy
 from metarlgym.rollout.manager import RolloutManager, TrialSpec
+from metarlgym.rollout.protocol import ActReply, Policy
 from metarlgym.rollout.render import PlainRenderer
 from metarlgym.seeding import derive
 from metarlgym.training.loading import make_renderer
@@ -105,3 +106,31 @@ def make_trainer(folder, group=None, parts=None, trainer_args=None, **settings):
 def logged(trainer, name):
     """All logged values of a metric, in order."""
     return [entry[name] for entry in trainer.state.log_history if name in entry]
+
+
+class Speaker(Policy):
+    """Says what `say(session)` returns, in tokens: with an end token, or without where actions have a fixed length.
+
+    An exception that `say` returns is handed on as the policy's failure.
+    """
+
+    def __init__(self, renderer, say):
+        self.renderer, self.say = renderer, say
+        self.forgotten = []
+
+    def submit(self, request, done):
+        self.loop.call_soon(self.reply, request, done)
+
+    def reply(self, request, done):
+        text = self.say(request.session)
+        if isinstance(text, BaseException):
+            done(text)
+            return
+        ids = list(self.renderer.encode(text))
+        ended = self.renderer.fixed_action_tokens is None and len(ids) < request.max_tokens
+        ids = [*ids, self.renderer.end_id] if ended else ids[: request.max_tokens]
+        fixed = len(ids) == self.renderer.fixed_action_tokens
+        done(ActReply(ids, [-1.0] * len(ids), "end" if ended or fixed else "length"))
+
+    def forget(self, context):
+        self.forgotten.append(context)

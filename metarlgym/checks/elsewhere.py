@@ -15,6 +15,8 @@ from metarlgym.checks.subject import Subject, play, replay, shorten
 from metarlgym.datatypes import ConfigError
 from metarlgym.registry import EnvSpec, register, spec
 
+IN_CHILD = "METARLGYM_CHECK_CHILD"
+
 
 def transcripts(subject: Subject) -> list[Any]:
     """Parameters and logs of the subject's trials, as JSON data."""
@@ -26,11 +28,14 @@ def transcripts(subject: Subject) -> list[Any]:
 def transcripts_elsewhere(subject: Subject, hash_seeds: Sequence[str]) -> list[list[Any] | None]:
     """`transcripts` of new processes with other PYTHONHASHSEEDs.
 
-    None where the subject cannot travel: it is defined in a function, a lambda, or the running script.
+    None where the subject cannot travel (it is defined in a function, a lambda, or the running script), and inside such
+    a process: a module that checks its own environments when imported would start processes without end.
 
     Raises:
         RuntimeError: the other process failed.
     """
+    if IN_CHILD in os.environ:
+        return [None] * len(hash_seeds)
     origin: Any = subject.origin
     if isinstance(origin, str):
         origin = spec(origin)
@@ -45,7 +50,7 @@ def transcripts_elsewhere(subject: Subject, hash_seeds: Sequence[str]) -> list[l
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env={**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": path},
+            env={**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": path, IN_CHILD: "1"},
         )
         for hash_seed in hash_seeds
     ]

@@ -69,6 +69,7 @@ class Session:
             opening, _ = self.trial.reset(options={"task": self.trajectory.task, "episode_seed": self.trajectory.seed})
             self.trajectory.episodes = self.trial.history
             self._open_context(opening)
+            self._episode_start = len(self._transcript.ids) if self._transcript is not None else 0
             return self._request()
         except Exception as error:
             self.fail(error)

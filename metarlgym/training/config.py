@@ -127,6 +127,11 @@ class MetaGRPOConfig(GRPOConfig):
             )
         super().__post_init__()
         self._check_checkpoints()
+        if self.max_trial_seconds is not None and self.ddp_timeout < self.max_trial_seconds + 300:
+            raise ConfigError(
+                f"ddp_timeout={self.ddp_timeout} is shorter than max_trial_seconds={self.max_trial_seconds:g} + 300: "
+                "processes that finished their trials would give up on the others; raise ddp_timeout."
+            )
         if self.loss_type in ("grpo", "bnpo") and self.world_size > 1:
             warnings.warn(
                 f"loss_type={self.loss_type!r} normalises on each process, so results depend on their number; "

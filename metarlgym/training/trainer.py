@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from accelerate.utils import gather_object
@@ -27,7 +28,7 @@ from metarlgym.rollout.render import Renderer
 from metarlgym.seeding import derive
 from metarlgym.tasks import TaskGroup
 from metarlgym.training.batch import TrialBatch
-from metarlgym.training.checkpoint import CheckpointMixin
+from metarlgym.training.checkpoint import COMPLETE, CheckpointMixin
 from metarlgym.training.config import MetaGRPOConfig
 from metarlgym.training.schedule import Schedule
 from metarlgym.trial import Trial
@@ -150,18 +151,35 @@ class MetaGRPOTrainer(CheckpointMixin, GRPOTrainer):
             task = tasks.get(index) or tasks.setdefault(index, self.group.task(index))
             specs.append(TrialSpec(partial(self._pooled_trial, i, free_shots), task, seed, policy_seed))
         manager = RolloutManager(self.make_policy(), self.renderer, self.limits, args.rollout_concurrency)
-        trajectories = manager.run(specs)
-        self._check_errors(trajectories)
+        try:
+            trajectories, failure = manager.run(specs), None
+        except Exception as error:
+            trajectories, failure = [], error
+        self._agree(trajectories, failure)
         self._batch = TrialBatch(trajectories, args, self.renderer)
         if self.on_trials is not None and self.accelerator.is_main_process:
             self.on_trials(step, trajectories)
         return self._batch.rollout_output()
 
-    def _check_errors(self, trajectories: list[MetaTrajectory]) -> None:
-        failed = [t for t in gather_object([t.error for t in trajectories]) if t]
-        if failed and len(failed) == self.accelerator.num_processes * len(trajectories):
-            detail = next((t.error_detail for t in trajectories if t.error_detail), "")
-            raise MetaRLGymError(f"every trial of this rollout ended in an error; the first: {failed[0]}\n{detail}")
+    def _agree(self, trajectories: list[MetaTrajectory], failure: Exception | None) -> None:
+        """The one collective of a rollout: if any process failed, all save a checkpoint and stop with the same error.
+
+        Single trials that ended in an error are masked and counted; only where all did is there nothing to learn from.
+        """
+        errors = [t.error for t in trajectories]
+        problem = f"the rollout failed with {type(failure).__name__}: {failure}" if failure else None
+        if errors and all(errors):
+            problem = f"every trial of the rollout ended in an error, the first in {errors[0]}"
+        told = gather_object([(failure is not None, problem)])
+        fatal = [text for broken, text in told if broken] or [text for _, text in told]
+        if not all(fatal):
+            return
+        step = self.state.global_step
+        if step and not (Path(self.args.output_dir) / f"checkpoint-{step}" / COMPLETE).exists():
+            self._save_checkpoint(self.model, trial=None)
+        detail = next((t.error_detail for t in trajectories if t.error_detail), "")
+        resume = f" Mend it and go on from step {step} with --resume." if step else ""
+        raise MetaRLGymError(f"{fatal[0]}.{resume}\n{detail}".rstrip()) from failure
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         self._rows = inputs
