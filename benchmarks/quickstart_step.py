@@ -114,8 +114,8 @@ class Stopwatch(TrainerCallback):
         self._mark, self._now = mark, {}
 
     def step(self, kind: str) -> float:
-        """Median `wall` or `cpu` seconds of a step."""
-        return statistics.median(getattr(seconds, kind) for seconds in self.steps[DROPPED:])
+        """Mean `wall` or `cpu` seconds of a step: what happens in some steps only (garbage collection, logs) counts."""
+        return statistics.mean(getattr(seconds, kind) for seconds in self.steps[DROPPED:])
 
     def shares(self, kind: str) -> dict[str, float]:
         """Each section's share of the time; what no section covers is `rest of TRL and transformers`."""
@@ -197,7 +197,7 @@ def main(quick: bool) -> int:
             "and at most 1.3 times the step of a bare TRL loop on the same rows.",
             f"{settings.grpo.per_device_train_batch_size} trials of {settings.grpo.episodes} episodes a step; "
             f"{repetitions} interleaved segments of {steps} steps of each loop, the first {DROPPED + 1} dropped; one "
-            "torch thread. A segment's step is the median of its steps.",
+            "torch thread. A segment's step is the mean of its steps.",
             quick,
         )
         segments = interleave({"ours": bench.ours, "bare": bench.bare}, repetitions)

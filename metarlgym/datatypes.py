@@ -57,6 +57,10 @@ class StopReason(StrEnum):
     """An exception in the environment or the policy; the text is in `MetaTrajectory.error`."""
 
 
+LIMITS = frozenset({StopReason.TURN_LIMIT, StopReason.TOKEN_LIMIT, StopReason.TIME_LIMIT, StopReason.CONTEXT_LIMIT})
+"""Reasons that come from outside the environment's own rules."""
+
+
 class Step(NamedTuple):
     """One experience; unpacks as gymnasium's five-tuple."""
 
@@ -104,25 +108,32 @@ class Turn(NamedTuple):
     valid: bool = True
 
 
-@dataclass
+@dataclass(slots=True)
 class Episode:
     """s0, a0, r0 ... sT on one task."""
 
     opening: str
     """The first text of the episode, as the policy saw it."""
     turns: list[Turn] = field(default_factory=list)
+    """Extend it through `add`, which keeps `ret` and `invalid` up to date."""
     success: bool = False
     stop: StopReason | None = None
+    ret: float = field(default=0.0, init=False)
+    """The episode's return: the undiscounted sum of its rewards."""
+    invalid: int = field(default=0, init=False)
+    """How many of its actions broke the rules."""
 
-    @property
-    def ret(self) -> float:
-        """The episode's return: the undiscounted sum of its rewards."""
-        return sum(turn.reward for turn in self.turns)
+    def __post_init__(self) -> None:
+        if self.turns:
+            self.ret = sum(turn.reward for turn in self.turns)
+            self.invalid = sum(not turn.valid for turn in self.turns)
 
-    @property
-    def invalid(self) -> int:
-        """How many of its actions broke the rules."""
-        return sum(not turn.valid for turn in self.turns)
+    def add(self, turn: Turn) -> None:
+        """Append a turn."""
+        self.turns.append(turn)
+        self.ret += turn.reward
+        if not turn.valid:
+            self.invalid += 1
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -187,8 +198,9 @@ class MetaTrajectory:
     @property
     def truncated(self) -> bool:
         """A limit, not the environment, ended the trial or one of its episodes or actions."""
-        limits = {StopReason.TURN_LIMIT, StopReason.TOKEN_LIMIT, StopReason.TIME_LIMIT, StopReason.CONTEXT_LIMIT}
-        return self.stop in limits or self.truncated_actions > 0 or any(e.stop in limits for e in self.episodes)
+        if self.stop in LIMITS or self.truncated_actions:
+            return True
+        return any(episode.stop in LIMITS for episode in self.episodes)
 
     def to_dict(self) -> dict[str, Any]:
         """A readable, JSON-serialisable view without token ids."""

@@ -176,17 +176,19 @@ class Env(gymnasium.Env[str, str]):
             raise ConfigError(f"options['task']={task!r} is not a Task: build one with Task(env_id, params).")
         if episode_seed is None:
             episode_seed = int(self.np_random.integers(2**62)) if self._np_random is not None else 0
+        return self._begin(task, episode_seed if isinstance(episode_seed, tuple) else int(episode_seed)), {}
+
+    def _begin(self, task: Task, episode_seed: int | tuple[int, ...]) -> str:
+        """`reset` on a given task and noise."""
         self._live = False  # stays so if on_reset raises
         self._turns = 0
         self._invalid = 0
         self._return = 0.0
         self._success = False
         self._stop = None
-        if not isinstance(episode_seed, tuple):
-            episode_seed = int(episode_seed)
         self._observation = self.on_reset(task.params, stream(self.env_id, "episode", episode_seed))
         self._live = True
-        return self._observation, {}
+        return self._observation
 
     def get_observation(self) -> str:
         """The last text; reading it changes nothing."""

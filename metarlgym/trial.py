@@ -149,7 +149,7 @@ class Trial(Env):
         self._turns += 1
         self._return += reward
         episode = self._episode
-        episode.turns.append(Turn(action, observation, reward, info["valid"]))  # type: ignore[index]
+        episode.add(Turn(action, observation, reward, info["valid"]))  # type: ignore[index]
         info["episode"] = len(self.history) - 1  # type: ignore[index]
         out_of_turns = self._turns == self.max_total_turns
         if not (terminated or truncated or out_of_turns):
@@ -176,7 +176,7 @@ class Trial(Env):
 
     def _begin_episode(self) -> str:
         index = len(self.history)
-        first, _ = self.env.reset(options={"task": self.task, "episode_seed": (self.trial_seed, index)})
+        first = self.env._begin(self.task, (self.trial_seed, index))
         boundary = self.env.boundary(index, self._announced) if self.memory.numbered else ""
         opening = self.join(boundary, first)
         self._episode = Episode(opening)

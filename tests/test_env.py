@@ -54,7 +54,7 @@ def test_episode():
     assert env.live
     assert env.step("c")[2:4] == (False, True)
     assert not env.live
-    assert env.result() == {"return": 0.0, "success": False, "turns": 3, "invalid": 0, "stop": StopReason.TURN_LIMIT}
+    assert env.result() == {"return": 0.0, "success": False, "turns": 3, "invalid": 0, "stop": StopReason.MAX_TURNS}
 
 
 def test_result_stays_readable_after_close():
@@ -71,7 +71,7 @@ def test_info_is_filled_in():
     env = begin()
     assert env.step("bare") == Step("bare", 0.0, False, False, {"valid": True, "success": False})
     assert env.step("cut") == Step("cut", 0.0, False, True, {"valid": True, "success": False})
-    assert env.result()["stop"] is StopReason.TURN_LIMIT
+    assert env.result()["stop"] is StopReason.MAX_TURNS
 
 
 def test_end_on_the_last_turn_is_no_truncation():

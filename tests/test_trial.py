@@ -159,7 +159,7 @@ def test_budget_ends_an_episode_in_the_middle():
     trial = begin(4, max_total_turns=4)
     steps = play(trial, "a", "a", "a", "a")
     assert (steps[-1].terminated, steps[-1].truncated) == (False, True)
-    assert [episode.stop for episode in trial.history] == [StopReason.TURN_LIMIT] * 2
+    assert [episode.stop for episode in trial.history] == [StopReason.MAX_TURNS, StopReason.TURN_LIMIT]
     assert not trial.env.live
 
 

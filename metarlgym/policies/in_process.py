@@ -8,6 +8,7 @@ encoded once. transformers' continuous batching was measured against this; the n
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -71,7 +72,7 @@ class InProcessPolicy(Policy):
         max_batch_tokens: int = 16_384,
     ) -> None:
         config = model.config.get_text_config()
-        kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+        kinds = set(getattr(config, "layer_types", None) or [_layer_kind(config)])
         if kinds != {"full_attention"}:
             raise ConfigError(
                 f"model {config.name_or_path or type(model).__name__!r} has layers of type {sorted(kinds)}; the "
@@ -275,6 +276,13 @@ def _share_prompts(chunk: list[_Pending]) -> tuple[list[_Pending], list[tuple[_P
         else:
             followers.append((pending, leader))
     return leaders, followers
+
+
+def _layer_kind(config: Any) -> str:
+    """The kind of all layers where the config lists none per layer, as Mistral's and Phi-3's do."""
+    window = getattr(config, "sliding_window", None)
+    full = window is None or window >= getattr(config, "max_position_embeddings", math.inf)
+    return "full_attention" if full else "sliding_attention"
 
 
 @contextmanager

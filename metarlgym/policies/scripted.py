@@ -32,10 +32,10 @@ class ScriptedPolicy(Policy):
 
 
 class OraclePolicy(ScriptedPolicy):
-    """The task group's own optimal policy: it sees the history and nothing hidden."""
+    """The task group's own optimal policy: it sees what its memory recalls and nothing hidden."""
 
     def __init__(self) -> None:
-        super().__init__(lambda session, rng: session.trial.oracle(session.trial.history))
+        super().__init__(lambda session, rng: session.trial.oracle(session.visible))
 
 
 class RandomPolicy(ScriptedPolicy):

@@ -97,12 +97,16 @@ class Session:
         self._finish(reason)
 
     @property
+    def visible(self) -> list[Episode]:
+        """The episodes as the policy sees them: those its memory recalls, then the one being played."""
+        history = self.trial.history
+        return [*self.trial.memory.recall(history[:-1]), history[-1]]
+
+    @property
     def messages(self) -> list[Message]:
         """The conversation as the policy sees it at this moment."""
-        trial = self.trial
-        earlier = trial.memory.recall(trial.history[:-1])
-        messages = [Message("system", rules)] if (rules := trial.rules()) else []
-        return messages + _conversation([*earlier, trial.history[-1]], trial)
+        messages = [Message("system", rules)] if (rules := self.trial.rules()) else []
+        return messages + _conversation(self.visible, self.trial)
 
     # ------------------------------------------------------------------ inside
 

@@ -41,18 +41,23 @@ class Transcript:
         return row
 
     def add_action(self, ids: Sequence[int], logprobs: Sequence[float], episode: int, turn: int) -> None:
-        n = len(ids)
-        self.ids.extend(ids)
-        self.env_mask.extend([1] * n)
-        self.logprobs.extend(logprobs)
-        self.episode.extend([episode] * n)
-        self.turn.extend([turn] * n)
+        self._append(ids, logprobs, 1, episode, turn)
 
     def add_environment(self, ids: Sequence[int], episode: int, turn: int) -> None:
+        self._append(ids, [0.0] * len(ids), 0, episode, turn)
+
+    def _append(self, ids: Sequence[int], logprobs: Sequence[float], mask: int, episode: int, turn: int) -> None:
+        if len(ids) == 1:  # the usual case of models from scratch
+            self.ids.append(ids[0])
+            self.env_mask.append(mask)
+            self.logprobs.append(logprobs[0])
+            self.episode.append(episode)
+            self.turn.append(turn)
+            return
         n = len(ids)
         self.ids.extend(ids)
-        self.env_mask.extend([0] * n)
-        self.logprobs.extend([0.0] * n)
+        self.env_mask.extend([mask] * n)
+        self.logprobs.extend(logprobs)
         self.episode.extend([episode] * n)
         self.turn.extend([turn] * n)
 

@@ -7,6 +7,7 @@ Two seams only. TRL's `rollout_func` plays the trials and returns their rows. On
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -105,6 +106,16 @@ class MetaGRPOTrainer(CheckpointMixin, GRPOTrainer):
         )
         if group.content_split:
             group.tasks(args.eval_trials, "eval")  # says now, not in an hour, that there are too few
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """As TRL's. What lives already (torch, transformers, the model) is taken out of garbage collection meanwhile:
+        walking it again and again, because rollouts make many objects, took a tenth of a step."""
+        gc.collect()
+        gc.freeze()
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            gc.unfreeze()
 
     # ------------------------------------------------------------------ the rollout
 

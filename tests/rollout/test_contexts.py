@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import pytest
+from test_render import chat_tokenizer
+from tiny import Speaker
+
 from metarlgym import FullHistory, LastK, NoMemory, Shuffled, Task, TaskGroup, Trial
 from metarlgym.policies.scripted import ScriptedPolicy
 from metarlgym.rollout.manager import RolloutManager, TrialSpec
 from metarlgym.rollout.render import ChatRenderer, PlainRenderer
 from metarlgym.training.scratch import word_tokenizer
-from test_render import chat_tokenizer
-from tiny import Speaker
 
 WORDS = word_tokenizer(["doors 1 2 3 4 safe nothing prize sure invalid"])
 RENDERER = PlainRenderer(WORDS, 1, "")

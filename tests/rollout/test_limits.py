@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 
 import pytest
+from tiny import Speaker, terse
+
 from metarlgym import ConfigError, StopReason, make
 from metarlgym.policies.scripted import ScriptedPolicy
 from metarlgym.rollout.limits import Limits
@@ -12,7 +14,6 @@ from metarlgym.rollout.manager import RolloutManager, TrialSpec
 from metarlgym.rollout.protocol import Policy
 from metarlgym.rollout.render import PlainRenderer
 from metarlgym.training.scratch import byte_tokenizer, word_tokenizer
-from tiny import Speaker, terse
 
 GROUP = terse("GuessNumber-v0", numbers=9, guesses=4)
 WORDS = word_tokenizer(["guess / 1 2 3 4 5 6 7 8 9 higher lower correct invalid"])
@@ -60,7 +61,7 @@ def test_after_an_episodes_limit_its_last_text_is_still_seen():
 
 
 def test_episode_tokens_count_both_sides_and_the_same_in_every_episode():
-    # A turn is two tokens: actions are taken at 0, 2 and 4 of 5; at 6 there is no room. Prompt and marks are not counted.
+    # A turn is two tokens: actions are taken at 0, 2 and 4 of 5; at 6 none is left. Prompt and marks do not count.
     played = play({"episode_tokens": 5})
     assert turns(played) == [3, 3, 3]
     assert stops(played) == [StopReason.TOKEN_LIMIT] * 3
@@ -158,7 +159,9 @@ def test_an_answer_that_comes_too_late_is_ignored():
     assert punctual.total == 1.0
 
 
-@pytest.mark.parametrize("name", ["action_tokens", "episode_turns", "context_tokens", "trial_seconds", "episode_seconds"])
+@pytest.mark.parametrize(
+    "name", ["action_tokens", "episode_turns", "context_tokens", "trial_seconds"]
+)
 @pytest.mark.parametrize("value", [0, -1])
 def test_limits_must_be_positive(name, value):
     with pytest.raises(ConfigError, match=f"{name}={value} must be positive; leave it out"):

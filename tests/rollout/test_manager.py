@@ -11,11 +11,12 @@ import time
 import numpy as np
 import pytest
 import torch
+from tiny import byte_parts, specs, terse, tokens, trial_maker
+
 from metarlgym import Task, Trial
 from metarlgym.envs.guess_number import GuessNumber
 from metarlgym.policies.scripted import DelayedPolicy, OraclePolicy, RandomPolicy, RandomTokenPolicy, ScriptedPolicy
 from metarlgym.rollout.manager import RolloutManager, TrialSpec
-from tiny import byte_parts, specs, terse, tokens, trial_maker
 
 GROUP = terse("GuessNumber-v0", numbers=20, guesses=3)
 TRIALS = 1100

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import trl
+
 from metarlgym import ConfigError
 from metarlgym.rollout.render import ChatRenderer, Message, PlainRenderer
 from metarlgym.training.scratch import byte_tokenizer, word_tokenizer

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from tiny import Speaker
+
 from metarlgym import MetaRLGymError, Step, StopReason, Task, Trial
 from metarlgym.envs.guess_number import GuessNumber
 from metarlgym.policies.scripted import ScriptedPolicy
@@ -10,7 +12,6 @@ from metarlgym.rollout.manager import RolloutManager, TrialSpec
 from metarlgym.rollout.protocol import ActReply, Policy
 from metarlgym.rollout.render import PlainRenderer
 from metarlgym.training.scratch import word_tokenizer
-from tiny import Speaker
 
 WORDS = word_tokenizer(["guess / 1 2 3 4 5 6 7 8 9 higher lower correct invalid"])
 RENDERER = PlainRenderer(WORDS, 1, "")

@@ -1,0 +1,83 @@
+"""What a run writes and shows while it trains."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import pytest
+from rich.console import Console
+from tiny import make_trainer, play, specs, terse, trial_maker, word_parts
+
+from metarlgym.training.callbacks import LiveProgress, MetricsFile, TrialSamples, sparkline
+
+DOORS = terse("Doors-v0")
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def console(terminal=False):
+    return Console(file=io.StringIO(), force_terminal=terminal, width=160)
+
+
+def test_metrics_are_one_json_object_a_line(tmp_path):
+    trainer = make_trainer(tmp_path, DOORS, None, {"callbacks": [MetricsFile(tmp_path)]}, max_steps=3)
+    trainer.train()
+    written = lines(tmp_path / "metrics.jsonl")
+    steps = [line for line in written if "trial_return" in line]
+    assert [line["step"] for line in steps] == [1, 2, 3]
+    assert {"seconds", "episode_1/return", "adaptation_slope", "zero_signal_groups", "grad_norm"} <= set(steps[0])
+    assert [line["seconds"] for line in written] == sorted(line["seconds"] for line in written)
+
+
+def test_trials_are_written_every_few_steps(tmp_path):
+    model, _, renderer = word_parts(DOORS)
+    played, _ = play(model, renderer, specs(DOORS, trial_maker(DOORS), 5))
+    samples = TrialSamples(tmp_path, every=2, count=3)
+    for step in range(5):
+        samples(step, played)
+    written = lines(tmp_path / "trials.jsonl")
+    assert [line["step"] for line in written] == [0] * 3 + [2] * 3 + [4] * 3
+    assert written[0]["episodes"][0]["turns"][0].keys() == {"action", "observation", "reward", "valid"}
+    assert written[0]["returns"] == played[0].returns
+
+
+def test_no_trials_are_written_where_none_are_asked_for(tmp_path):
+    TrialSamples(tmp_path, every=0, count=3)(0, [])
+    assert not (tmp_path / "trials.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("curve", "top", "expected"),
+    [([0, 0.5, 1], 1, " ▄█"), ([0, 2, 4], 4, " ▄█"), ([2.0, -1.0], 1, "█ "), ([], 1, ""), ([0.0], 0, " ")],
+)
+def test_sparkline(curve, top, expected):
+    assert sparkline(curve, top) == expected
+
+
+def test_without_a_terminal_progress_is_plain_lines(tmp_path):
+    screen = console()
+    progress = LiveProgress(screen, DOORS.env.optimal_returns(3))
+    make_trainer(tmp_path, DOORS, None, {"callbacks": [progress]}, max_steps=2).train()
+    text = screen.file.getvalue()
+    assert "step 1/2" in text and "step 2/2" in text
+    assert "of 1.50" in text  # the optimum
+    assert "\x1b" not in text
+
+
+def test_on_a_terminal_progress_is_drawn_and_put_away(tmp_path):
+    screen = console(terminal=True)
+    progress = LiveProgress(screen, None)
+    make_trainer(tmp_path, DOORS, None, {"callbacks": [progress]}, max_steps=2).train()
+    assert progress.live is None
+    assert "2/2" in screen.file.getvalue()
+
+
+def test_long_curves_are_shortened():
+    progress = LiveProgress(console(), None)
+    progress.latest = {"trial_return": 1.0, **{f"episode_{n}/return": n / 20 for n in range(1, 21)}}
+    line = progress.line()
+    assert "0.25 0.80" in line and "0.50" not in line
+    assert len(progress.curve()) == 20
