@@ -64,7 +64,7 @@ def test_h_episodes():
     assert [episode.stop for episode in trial.history] == [
         StopReason.TERMINATED,
         StopReason.TERMINATED,
-        StopReason.TURN_LIMIT,
+        StopReason.MAX_TURNS,
     ]
     with pytest.raises(EpisodeOver):
         trial.step("a")
