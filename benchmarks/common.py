@@ -132,6 +132,16 @@ class Seconds(NamedTuple):
     wall: float
     cpu: float
 
+    def __add__(self, other: Seconds) -> Seconds:  # type: ignore[override]
+        return Seconds(self.wall + other.wall, self.cpu + other.cpu)
+
+    def __sub__(self, other: Seconds) -> Seconds:
+        return Seconds(self.wall - other.wall, self.cpu - other.cpu)
+
+
+def now() -> Seconds:
+    return Seconds(time.perf_counter(), time.process_time())
+
 
 class Clock:
     """Times its `with` block into `seconds`."""
@@ -139,11 +149,11 @@ class Clock:
     seconds: Seconds
 
     def __enter__(self) -> Clock:
-        self._start = time.perf_counter(), time.process_time()
+        self._start = now()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.seconds = Seconds(time.perf_counter() - self._start[0], time.process_time() - self._start[1])
+        self.seconds = now() - self._start
 
 
 Measurement = TypeVar("Measurement")

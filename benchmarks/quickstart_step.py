@@ -24,7 +24,6 @@ os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 import functools
 import statistics
 import tempfile
-import time
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -32,7 +31,7 @@ from typing import Any
 
 import torch
 from bare_trl import BareRollout, bare_trainer
-from common import Report, Seconds, interleave, ratios, run
+from common import Report, Seconds, interleave, now, ratios, run
 from transformers import PrinterCallback, TrainerCallback
 from trl import GRPOTrainer
 
@@ -50,18 +49,6 @@ MODEL = ("forward, rollout", "forward, loss", "backward")
 
 
 NOTHING = Seconds(0.0, 0.0)
-
-
-def now() -> Seconds:
-    return Seconds(time.perf_counter(), time.process_time())
-
-
-def minus(a: Seconds, b: Seconds) -> Seconds:
-    return Seconds(a.wall - b.wall, a.cpu - b.cpu)
-
-
-def plus(a: Seconds, b: Seconds) -> Seconds:
-    return Seconds(a.wall + b.wall, a.cpu + b.cpu)
 
 
 class Stopwatch(TrainerCallback):
@@ -85,9 +72,9 @@ class Stopwatch(TrainerCallback):
             try:
                 return function(*args, **kwargs)
             finally:
-                taken = minus(now(), start)
-                self._now[label] = plus(self._now.get(label, NOTHING), minus(taken, self._inner.pop()))
-                self._inner[-1] = plus(self._inner[-1], taken)
+                taken = now() - start
+                self._now[label] = self._now.get(label, NOTHING) + (taken - self._inner.pop())
+                self._inner[-1] += taken
 
         setattr(owner, method, timed)
 
@@ -109,7 +96,7 @@ class Stopwatch(TrainerCallback):
     def on_step_end(self, *_: Any, **__: Any) -> None:
         mark = now()
         if self._mark is not None:
-            self.steps.append(minus(mark, self._mark))
+            self.steps.append(mark - self._mark)
             self.sections.append(self._now)
         self._mark, self._now = mark, {}
 

@@ -195,18 +195,21 @@ class Trial(Env):
         info["episode_end"] = True
         info["episode_return"] = self.env._return
         self._finish_episode(reason, cut)
-        text = self.join(self.closing, self.opening or "")
-        self._observation = text
-        over = not self._live
-        truncated = over and self._stop == StopReason.TURN_LIMIT
-        return Step(text, step.reward, over and not truncated, truncated, info)
+        if self._live:
+            text = self._observation = self.join(step.observation, self.opening)  # type: ignore[arg-type]
+            return Step(text, step.reward, False, False, info)
+        self._observation = step.observation
+        truncated = self._stop is StopReason.TURN_LIMIT
+        return Step(step.observation, step.reward, not truncated, truncated, info)
 
     def _finish_episode(self, reason: StopReason, cut: bool = False) -> None:
         """`cut`: the budget of turns ran out in the middle of the episode."""
-        self._episode.success = self.env.success
+        success = self.env._success
+        self._episode.success = success
         self._episode.stop = reason
-        self._success = self._success or self.env.success
-        if self.stop_on_success and self.env.success:
+        if success:
+            self._success = True
+        if success and self.stop_on_success:
             self._end(StopReason.SUCCESS)
         elif len(self.history) == self.episodes and not cut:
             self._end(StopReason.TERMINATED)

@@ -11,7 +11,6 @@ import asyncio
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -24,29 +23,28 @@ from metarlgym.rollout.protocol import ActReply, ActRequest, Callback, Policy
 from metarlgym.rollout.render import Renderer
 
 
-@dataclass(slots=True, eq=False)
 class _Context:
-    """A context's place in the cache."""
+    """A context's place in the cache, and the request it waits with."""
 
-    slot: int
-    cached: int = 0
-    """Tokens whose keys and values are in the cache."""
+    __slots__ = ("cached", "done", "key", "logprobs", "need", "request", "sampled", "slot")
 
+    def __init__(self, key: int, slot: int) -> None:
+        self.key = key
+        self.slot = slot
+        self.cached = 0
+        """Tokens whose keys and values are in the cache."""
 
-@dataclass(slots=True, eq=False)
-class _Pending:
-    request: ActRequest
-    done: Callback
-    context: _Context
-    sampled: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-
-    need: int = 0
-    """Tokens to encode before the next can be sampled; set at each tick."""
+    def wait(self, request: ActRequest, done: Callback) -> None:
+        self.request = request
+        self.done = done
+        self.sampled: list[int] = []
+        self.logprobs: list[float] = []
+        self.need = 0
+        """Tokens to encode before the next can be sampled; set at each tick."""
 
     def feed(self) -> list[int]:
-        ids = self.request.ids
-        return ids[self.context.cached :] if not self.sampled else self.sampled[-1:]
+        """The tokens to encode."""
+        return self.sampled[-1:] if self.sampled else self.request.ids[self.cached :]
 
 
 class InProcessPolicy(Policy):
@@ -90,7 +88,7 @@ class InProcessPolicy(Policy):
         self._contexts: dict[int, _Context] = {}
         self._free: list[int] = []
         self._cache = SlotCache()
-        self._pending: list[_Pending] = []
+        self._pending: list[_Context] = []
         self._scheduled = False
         self._stack: Any = None
 
@@ -115,8 +113,9 @@ class InProcessPolicy(Policy):
         context = self._contexts.get(request.context)
         if context is None:
             slot = self._free.pop() if self._free else len(self._contexts)
-            context = self._contexts[request.context] = _Context(slot)
-        self._pending.append(_Pending(request, done, context))
+            context = self._contexts[request.context] = _Context(request.context, slot)
+        context.wait(request, done)
+        self._pending.append(context)
         if not self._scheduled:
             self._scheduled = True
             self.loop.call_soon(self._tick)
@@ -132,12 +131,12 @@ class InProcessPolicy(Policy):
         """One forward pass over those waiting; then their trials move on and what they ask next waits too."""
         waiting, self._pending = self._pending, []
         contexts = self._contexts
-        group: list[_Pending] = []
-        single: list[_Pending] = []
+        group: list[_Context] = []
+        single: list[_Context] = []
         for pending in waiting:
             # A trial may have been ended while it waited; its slot can belong to another context by now.
-            if contexts.get(pending.request.context) is pending.context:
-                pending.need = len(pending.request.ids) + len(pending.sampled) - pending.context.cached
+            if contexts.get(pending.key) is pending:
+                pending.need = len(pending.request.ids) + len(pending.sampled) - pending.cached
                 (group if pending.need > 1 else single).append(pending)
         if group:
             self._pending = single
@@ -156,7 +155,7 @@ class InProcessPolicy(Policy):
         else:
             self._scheduled = False
 
-    def _chunks(self, group: list[_Pending]) -> Iterator[list[_Pending]]:
+    def _chunks(self, group: list[_Context]) -> Iterator[list[_Context]]:
         """Parts of at most `max_batch_tokens`, those that need about as much together."""
         if not group:
             return
@@ -171,7 +170,7 @@ class InProcessPolicy(Policy):
             yield group[start:end]
             start = end
 
-    def _settle(self, chunk: list[_Pending]) -> None:
+    def _settle(self, chunk: list[_Context]) -> None:
         """Reply to those whose action is complete; the others wait for their next token."""
         end_ids, fixed = self.renderer.end_ids, self.renderer.fixed_action_tokens
         for pending in chunk:
@@ -183,25 +182,25 @@ class InProcessPolicy(Policy):
             else:
                 self._pending.append(pending)
 
-    def _extend(self, chunk: list[_Pending]) -> None:
+    def _extend(self, chunk: list[_Context]) -> None:
         """Encode what each context lacks and sample one token for each."""
-        longest = max(p.context.cached + p.need for p in chunk)
-        self._cache.reserve(max(p.context.slot for p in chunk) + 1, max(longest, 32))
+        longest = max(p.cached + p.need for p in chunk)
+        self._cache.reserve(max(p.slot for p in chunk) + 1, max(longest, 32))
         leaders, followers = _share_prompts(chunk)
         logits = self._forward(leaders)
         if followers:
             order = {id(leader): i for i, leader in enumerate(leaders)}
             rows = list(range(len(leaders)))
-            by_leader: dict[int, list[_Pending]] = {}
+            by_leader: dict[int, list[_Context]] = {}
             for follower, leader in followers:
                 rows.append(order[id(leader)])
                 by_leader.setdefault(order[id(leader)], []).append(follower)
             for index, group in by_leader.items():
                 leader = leaders[index]
-                targets = torch.tensor([p.context.slot for p in group], device=logits.device)
-                self._cache.copy_slot(leader.context.slot, targets, leader.context.cached)
+                targets = torch.tensor([p.slot for p in group], device=logits.device)
+                self._cache.copy_slot(leader.slot, targets, leader.cached)
                 for follower in group:
-                    follower.context.cached = leader.context.cached
+                    follower.cached = leader.cached
             logits = logits[torch.tensor(rows, device=logits.device)]
         chunk = leaders + [follower for follower, _ in followers]
         if not torch.isfinite(logits).all():
@@ -213,14 +212,14 @@ class InProcessPolicy(Policy):
             pending.sampled.append(token)
             pending.logprobs.append(logprob)
 
-    def _forward(self, group: list[_Pending]) -> torch.Tensor:
+    def _forward(self, group: list[_Context]) -> torch.Tensor:
         """Encode `feed` of each, padded on the left; returns logits at the last position, shape `(n, vocabulary)`."""
         n = len(group)
-        cached = np.array([p.context.cached for p in group])
+        cached = np.array([p.cached for p in group])
         needs = np.array([p.need for p in group])
         width = int(needs.max())
         limit = int((cached + needs).max())
-        slots = [p.context.slot for p in group]
+        slots = [p.slot for p in group]
         uniform = bool((needs == width).all())
         if uniform:
             ids = np.array([p.feed() for p in group])
@@ -254,20 +253,20 @@ class InProcessPolicy(Policy):
             logits_to_keep=1,
         )
         for pending, need in zip(group, needs, strict=True):
-            pending.context.cached += int(need)
+            pending.cached += int(need)
         self.encoded_tokens += int(needs.sum())
         return output.logits[:, -1]
 
 
-def _share_prompts(chunk: list[_Pending]) -> tuple[list[_Pending], list[tuple[_Pending, _Pending]]]:
+def _share_prompts(chunk: list[_Context]) -> tuple[list[_Context], list[tuple[_Context, _Context]]]:
     """Those to encode, and those whose whole new context equals another's (follower, leader)."""
-    if len(chunk) < 2 or chunk[0].context.cached or len(chunk[0].request.ids) < 2:
+    if len(chunk) < 2 or chunk[0].cached or len(chunk[0].request.ids) < 2:
         return chunk, []
-    leaders: list[_Pending] = []
-    followers: list[tuple[_Pending, _Pending]] = []
-    first: dict[tuple[int, ...], _Pending] = {}
+    leaders: list[_Context] = []
+    followers: list[tuple[_Context, _Context]] = []
+    first: dict[tuple[int, ...], _Context] = {}
     for pending in chunk:
-        if pending.context.cached or pending.sampled:
+        if pending.cached or pending.sampled:
             leaders.append(pending)
             continue
         leader = first.setdefault(tuple(pending.request.ids), pending)

@@ -69,14 +69,16 @@ class Settings:
         out: dict[str, Any] = {}
         for part in (self.run, self.grpo, self.scratch, self.model):
             for item in dataclasses.fields(part):
-                if item.name in self.given or item.name in OWN_FIELDS:
+                given = item.name in self.given and item.name not in ONCE
+                if given or item.name in OWN_FIELDS:
                     out[item.name] = _plain(getattr(part, item.name))
         return out
 
 
+ONCE = {"resume", "overwrite"}
+"""Said of one start of a run, and never written to its config."""
 OWN_FIELDS = {name for group in (RunArguments, MetaGRPOConfig, ScratchArguments) for name in group.__annotations__} - {
-    "resume",
-    "overwrite",
+    *ONCE,
     "scale_rewards",
     "num_generations",
 }  # the last two are derived unless given

@@ -108,13 +108,19 @@ class MetaGRPOTrainer(CheckpointMixin, GRPOTrainer):
             group.tasks(args.eval_trials, "eval")  # says now, not in an hour, that there are too few
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        """As TRL's. What lives already (torch, transformers, the model) is taken out of garbage collection meanwhile:
-        walking it again and again, because rollouts make many objects, took a tenth of a step."""
+        """As TRL's, with less garbage collection.
+
+        What lives already (torch, transformers, the model) is taken out of it meanwhile, and collections are made
+        rarer: rollouts make many objects and no cycles, and walking them took a tenth of a step.
+        """
+        thresholds = gc.get_threshold()
         gc.collect()
         gc.freeze()
+        gc.set_threshold(200_000, 20, 100)
         try:
             return super().train(*args, **kwargs)
         finally:
+            gc.set_threshold(*thresholds)
             gc.unfreeze()
 
     # ------------------------------------------------------------------ the rollout

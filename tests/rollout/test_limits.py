@@ -159,9 +159,7 @@ def test_an_answer_that_comes_too_late_is_ignored():
     assert punctual.total == 1.0
 
 
-@pytest.mark.parametrize(
-    "name", ["action_tokens", "episode_turns", "context_tokens", "trial_seconds"]
-)
+@pytest.mark.parametrize("name", ["action_tokens", "episode_turns", "context_tokens", "trial_seconds"])
 @pytest.mark.parametrize("value", [0, -1])
 def test_limits_must_be_positive(name, value):
     with pytest.raises(ConfigError, match=f"{name}={value} must be positive; leave it out"):

@@ -61,6 +61,13 @@ def test_the_resolved_settings_start_the_same_run_again(tmp_path):
     assert (again.grpo.max_steps, again.grpo.credit, again.grpo.gamma_step) == (11, "gigpo", 0.9)
 
 
+@pytest.mark.parametrize("flag", ["resume", "overwrite"])
+def test_what_is_said_of_one_start_is_not_written_down(flag):
+    settings = parse([*DOORS, f"--{flag}", "True"])
+    assert getattr(settings.run, flag) is True
+    assert flag not in settings.resolved()
+
+
 def test_known_fields_are_ours_and_trls():
     assert {"env_id", "episodes", "scratch_layers", "model_name_or_path", "learning_rate"} <= set(known_fields())
 

@@ -102,7 +102,7 @@ def test_metrics_count_unplayed_episodes_as_0(tmp_path):
 @pytest.mark.parametrize("credit", ["return_to_go", "gigpo"])
 def test_turn_credit_of_ragged_trials(tmp_path, credit):
     long = trial([0, 1, 1])
-    long.episodes[0].turns.append(Turn("b", "o", 0.0))
+    long.episodes[0].add(Turn("b", "o", 0.0))
     painted = batch(tmp_path, [long, trial([0])], credit=credit, gamma_step=0.9).credit([1.0] * 3, 1.0, 0, 6)
     assert torch.isfinite(painted.advantages).all()
     assert painted.advantages[0].any()

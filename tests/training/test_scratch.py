@@ -7,8 +7,8 @@ import torch
 from tiny import make_model, terse, trial_maker
 
 from metarlgym import ConfigError, list_envs
-from metarlgym.rollout.manager import RolloutManager, TrialSpec
 from metarlgym.policies.scripted import OraclePolicy, RandomPolicy
+from metarlgym.rollout.manager import RolloutManager, TrialSpec
 from metarlgym.training.scratch import (
     BOS,
     END,

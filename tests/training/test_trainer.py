@@ -12,6 +12,7 @@ from tiny import logged, make_trainer, terse, tokens, word_parts
 from metarlgym import MetaRLGymError, StopReason, register, registry
 from metarlgym.envs.doors import Doors
 from metarlgym.policies.scripted import RandomTokenPolicy
+from metarlgym.training.checkpoint import latest_complete
 
 DOORS = terse("Doors-v0")
 GUESS = terse("GuessNumber-v0", numbers=3, guesses=2)
@@ -168,7 +169,7 @@ def test_groups_without_signal_leave_the_loss_and_its_denominator(tmp_path):
         inner(rows)
         for trajectory in trainer._batch.trajectories[:4]:  # the first group: nobody earns anything
             for episode in trajectory.episodes:
-                episode.turns = [turn._replace(reward=0.0) for turn in episode.turns]
+                episode.ret = 0.0
         return trainer._batch.rollout_output()
 
     trainer.rollout = rollout
@@ -229,8 +230,27 @@ def test_an_environment_that_breaks_costs_its_trial_and_not_the_batch(tmp_path, 
 
 
 def test_a_rollout_of_nothing_but_errors_ends_the_run_with_the_first_of_them(tmp_path, fragile):
-    with pytest.raises(MetaRLGymError, match=r"every trial .* the first: OSError: no door(.|\n)*on_reset"):
+    with pytest.raises(MetaRLGymError, match=r"every trial .* the first in OSError: no door(.|\n)*on_reset"):
         train(tmp_path, fragile(fatal=True), parts=word_parts(DOORS))
+
+
+def test_a_rollout_that_fails_leaves_a_checkpoint_to_go_on_from(tmp_path, fragile):
+    whole = train(tmp_path / "whole", max_steps=4)
+    trainer = make_trainer(tmp_path / "broken", DOORS, max_steps=4)
+
+    def breaks(step, trajectories):
+        if step == 1:  # from the next rollout on, no environment starts
+            trainer._trials.clear()
+            trainer.group = fragile(fatal=True)
+
+    trainer.on_trials = breaks
+    with pytest.raises(MetaRLGymError, match="go on from step 2 with --resume"):
+        trainer.train()
+    checkpoint, _ = latest_complete(tmp_path / "broken")
+    assert checkpoint.name == "checkpoint-2"
+    again = make_trainer(tmp_path / "broken", DOORS, word_parts(DOORS, seed=9), max_steps=4)
+    again.train(resume_from_checkpoint=str(checkpoint))
+    assert torch.equal(weights(again), weights(whole))
 
 
 # ---------------------------------------------------------------------- other parts

@@ -72,12 +72,12 @@ def test_the_late_loss_is_the_cross_entropy_of_those_tokens():
 def test_a_few_steps_teach_the_format(tmp_path):
     parts = word_parts(DOORS, width=32)
     before, _ = play(parts[0], parts[2], specs(DOORS, trial_maker(DOORS), 200))
-    result = warmed(tmp_path, DOORS, parts, warmup_trials=2000, warmup_max_steps=60, warmup_learning_rate=5e-3)
+    result = warmed(tmp_path, DOORS, parts, warmup_trials=1500, warmup_max_steps=40, warmup_learning_rate=1e-2)
     after, _ = play(parts[0], parts[2], specs(DOORS, trial_maker(DOORS), 200))
     invalid = [sum(e.invalid for t in played for e in t.episodes) / 600 for played in (before, after)]
     assert invalid[0] > 0.3
     assert invalid[1] < 0.02
-    assert result["steps"] == 60
+    assert result["steps"] == 40
     assert 0 < result["late_loss"] < 3
 
 
@@ -94,7 +94,7 @@ def test_the_same_seed_warms_up_the_same_model(tmp_path):
 def test_it_reports_while_it_runs_and_stops_at_the_most_steps(tmp_path):
     model, tokenizer, renderer = word_parts(DOORS)
     seen = []
-    args = ScratchArguments(warmup_trials=1024, warmup_max_steps=100, warmup_batch_size=32)
+    args = ScratchArguments(warmup_trials=512, warmup_max_steps=100, warmup_batch_size=16)
     arguments = (model, tokenizer, DOORS, trial_maker(DOORS), renderer, args, 0, str(tmp_path))
     warm_up(*arguments, lambda step, loss: seen.append((step, loss)))
     assert [step for step, _ in seen] == [50, 100]
