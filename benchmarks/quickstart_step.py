@@ -183,11 +183,12 @@ def main(quick: bool) -> int:
             "A training step of the quickstart: at most half of it outside the model's forward and backward passes, "
             "and at most 1.3 times the step of a bare TRL loop on the same rows.",
             f"{settings.grpo.per_device_train_batch_size} trials of {settings.grpo.episodes} episodes a step; "
-            f"{repetitions} interleaved segments of {steps} steps of each loop, the first {DROPPED + 1} dropped; one "
-            "torch thread. A segment's step is the mean of its steps.",
+            f"{repetitions} interleaved segments of {steps} steps of each loop after one to warm up, in each the first "
+            f"{DROPPED + 1} steps dropped; one torch thread. A segment's step is the mean of its steps.",
             quick,
         )
-        segments = interleave({"ours": bench.ours, "bare": bench.bare}, repetitions)
+        segments = interleave({"ours": bench.ours, "bare": bench.bare}, repetitions + 1)
+        segments = {name: watches[1:] for name, watches in segments.items()}  # the first warms the process up
     assert bench.layout["ours"] == bench.layout["bare"], f"the two loops' rows differ: {bench.layout}"
     ours, bare = segments["ours"], segments["bare"]
     for name, watches in segments.items():

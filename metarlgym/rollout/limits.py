@@ -25,6 +25,12 @@ class Limits:
     trial_seconds: float | None = None
     """Wall time of a trial; a pending answer of the policy is abandoned when it passes."""
 
+    @property
+    def counts_no_turns_or_time(self) -> bool:
+        """Whether only tokens are limited, as is usual."""
+        others = (self.episode_turns, self.episode_seconds, self.trial_turns, self.trial_seconds)
+        return all(limit is None for limit in others)
+
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)

@@ -48,6 +48,7 @@ class Session:
         self.trial = trial
         self.renderer = renderer
         self.limits = limits
+        self._unhurried = limits.counts_no_turns_or_time
         self._policy_seed = derive(*policy_seed)
         self.trajectory = MetaTrajectory(task, seed, trial.history, trial.episodes)
         self.context = -1
@@ -146,6 +147,8 @@ class Session:
                 if room < (self.renderer.fixed_action_tokens or 1):
                     return self._limit_episode(StopReason.TOKEN_LIMIT)
                 max_tokens = min(max_tokens, room)
+        if self._unhurried:
+            return self._ask(max_tokens)
         if limits.trial_turns is not None and self.trial.turns >= limits.trial_turns:
             self.stop(StopReason.TURN_LIMIT)
             return None
@@ -156,8 +159,12 @@ class Session:
             return None
         if limits.episode_seconds is not None and time.monotonic() - self._episode_clock > limits.episode_seconds:
             return self._limit_episode(StopReason.TIME_LIMIT)
+        return self._ask(max_tokens)
+
+    def _ask(self, max_tokens: int) -> ActRequest:
         seed = (self._policy_seed + self._episode * _EPISODE_MIX + self._turn * _TURN_MIX) & _MASK
-        return ActRequest(self, self.context, transcript.ids if transcript else [], max_tokens, seed)
+        ids = [] if self._transcript is None else self._transcript.ids
+        return ActRequest(self, self.context, ids, max_tokens, seed)
 
     def _limit_episode(self, reason: StopReason) -> ActRequest | None:
         """End the episode because of a limit and go on with the next one."""

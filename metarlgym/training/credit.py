@@ -289,11 +289,11 @@ def paint(
     """
     rows = len(episodes)
     episode = torch.from_numpy(_rectangle(episodes, length))
-    turn = torch.from_numpy(_rectangle(turns, length))
     mask = torch.from_numpy(_rectangle(masks, length)) > 0
     index = torch.arange(rows)[:, None]
-    episode, turn, mask, index = (x.to(advantages.device) for x in (episode, turn, mask, index))
+    episode, mask, index = (x.to(advantages.device) for x in (episode, mask, index))
     if advantages.dim() == 3:
+        turn = torch.from_numpy(_rectangle(turns, length)).to(advantages.device)
         painted = advantages[index, episode, turn.clamp(max=advantages.shape[2] - 1)]
     else:
         painted = advantages[index, episode]

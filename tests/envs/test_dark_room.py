@@ -114,7 +114,7 @@ def test_answers():
     assert step.truncated
     assert not step.terminated
     assert env.result()["success"]
-    assert env.result()["stop"] == StopReason.TURN_LIMIT
+    assert env.result()["stop"] == StopReason.MAX_TURNS
 
 
 def test_start_is_never_the_goal():

@@ -141,6 +141,30 @@ def test_tokens_of_a_trial_in_the_order_they_came():
     assert row.logprobs == [-1.0, 0.0, -1.0, 0.0, 0.0, -1.0, 0.0]
 
 
+def test_every_action_of_every_trial_has_a_seed_of_its_own():
+    def seeds(say):
+        class Noting(Speaker):
+            def submit(self, request, done):
+                place = (request.session.trajectory.seed, len(request.session.trial.history), request.session._turn)
+                self.seen[place] = request.seed
+                super().submit(request, done)
+
+        policy = Noting(RENDERER, say)
+        policy.seen = {}
+        specs = [
+            TrialSpec(lambda: Trial(Breaking(), 2), Task("Breaking", {"number": n}), n, ("run", 0, n))
+            for n in (1, 2, 6)
+        ]
+        RolloutManager(policy, RENDERER).run(specs)
+        return policy.seen
+
+    wrong, right = seeds(lambda session: "9"), seeds(lambda session: str(session.trajectory.seed))
+    assert len(wrong) == len(set(wrong.values())) == 3 * 2 * 2
+    # A function of run, row, episode and turn: what was played before plays no part.
+    assert len(right) == 3 * 2
+    assert right.items() <= wrong.items()
+
+
 def test_policies_on_text_make_no_rows():
     (played,) = play(ScriptedPolicy(lambda session, rng: "2"), [2])
     assert played.rows == []

@@ -117,6 +117,24 @@ def test_a_group_plays_one_task_and_rollouts_play_new_ones(tmp_path):
     assert len({key for played in keys for key in played}) == 4
 
 
+def test_no_two_trials_of_a_run_share_noise_or_samples(tmp_path):
+    trainer = make_trainer(tmp_path, steps_per_generation=1, max_steps=3)
+    seeds, named = [], []
+    trainer.on_trials = lambda step, trajectories: seeds.extend(t.seed for t in trajectories)
+    inner = trainer.make_policy
+
+    def watched():
+        policy = inner()
+        submit = policy.submit
+        policy.submit = lambda request, done: named.append(request.seed) or submit(request, done)
+        return policy
+
+    trainer.make_policy = watched
+    trainer.train()
+    assert len(set(seeds)) == 3 * 8
+    assert len(set(named)) == 3 * 8 * 3
+
+
 def test_common_noise_is_common_to_a_group(tmp_path):
     trainer = train(tmp_path, common_noise=True, max_steps=1)
     seeds = [t.seed for t in trainer.kept[0][1]]
