@@ -233,6 +233,8 @@ class InProcessPolicy(Policy):
         start = int(cached[0]) if uniform and (cached == cached[0]).all() else None
         device, dtype = self._device, self._dtype
         position_ids = torch.from_numpy(positions)
+        if start is not None:
+            position_ids = position_ids[:1]  # the same in all rows: mask and rotary embedding are made once
         visible = torch.arange(limit)[None, None, :] <= position_ids[:, :, None]
         write_to = position_ids
         if padding is not None:

@@ -25,7 +25,7 @@ from metarlgym.tasks import TaskGroup
 from metarlgym.training.arguments import Settings
 from metarlgym.training.callbacks import LiveProgress, MetricsFile, TrialSamples
 from metarlgym.training.checkpoint import checkpoints, latest_complete
-from metarlgym.training.loading import check_model_path
+from metarlgym.training.loading import load_tokenizer, make_renderer
 from metarlgym.training.plan import make_plan
 from metarlgym.training.start import make_start, starting_policy
 from metarlgym.training.trainer import MetaGRPOTrainer
@@ -54,8 +54,10 @@ def run_training(
                 group.tasks(count, "eval")
             except ConfigError as error:
                 raise ConfigError(str(error).replace("eval_trials", name, 1)) from None
-    if settings.model.model_name_or_path:
-        check_model_path(settings.model.model_name_or_path)
+    name = settings.model.model_name_or_path
+    if name and not dry_run:  # what does not fit is refused before the folder is touched
+        tokenizer = load_tokenizer(name, trust_remote_code=args.trust_remote_code)
+        make_renderer(run.renderer, tokenizer, group, args.chat_template_kwargs)
     folder = Path(str(args.output_dir))
     if dry_run:
         console.print(make_plan(settings, group).render())
