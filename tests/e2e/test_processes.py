@@ -21,15 +21,17 @@ def metrics(folder: Path) -> list[dict]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
+def train(launcher: list[str], folder: Path, batch: int) -> None:
+    command = [*launcher, "-m", "metarlgym.train", *ARGUMENTS, "--output_dir", str(folder)]
+    command += ["--per_device_train_batch_size", str(batch)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_two_processes_equal_one(tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
-    command = [sys.executable, "-m", "metarlgym.train", *ARGUMENTS, "--output_dir", str(one)]
-    done = subprocess.run([*command, "--per_device_train_batch_size", "64"], capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
-    command = [*launch, "-m", "metarlgym.train", *ARGUMENTS, "--output_dir", str(two)]
-    done = subprocess.run([*command, "--per_device_train_batch_size", "32"], capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stdout + done.stderr
+    train([sys.executable], one, 64)
+    train([sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"], two, 32)
 
     played = [(folder / "trials.jsonl").read_text().splitlines() for folder in (one, two)]
     assert played[0] == played[1]

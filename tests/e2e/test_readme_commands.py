@@ -3,6 +3,7 @@
 import re
 
 import pytest
+
 from tests.e2e.conftest import ROOT, run_readme
 
 pytestmark = pytest.mark.e2e
