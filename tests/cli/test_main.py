@@ -6,8 +6,9 @@ import sys
 
 import pexpect
 import pytest
-from metarlgym.cli.main import main
 from tiny import make_model, terse, trial_maker
+
+from metarlgym.cli.main import main
 
 
 @pytest.fixture(scope="module")
