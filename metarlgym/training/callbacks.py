@@ -18,11 +18,18 @@ from metarlgym.datatypes import MetaTrajectory, Optimum
 BLOCKS = " ▁▂▃▄▅▆▇█"
 
 
+def drop_unfinished_line(path: Path) -> None:
+    """Cut a last line without its end, which a killed run leaves when it was writing."""
+    if path.exists() and (content := path.read_bytes()) and not content.endswith(b"\n"):
+        path.write_bytes(content[: content.rfind(b"\n") + 1])
+
+
 class MetricsFile(TrainerCallback):
     """Appends everything logged to `metrics.jsonl`, one JSON object per line, with `step` and `seconds`."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "metrics.jsonl"
+        drop_unfinished_line(self.path)
         self.start = time.monotonic()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
@@ -38,6 +45,7 @@ class TrialSamples:
 
     def __init__(self, folder: Path, every: int, count: int) -> None:
         self.path = folder / "trials.jsonl"
+        drop_unfinished_line(self.path)
         self.every, self.count = every, count
 
     def __call__(self, step: int, trajectories: list[MetaTrajectory]) -> None:
