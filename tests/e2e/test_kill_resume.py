@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -14,10 +15,11 @@ from safetensors.torch import load_file
 
 pytestmark = pytest.mark.e2e
 
+SAMPLES = 4
 SMALL = [
     *("--config", "quickstart", "--max_steps", "24", "--save_steps", "4", "--save_total_limit", "10"),
     *("--per_device_train_batch_size", "64", "--warmup_trials", "512", "--warmup_max_steps", "20"),
-    *("--sample_every", "1", "--logging_steps", "1", "--final_eval_trials", "0"),
+    *("--sample_every", "1", "--sample_trials", str(SAMPLES), "--logging_steps", "1", "--final_eval_trials", "0"),
 ]
 
 
@@ -34,16 +36,11 @@ def last_step(folder: Path) -> int:
 
 
 def trials_by_step(folder: Path) -> dict[int, list[str]]:
-    """Sampled trials by step; a step that was played again after the restart replaces its first playing."""
-    by_step: dict[int, list[str]] = {}
-    previous = None
+    """Sampled trials by step, as last played: the steps after the checkpoint were played again after the restart."""
+    by_step: dict[int, list[str]] = defaultdict(list)
     for line in (folder / "trials.jsonl").read_text().splitlines():
-        trial = json.loads(line)
-        if trial["step"] != previous:
-            by_step[trial["step"]] = []
-        previous = trial["step"]
-        by_step[trial["step"]].append(line)
-    return by_step
+        by_step[json.loads(line)["step"]].append(line)
+    return {step: lines[-SAMPLES:] for step, lines in by_step.items()}
 
 
 def test_killed_and_resumed_run_ends_in_the_same_weights(tmp_path):

@@ -36,8 +36,8 @@ RUNNABLE = [c for c in commands() if "metarlgym " in c and c not in ELSEWHERE an
 @pytest.mark.parametrize("command", RUNNABLE)
 def test_command_runs(command, quickstart):
     answers = "[1]\n[2]\n[3]\n[4]\n" if " play " in command else None
-    if "--resume" in command:
-        command += " --output_dir runs/quickstart"
+    if command == "metarlgym train --config FILE":  # runs/quickstart is taken, as it should be
+        command += " --output_dir runs/short --max_steps 4 --warmup_trials 512 --warmup_max_steps 4"
     done = run_readme(command.replace("FILE", "configs/quickstart.yaml"), quickstart, timeout=600, input=answers)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.strip()
