@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from metarlgym.datatypes import ConfigError
 from metarlgym.rollout.render import ChatRenderer, PlainRenderer, Renderer
@@ -40,6 +40,17 @@ def load_model(name: str, **kwargs: Any) -> Any:
         return AutoModelForCausalLM.from_pretrained(name, use_safetensors=True, **kwargs)
     except (OSError, ValueError) as error:
         raise ConfigError(f"model_name_or_path={name!r} cannot be loaded: {_first_line(error)}") from error
+
+
+def load_config(name: str, **kwargs: Any) -> Any:
+    """A model's configuration, without its weights."""
+    check_model_path(name)
+    try:
+        return AutoConfig.from_pretrained(name, **kwargs)
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"model_name_or_path={name!r} has no configuration that loads: {_first_line(error)}"
+        ) from error
 
 
 def load_tokenizer(name: str, **kwargs: Any) -> Any:

@@ -60,14 +60,14 @@ def make_plan(settings: Settings, group: TaskGroup) -> Plan:
 
 def _model_numbers(settings: Settings, group: TaskGroup) -> tuple[int, int, int, int, int]:
     """Parameters, width, layers, vocabulary and context of the model."""
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
     from metarlgym.training import run, scratch, start
-    from metarlgym.training.loading import load_tokenizer, make_renderer
+    from metarlgym.training.loading import load_config, load_tokenizer, make_renderer
 
     config: Any
     if settings.model.model_name_or_path:
-        config = AutoConfig.from_pretrained(settings.model.model_name_or_path)
+        config = load_config(settings.model.model_name_or_path, trust_remote_code=settings.grpo.trust_remote_code)
         make_renderer(settings.run.renderer, load_tokenizer(settings.model.model_name_or_path), group)
     else:
         make_trial = run._trial_maker(settings, group)

@@ -82,6 +82,10 @@ BAD = {
     "free shots": (["play", "Doors-v0", "--episodes", "3", "--free-shots", "3"], "free_shots=3"),
     "setting": (["train", "--config", "quickstart", "--learning_rat", "1"], "learning_rate"),
     "value": (["train", "--config", "quickstart", "--max_steps", "many"], "max_steps"),
+    "model of a dry run": (
+        ["train", "--config", "quickstart", "--model_name_or_path", "./nope", "--dry-run"],
+        "no such folder",
+    ),
     "config": (["train", "--config", "nope"], "quickstart"),
     "model": (["eval", "--model", "./nope", "--env", "Doors-v0", "--json", "x.json"], "no such folder"),
     "json": (["eval", "--policy", "random", "--env", "Doors-v0", "--env-args", "{", "--json", "x.json"], "no JSON"),
