@@ -16,8 +16,8 @@ An author writes three methods::
             won = parse_action(action) == self.side
             return Step("Right." if won else "Wrong.", float(won), terminated=True, info={"success": won})
 
-and whichever of `rules`, `all_tasks`, `random_action`, `oracle`, `optimal_returns` and `no_memory_bound` it can. The
-contract is made executable by `metarlgym.check_env`.
+and whichever of `rules`, `all_tasks`, `held_out_tasks`, `random_action`, `oracle`, `optimal_returns` and
+`no_memory_bound` it can. The contract is made executable by `metarlgym.check_env`.
 """
 
 from __future__ import annotations
@@ -121,6 +121,13 @@ class Env(gymnasium.Env[str, str]):
 
     def all_tasks(self) -> Iterable[JSON] | None:
         """Every possible `params`, for finite families; None otherwise."""
+        return None
+
+    def held_out_tasks(self) -> Iterable[JSON] | None:
+        """`params` of the data's own eval split, where they come with one; `all_tasks` is then their train split.
+
+        Only `split = "content"` asks for it; with None a share of `all_tasks` is held out.
+        """
         return None
 
     def random_action(self, rng: random.Random) -> str:

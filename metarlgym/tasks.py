@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import Any
 
-from metarlgym.datatypes import ConfigError, Task
+from metarlgym.datatypes import JSON, ConfigError, Task
 from metarlgym.env import Env
 from metarlgym.registry import make, spec
 from metarlgym.seeding import derive
@@ -20,7 +20,7 @@ class TaskGroup:
 
     Groups with `split = "trial"` draw train and eval tasks from the same prior, so that an optimum over the prior holds
     for both; what is held out are the trial and episode seeds. Groups with `split = "content"` keep the two disjoint by
-    `Task.key`.
+    `Task.key`: the eval tasks are the environment's `held_out_tasks`, or else one in five of `all_tasks`.
 
     Args:
         env_id: registered id, such as `Doors-v0`.
@@ -48,17 +48,34 @@ class TaskGroup:
         everything = self.env.all_tasks()
         if everything is None:
             raise ConfigError(f"{self.env_id}: split='content' needs all_tasks(); use split='trial' or define it.")
-        # Ordered by a hash of the key: neither the order of enumeration nor the seed changes what is held out, so a
-        # model trained with one seed may be evaluated with another.
+        tasks = self._ordered(everything)
+        own = self.env.held_out_tasks()
+        if own is None:
+            if len(tasks) < 2:
+                raise ConfigError(
+                    f"{self.env_id}: split='content' needs 2 tasks or more, all_tasks() has {len(tasks)}."
+                )
+            size = max(1, len(tasks) // EVAL_SHARE)
+            held_out, tasks = tasks[:size], tasks[size:]
+        else:
+            held_out = self._ordered(own)
+            keys = {task.key for task in held_out}
+            tasks = [task for task in tasks if task.key not in keys]
+            if not (held_out and tasks):
+                raise ConfigError(
+                    f"{self.env_id}: split='content' needs a task or more in each split; held_out_tasks() has "
+                    f"{len(held_out)}, all_tasks() {len(tasks)} others."
+                )
+        return {"eval": [Task(t.env_id, t.params, "eval") for t in held_out], "train": tasks}
+
+    def _ordered(self, everything: Iterable[JSON]) -> list[Task]:
+        """Tasks without repetition, ordered by a hash of the key.
+
+        Neither the order of enumeration nor the seed changes what is held out, so a model trained with one seed may be
+        evaluated with another.
+        """
         unique = {task.key: task for task in (Task(self.env_id, params) for params in everything)}
-        tasks = sorted(unique.values(), key=lambda task: derive(task.key, "split"))
-        if len(tasks) < 2:
-            raise ConfigError(f"{self.env_id}: split='content' needs 2 tasks or more, all_tasks() has {len(tasks)}.")
-        held_out = max(1, len(tasks) // EVAL_SHARE)
-        return {
-            "eval": [Task(t.env_id, t.params, "eval") for t in tasks[:held_out]],
-            "train": tasks[held_out:],
-        }
+        return sorted(unique.values(), key=lambda task: derive(task.key, "split"))
 
     def _order(self, epoch: int, size: int) -> list[int]:
         """The order of the train tasks in one pass over them; the last one asked for is kept."""
@@ -82,10 +99,12 @@ class TaskGroup:
             ConfigError: a `content` group holds fewer eval tasks than asked for.
         """
         if self.content_split and split == "eval" and n > len(self._content["eval"]):
-            have = len(self._content["eval"])
+            have, others = len(self._content["eval"]), len(self._content["train"])
+            told = f"eval_trials={n}: {self.env_id} has only {have} held-out tasks"
+            if self.env.held_out_tasks() is not None:  # split='trial' would play on train tasks: no advice
+                raise ConfigError(f"{told}, the eval split of its data. Ask for at most {have}.")
             raise ConfigError(
-                f"eval_trials={n}: {self.env_id} has only {have} held-out tasks "
-                f"({have + len(self._content['train'])} in all, one in {EVAL_SHARE} held out). "
-                f"Ask for at most {have}, or use split='trial'."
+                f"{told} ({have + others} in all, one in {EVAL_SHARE} held out). Ask for at most {have}, or use "
+                "split='trial'."
             )
         return [self.task(i, split) for i in range(n)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -23,6 +24,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         run_training(parse(arguments), Console(), dry_run, start_only)
     except MetaRLGymError as error:
+        from metarlgym.training.agreement import AgreedError
+
+        if isinstance(error, AgreedError) and os.environ.get("RANK", "0") != "0":
+            return 2  # the main process says it for all
         errors.print(f"[bold red]error:[/] {error}", highlight=False, soft_wrap=True)
         return 2
     return 0

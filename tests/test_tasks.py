@@ -34,9 +34,22 @@ class Words(Env):
         return Step("")
 
 
+class Split(Words):
+    """A family whose data come with an eval split: the `held` words from `first` on."""
+
+    def __init__(self, first=50, held=8, **kwargs):
+        super().__init__(**kwargs)
+        self.first, self.held = first, held
+
+    def held_out_tasks(self):
+        tasks = [{"word": i} for i in range(self.first, self.first + self.held)] * 2
+        return tasks[::-1] if self.turned else tasks
+
+
 @pytest.fixture(autouse=True)
 def words(monkeypatch):
-    monkeypatch.setattr(registry, "_REGISTRY", {**registry._REGISTRY, "Words-v0": registry.EnvSpec("Words-v0", Words)})
+    specs = {"Words-v0": registry.EnvSpec("Words-v0", Words), "Split-v0": registry.EnvSpec("Split-v0", Split)}
+    monkeypatch.setattr(registry, "_REGISTRY", {**registry._REGISTRY, **specs})
 
 
 def keys(tasks):
@@ -91,6 +104,48 @@ def test_content_needs_all_tasks(monkeypatch):
     monkeypatch.setattr(Words, "all_tasks", Env.all_tasks)
     with pytest.raises(ConfigError, match=r"all_tasks\(\)"):
         TaskGroup("Words-v0").tasks(1)
+
+
+def said(tasks):
+    return sorted(task.params["word"] for task in tasks)
+
+
+def test_the_eval_split_of_the_data():
+    group = TaskGroup("Split-v0")
+    train, held_out = group.tasks(50), group.tasks(8, "eval")
+    assert said(train) == list(range(50))
+    assert said(held_out) == list(range(50, 58))
+    assert {task.split for task in train} == {"train"}
+    assert {task.split for task in held_out} == {"eval"}
+    again = TaskGroup("Split-v0", {"turned": True}, seed=5)
+    assert keys(again.tasks(8, "eval")) == keys(held_out)
+    assert keys(again.tasks(50)) != keys(train)
+
+
+def test_what_is_in_both_splits_is_held_out():
+    group = TaskGroup("Split-v0", {"first": 45})
+    assert said(group.tasks(45)) == list(range(45))
+    assert said(group.tasks(8, "eval")) == list(range(45, 53))
+
+
+def test_too_few_tasks_in_the_eval_split_of_the_data():
+    with pytest.raises(ConfigError) as raised:
+        TaskGroup("Split-v0").tasks(9, "eval")
+    assert str(raised.value) == (
+        "eval_trials=9: Split-v0 has only 8 held-out tasks, the eval split of its data. Ask for at most 8."
+    )
+
+
+@pytest.mark.parametrize(
+    ("args", "sizes"), [({"held": 0}, (0, 50)), ({"size": 3, "first": 0, "held": 5}, (5, 0)), ({"size": 0}, (8, 0))]
+)
+def test_an_empty_split(args, sizes):
+    with pytest.raises(ConfigError, match=r"held_out_tasks\(\) has {}, all_tasks\(\) {} others".format(*sizes)):
+        TaskGroup("Split-v0", args).task(0)
+
+
+def test_a_family_may_have_one_task_beside_its_eval_split():
+    assert said(TaskGroup("Split-v0", {"size": 1}).tasks(3)) == [0, 0, 0]
 
 
 @pytest.mark.parametrize("args", [{}, {"split": "trial"}])

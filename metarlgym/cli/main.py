@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from metarlgym import __version__
-from metarlgym.cli import bench, check, eval, list_envs, play, train
+from metarlgym.cli import bench, check, eval, list_envs, new_model, play, serve, train
 from metarlgym.datatypes import MetaRLGymError
 
 app = typer.Typer(
@@ -26,7 +26,9 @@ app.command("list")(list_envs.command)
 app.command("play")(play.command)
 app.command("check")(check.command)
 app.command("train", context_settings=train.PASS_THROUGH)(train.command)
+app.command("serve", context_settings=serve.PASS_THROUGH)(serve.command)
 app.command("eval")(eval.command)
+app.command("new-model")(new_model.command)
 app.add_typer(bench.app, name="bench")
 
 

@@ -27,3 +27,8 @@ register(
     "metarlgym.envs.dark_room:DarkRoom",
     summary="A grid with a hidden goal cell that pays at every step. Sweep, then go straight there.",
 )
+register(
+    "GSM8K-v0",
+    "metarlgym.envs.gsm8k:GSM8K",
+    summary="A word problem, several attempts, told whether right. Drop what was wrong, repeat what was right.",
+)

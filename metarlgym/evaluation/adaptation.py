@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from metarlgym.datatypes import ConfigError, MetaTrajectory, StopReason, Task
+from metarlgym.datatypes import ConfigError, MetaRLGymError, MetaTrajectory, StopReason, Task
 from metarlgym.evaluation.controls import derangement
 from metarlgym.evaluation.metrics import mean_ci, normalized_score, return_matrix
 from metarlgym.memory import Memory, NoMemory, Shuffled, make_memory
@@ -121,8 +121,17 @@ class _Evaluation:
 
         report = (lambda done: self.progress(name, done, len(self.own))) if self.progress else None  # type: ignore[misc]
         manager = RolloutManager(policy, renderer, settings.limits, settings.concurrency, report)
-        played = manager.run([spec(i) for i in self.own])
-        return self.gather(played) if self.gather else played
+        if self.gather is None:
+            return manager.run([spec(i) for i in self.own])
+        played, failure = [], None
+        try:
+            played = manager.run([spec(i) for i in self.own])
+        except Exception as error:  # shared first: the other processes wait for this one's trials
+            failure = error
+        failed = [text for text in self.gather([f"{type(failure).__name__}: {failure}" if failure else None]) if text]
+        if failed:
+            raise MetaRLGymError(f"the evaluation ({name}) failed: {failed[0]}") from failure
+        return self.gather(played)
 
     def report(self, keep: list[MetaTrajectory] | None) -> dict[str, Any]:
         settings = self.settings

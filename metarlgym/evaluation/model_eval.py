@@ -12,7 +12,7 @@ from rich.table import Table
 
 from metarlgym import __version__
 from metarlgym.datatypes import MetaTrajectory
-from metarlgym.evaluation.adaptation import EvalSettings, evaluate
+from metarlgym.evaluation.adaptation import EvalSettings, Gather, evaluate
 from metarlgym.evaluation.plots import plot_adaptation
 from metarlgym.rollout.protocol import Policy
 from metarlgym.rollout.render import Renderer
@@ -35,6 +35,8 @@ def evaluate_policy(
     model: str,
     decode: dict[str, Any] | None = None,
     keep: list[MetaTrajectory] | None = None,
+    shard: tuple[int, int] = (0, 1),
+    gather: Gather | None = None,
 ) -> dict[str, Any]:
     """`evaluate` with a progress bar; adds the fields about the model."""
     bar = Progress(
@@ -49,7 +51,7 @@ def evaluate_policy(
             bar.update(tasks[name], completed=done)
 
     with bar:
-        report = evaluate(group, policy, renderer, settings, progress=progress, keep=keep)
+        report = evaluate(group, policy, renderer, settings, shard=shard, gather=gather, progress=progress, keep=keep)
     return report | {"decode": decode, "model": model, "version": __version__}
 
 

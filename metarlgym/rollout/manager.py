@@ -16,7 +16,7 @@ from functools import partial
 
 from metarlgym.datatypes import MetaTrajectory, StopReason, Task
 from metarlgym.rollout.limits import Limits
-from metarlgym.rollout.protocol import ActReply, ActRequest, Policy
+from metarlgym.rollout.protocol import ActReply, ActRequest, Policy, PolicyLost, PolicyStop
 from metarlgym.rollout.render import Renderer
 from metarlgym.rollout.session import Session
 from metarlgym.trial import Trial
@@ -168,7 +168,12 @@ class _Play:
         if session.over or self.run.failure is not None:
             return  # the trial was ended while the policy was thinking
         try:
-            if isinstance(reply, BaseException):
+            if isinstance(reply, PolicyStop):
+                session.stop(reply.reason)
+                self.follow(None)
+            elif isinstance(reply, PolicyLost):
+                self.run.fail(reply)
+            elif isinstance(reply, BaseException):
                 session.fail(reply)
                 self.follow(None)
             elif session.trial.blocking:

@@ -8,8 +8,27 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from metarlgym.datatypes import MetaRLGymError, StopReason
+
 if TYPE_CHECKING:
     from metarlgym.rollout.session import Session
+
+
+class PolicyStop(Exception):
+    """What a policy answers when a limit of its own keeps it from acting: the trial ends there, truncated.
+
+    Args:
+        reason: the limit.
+        text: what happened.
+    """
+
+    def __init__(self, reason: StopReason, text: str) -> None:
+        super().__init__(text)
+        self.reason = reason
+
+
+class PolicyLost(MetaRLGymError):
+    """What a policy answers when no trial can go on (its server is gone): the whole rollout ends with this error."""
 
 
 @dataclass(slots=True)

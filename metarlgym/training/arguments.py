@@ -109,7 +109,8 @@ def find_config(name: str) -> Path:
     for candidate in (shipped / path.name, shipped / f"{path.name}.yaml"):
         if candidate.is_file():
             return candidate
-    names = ", ".join(sorted(p.stem for p in shipped.glob("*.yaml")))
+    runs = [p for p in shipped.glob("*.yaml") if "compute_environment" not in p.read_text()]  # others are accelerate's
+    names = ", ".join(sorted(p.stem for p in runs))
     raise ConfigError(f"config={name!r}: no such file, and none of that name ships with the package ({names}).")
 
 

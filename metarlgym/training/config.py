@@ -13,6 +13,7 @@ from trl import GRPOConfig
 
 from metarlgym.datatypes import ConfigError
 from metarlgym.memory import make_memory
+from metarlgym.serving.handshake import parse_urls
 from metarlgym.training.credit import RULES
 from metarlgym.training.schedule import Schedule
 
@@ -74,6 +75,26 @@ class MetaGRPOConfig(GRPOConfig):
     rollout_concurrency: int | None = field(default=None, metadata={"help": "Most trials alive at once; default all."})
     eval_trials: int = field(default=512, metadata={"help": "Held-out trials per evaluation during training."})
 
+    force_truncated_sampling: bool = field(
+        default=False, metadata={"help": "Allow top_p, top_k and min_p in training although they bias the gradient."}
+    )
+    server_request_timeout: float = field(
+        default=600.0, metadata={"help": "Seconds a server may take for one action; the trial is truncated then."}
+    )
+    server_retry_seconds: float = field(
+        default=60.0, metadata={"help": "How long lost connections and HTTP 5xx are tried again before the run stops."}
+    )
+    server_concurrency: int = field(default=1024, metadata={"help": "Most requests in flight, for each process."})
+    weight_sync_timeout: float = field(
+        default=300.0, metadata={"help": "Seconds that joining the servers, or one update of the weights, may take."}
+    )
+    probe_every: int = field(
+        default=50, metadata={"help": "Weight updates between comparisons of the servers with the trainer; 0 for none."}
+    )
+    probe_tolerance: float | None = field(
+        default=None, metadata={"help": "Largest mean |difference| of log-probabilities; default by number type."}
+    )
+
     # Defaults that differ from TRL's, each for a reason given in docs/decisions.md.
     scale_rewards: str | None = field(
         default=None, metadata={"help": "For credit=trial only: group, batch or none (TRL's meaning)."}
@@ -81,6 +102,9 @@ class MetaGRPOConfig(GRPOConfig):
     gradient_checkpointing: bool = field(default=False, metadata={"help": "Trade compute for memory."})
     shuffle_dataset: bool | None = field(default=False, metadata={"help": "Tasks come in a seeded order of their own."})
     vllm_mode: str = field(default="server", metadata={"help": "server or colocate."})
+    vllm_server_base_url: str | None = field(
+        default=None, metadata={"help": "Address of the vLLM server; several, separated by commas, share the rollouts."}
+    )
     vllm_importance_sampling_mode: str = field(
         default="token_truncate", metadata={"help": "Sequence modes mask long trials whole."}
     )
@@ -91,6 +115,7 @@ class MetaGRPOConfig(GRPOConfig):
     def __post_init__(self) -> None:
         self._check_trial()
         self._check_credit()
+        self._check_server()
         if not torch.cuda.is_available():
             self.bf16 = False
             self.use_cpu = True
@@ -126,6 +151,11 @@ class MetaGRPOConfig(GRPOConfig):
                 f"{self.memory!r}: a trial's rows stay on one process."
             )
         super().__post_init__()
+        if self.world_size != world:
+            raise ConfigError(
+                f"the launcher started {world} processes (WORLD_SIZE), but each found itself alone: this happens with "
+                "a GPU configuration on a machine without one. Use configs/zero3_cpu.yaml, or set use_cpu: true there."
+            )
         self._check_checkpoints()
         if self.max_trial_seconds is not None and self.ddp_timeout < self.max_trial_seconds + 300:
             raise ConfigError(
@@ -173,11 +203,40 @@ class MetaGRPOConfig(GRPOConfig):
                 raise ConfigError(f"gamma={self.gamma!r}: {value:g} must lie in [0, 1].")
         if self.gamma_step is not None and not 0 <= self.gamma_step <= 1:
             raise ConfigError(f"gamma_step={self.gamma_step} must lie in [0, 1].")
-        if (self.top_p, self.top_k, self.min_p) != (1.0, 0, None):
+        if (self.top_p, self.top_k, self.min_p) != (1.0, 0, None) and not self.force_truncated_sampling:
             raise ConfigError(
                 f"top_p={self.top_p}, top_k={self.top_k}, min_p={self.min_p}: truncating samplers bias the gradient; "
-                "leave them at 1.0, 0 and None."
+                "leave them at 1.0, 0 and None, or set force_truncated_sampling."
             )
+        if self.force_truncated_sampling and not self.use_vllm:
+            raise ConfigError(
+                "force_truncated_sampling=True needs use_vllm: the in-process policy samples untruncated."
+            )
+
+    def _check_server(self) -> None:
+        if not self.use_vllm:
+            return
+        if self.vllm_mode == "colocate" and not torch.cuda.is_available():
+            raise ConfigError("vllm_mode='colocate' needs a GPU: use vllm_mode='server', or use_vllm=false.")
+        if self.vllm_mode == "server":
+            host = "127.0.0.1" if self.vllm_server_host == "0.0.0.0" else self.vllm_server_host
+            given: str = self.vllm_server_base_url or f"http://{host}:{self.vllm_server_port}"
+            self.vllm_server_base_url = ",".join(parse_urls(given))
+        for name in ("server_request_timeout", "server_retry_seconds", "server_concurrency", "weight_sync_timeout"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"{name}={getattr(self, name)} must be positive.")
+        if self.vllm_importance_sampling_mode.startswith("sequence") and self.vllm_importance_sampling_correction:
+            warnings.warn(
+                f"vllm_importance_sampling_mode={self.vllm_importance_sampling_mode!r} sums over the tokens of a whole "
+                "trial, so long trials are masked or scaled whole; 'token_truncate' is not.",
+                stacklevel=3,
+            )
+
+    @property
+    def server_urls(self) -> list[str]:
+        """The vLLM servers of this run; none where it uses none."""
+        served = self.use_vllm and self.vllm_mode == "server"
+        return parse_urls(self.vllm_server_base_url) if served and self.vllm_server_base_url else []
 
     def _check_credit(self) -> None:
         if self.credit not in RULES:

@@ -10,22 +10,26 @@ from typing import Any
 
 import torch
 import yaml
+from accelerate.utils import gather_object
 from rich.console import Console
 from transformers import PrinterCallback, set_seed
 from transformers.utils import logging as hf_logging
 from trl import get_peft_config
 
 from metarlgym import __version__
-from metarlgym.datatypes import ConfigError
+from metarlgym.datatypes import ConfigError, MetaRLGymError
 from metarlgym.evaluation.adaptation import EvalSettings
-from metarlgym.evaluation.model_eval import evaluate_model, write_report
+from metarlgym.evaluation.model_eval import evaluate_policy, write_report
 from metarlgym.memory import make_memory
 from metarlgym.rollout.render import Renderer
 from metarlgym.tasks import TaskGroup
+from metarlgym.training.acting import connect
+from metarlgym.training.agreement import agree
 from metarlgym.training.arguments import Settings
 from metarlgym.training.callbacks import LiveProgress, MetricsFile, TrialSamples
 from metarlgym.training.checkpoint import checkpoints, latest_complete
-from metarlgym.training.loading import load_tokenizer, make_renderer
+from metarlgym.training.final import save_final
+from metarlgym.training.loading import load_config, load_tokenizer, make_renderer
 from metarlgym.training.plan import make_plan
 from metarlgym.training.start import make_start, starting_policy
 from metarlgym.training.trainer import MetaGRPOTrainer
@@ -54,10 +58,8 @@ def run_training(
                 group.tasks(count, "eval")
             except ConfigError as error:
                 raise ConfigError(str(error).replace("eval_trials", name, 1)) from None
-    name = settings.model.model_name_or_path
-    if name and not dry_run:  # what does not fit is refused before the folder is touched
-        tokenizer = load_tokenizer(name, trust_remote_code=args.trust_remote_code)
-        make_renderer(run.renderer, tokenizer, group, args.chat_template_kwargs)
+    if not dry_run:
+        _check_model(settings, group, console)
     folder = Path(str(args.output_dir))
     if dry_run:
         console.print(make_plan(settings, group).render())
@@ -91,41 +93,72 @@ def run_training(
         trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
     finally:
         progress.close()
-    final = folder / "final"
-    trainer.save_model(str(final))
-    tokenizer.save_pretrained(final)
-    report: dict[str, Any] | None = None
-    if trainer.accelerator.is_main_process and run.final_eval_trials:
-        report = _final_report(settings, group, trainer, renderer, folder, final, console)
-    trainer.accelerator.wait_for_everyone()
+    final = save_final(trainer, tokenizer, settings, folder)
+    if not run.final_eval_trials:
+        return None
+    report = _final_report(settings, group, trainer, renderer, final, console)
+    if not trainer.accelerator.is_main_process:
+        return None
+    write_report(report, folder, console)
     return report
 
 
 def _final_report(
-    settings: Settings,
-    group: TaskGroup,
-    trainer: MetaGRPOTrainer,
-    renderer: Renderer,
-    folder: Path,
-    final: Path,
-    console: Console,
+    settings: Settings, group: TaskGroup, trainer: MetaGRPOTrainer, renderer: Renderer, final: Path, console: Console
 ) -> dict[str, Any]:
+    """Evaluate with the policy that trained; each process plays its share of the trials."""
     run, args = settings.run, settings.grpo
-    shots = args.free_shots_at(args.max_steps)
     eval_settings = EvalSettings(
         episodes=args.episodes,
         trials=run.final_eval_trials,
         seed=args.seed,
         memory=args.memory,
-        free_shots=shots,
+        free_shots=args.free_shots_at(args.max_steps),
         stop_on_success=args.stop_on_success,
         max_total_turns=args.max_total_turns,
         limits=trainer.limits,
     )
-    model = trainer.accelerator.unwrap_model(trainer.model)
-    report = evaluate_model(group, model, renderer, eval_settings, console, name=str(final))
-    write_report(report, folder, console)
-    return report
+    decode = {"temperature": args.temperature, "greedy": False}
+    accelerator = trainer.accelerator
+    with trainer.acting() as policy:
+        return evaluate_policy(
+            group,
+            policy,
+            renderer,
+            eval_settings,
+            console,
+            str(final),
+            decode,
+            shard=(accelerator.process_index, accelerator.num_processes),
+            gather=gather_object if accelerator.num_processes > 1 else None,
+        )
+
+
+def _check_model(settings: Settings, group: TaskGroup, console: Console) -> None:
+    """Refuse a model and servers that do not fit, before the run's folder is touched.
+
+    Raises:
+        AgreedError: on every process, whichever of them found it.
+    """
+    name, args = settings.model.model_name_or_path, settings.grpo
+    if not name:
+        if args.use_vllm:
+            raise ConfigError(
+                "use_vllm=true needs model_name_or_path, the model that is served too: "
+                "`metarlgym new-model --out runs/tiny` makes a small one."
+            )
+        return
+    problem: MetaRLGymError | None = None
+    tokenizer = None
+    try:
+        load_config(name, trust_remote_code=args.trust_remote_code)
+        tokenizer = load_tokenizer(name, trust_remote_code=args.trust_remote_code)
+        make_renderer(settings.run.renderer, tokenizer, group, args.chat_template_kwargs)
+    except MetaRLGymError as error:
+        problem = error
+    agree(problem)
+    main = args.distributed_state.is_main_process
+    connect(args, tokenizer, [group.env.rules()], console.print if main else None)
 
 
 def quiet() -> None:

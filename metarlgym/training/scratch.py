@@ -19,6 +19,12 @@ from metarlgym.tasks import TaskGroup
 from metarlgym.trial import Trial
 
 PAD, BOS, END, UNKNOWN = "<pad>", "<bos>", "<end>", "<unk>"
+TURN, END_OF_TURN = "<|im_start|>", "<|im_end|>"
+CHAT_TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+"""ChatML, as Qwen's models use it."""
 
 
 @dataclass
@@ -76,26 +82,34 @@ def word_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:
     """A tokenizer of the 256 bytes; it knows every text."""
+    return _wrap(_bytes([PAD, BOS, END]))
+
+
+def chat_tokenizer() -> PreTrainedTokenizerFast:
+    """A tokenizer of the 256 bytes with ChatML turns."""
+    marks = {"bos_token": None, "eos_token": END_OF_TURN, "extra_special_tokens": [TURN]}
+    tokenizer = _wrap(_bytes([PAD, TURN, END_OF_TURN]), **marks)
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
+
+
+def _bytes(special: list[str]) -> Tokenizer:
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {token: i for i, token in enumerate([PAD, BOS, END, *alphabet])}
+    vocabulary = {token: i for i, token in enumerate([*special, *alphabet])}
     tokenizer = Tokenizer(models.BPE(vocabulary, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    return _wrap(tokenizer)
+    return tokenizer
 
 
-def _wrap(tokenizer: Tokenizer, **special: str) -> PreTrainedTokenizerFast:
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token=PAD,
-        bos_token=BOS,
-        eos_token=END,
-        clean_up_tokenization_spaces=False,
-        **special,
-    )
+def _wrap(tokenizer: Tokenizer, **special: Any) -> PreTrainedTokenizerFast:
+    names = {"pad_token": PAD, "bos_token": BOS, "eos_token": END, **special}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, clean_up_tokenization_spaces=False, **names)
 
 
-def scratch_model(args: ScratchArguments, tokenizer: Any, context: int, seed: int) -> Qwen3ForCausalLM:
+def scratch_model(
+    args: ScratchArguments, tokenizer: Any, context: int, seed: int, tied: bool = False
+) -> Qwen3ForCausalLM:
     """A Qwen3-type model.
 
     The initialisation is scaled with the width: the library default of .02 is made for widths of 768 and more; at 32 it
@@ -106,6 +120,7 @@ def scratch_model(args: ScratchArguments, tokenizer: Any, context: int, seed: in
         tokenizer: gives the vocabulary.
         context: longest context in tokens.
         seed: seeds the weights.
+        tied: let the output head share the embedding's weights.
     """
     width = args.scratch_hidden_size
     config = Qwen3Config(
@@ -118,7 +133,7 @@ def scratch_model(args: ScratchArguments, tokenizer: Any, context: int, seed: in
         head_dim=width // args.scratch_heads,
         max_position_embeddings=context,
         initializer_range=args.scratch_init_std or 1 / math.sqrt(width),
-        tie_word_embeddings=False,
+        tie_word_embeddings=tied,
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,

@@ -10,8 +10,8 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from accelerate.utils import gather_object
@@ -21,15 +21,15 @@ from trl import GRPOTrainer
 from metarlgym.datatypes import MetaRLGymError, MetaTrajectory, Task
 from metarlgym.evaluation.adaptation import EvalSettings, evaluate
 from metarlgym.memory import make_memory
-from metarlgym.policies.in_process import InProcessPolicy
 from metarlgym.rollout.limits import Limits
 from metarlgym.rollout.manager import RolloutManager, TrialSpec
 from metarlgym.rollout.protocol import Policy
 from metarlgym.rollout.render import Renderer
 from metarlgym.seeding import derive
 from metarlgym.tasks import TaskGroup
+from metarlgym.training.acting import ActingMixin, connect
 from metarlgym.training.batch import TrialBatch
-from metarlgym.training.checkpoint import COMPLETE, CheckpointMixin
+from metarlgym.training.checkpoint import CheckpointMixin
 from metarlgym.training.config import MetaGRPOConfig
 from metarlgym.training.schedule import Schedule
 from metarlgym.trial import Trial
@@ -44,7 +44,7 @@ def trial_return(prompts: list[Any], trial_return: list[float | None], **_: Any)
     return trial_return
 
 
-class MetaGRPOTrainer(CheckpointMixin, GRPOTrainer):
+class MetaGRPOTrainer(CheckpointMixin, ActingMixin, GRPOTrainer):
     """
     Trainer for trials of several episodes.
 
@@ -54,7 +54,7 @@ class MetaGRPOTrainer(CheckpointMixin, GRPOTrainer):
         group ([`TaskGroup`]): where tasks come from.
         processing_class: the tokenizer.
         renderer ([`Renderer`]): text to tokens.
-        policy: makes the policy from (model, renderer, temperature); default [`InProcessPolicy`].
+        policy: makes the policy from (model, renderer, temperature); default: the model itself, or vLLM.
         on_trials: called on the main process with (step, trajectories) after each rollout.
         **kwargs: passed to [`~trl.GRPOTrainer`] (`callbacks`, `optimizers`, `peft_config`, ...).
     """
@@ -75,30 +75,32 @@ class MetaGRPOTrainer(CheckpointMixin, GRPOTrainer):
         self.group = group
         self.renderer = renderer
         self.on_trials = on_trials
-        self._make_policy = policy or InProcessPolicy
         self._rows: list[dict[str, Any]] = []
         self._batch: TrialBatch | None = None
         self._generation = (-1, 0)
-        self._bare_model: Any = None
         self._trials: list[Trial] = []
         rows = _rows(args, group)
-        super().__init__(
-            model=model,
-            reward_funcs=[trial_return],
-            args=args,
-            train_dataset=rows,
-            eval_dataset=rows.select(range(1)) if args.eval_strategy != "no" else None,
-            processing_class=processing_class,
-            rollout_func=_rollout,
-            **kwargs,
-        )
-        room = getattr(self.model.config, "max_position_embeddings", None)
+        servers = connect(args, processing_class, [group.env.rules()])
+        with _our_client(args):
+            super().__init__(
+                model=model,
+                reward_funcs=[trial_return],
+                args=args,
+                train_dataset=rows,
+                eval_dataset=rows.select(range(1)) if args.eval_strategy != "no" else None,
+                processing_class=processing_class,
+                rollout_func=_rollout,
+                **kwargs,
+            )
+        self._init_acting(policy, servers)
+        rooms = [getattr(self.model.config.get_text_config(), "max_position_embeddings", None), args.max_context_tokens]
+        rooms += [server.max_model_len for server in servers]
         self.limits = Limits(
             action_tokens=args.max_action_tokens,
             episode_turns=args.max_episode_turns,
             episode_tokens=args.max_episode_tokens,
             episode_seconds=args.max_episode_seconds,
-            context_tokens=args.max_context_tokens or room,
+            context_tokens=min((room for room in rooms if room), default=None),
             trial_seconds=args.max_trial_seconds,
         )
         self._entropy_schedule = (
@@ -118,18 +120,15 @@ class MetaGRPOTrainer(CheckpointMixin, GRPOTrainer):
         gc.freeze()
         gc.set_threshold(200_000, 20, 100)
         try:
-            return super().train(*args, **kwargs)
+            output = super().train(*args, **kwargs)
+            if self._pool is not None:
+                self.sync_servers()  # TRL sends weights before rollouts only: the last step's would be missing
+            return output
         finally:
             gc.set_threshold(*thresholds)
             gc.unfreeze()
 
     # ------------------------------------------------------------------ the rollout
-
-    def make_policy(self) -> Policy:
-        """The policy with the weights as they are now."""
-        if self._bare_model is None:  # unwrapping looks for DeepSpeed each time, which takes 20 ms
-            self._bare_model = self.accelerator.unwrap_model(self.model)
-        return self._make_policy(self._bare_model, self.renderer, self.temperature)
 
     def _pooled_trial(self, i: int, free_shots: int) -> Trial:
         """Trial number i of this process, made once: a second reset equals a fresh environment (`check_env`)."""
@@ -167,11 +166,12 @@ class MetaGRPOTrainer(CheckpointMixin, GRPOTrainer):
             policy_seed = (args.seed, "policy", step, generation, trial)
             task = tasks.get(index) or tasks.setdefault(index, self.group.task(index))
             specs.append(TrialSpec(partial(self._pooled_trial, i, free_shots), task, seed, policy_seed))
-        manager = RolloutManager(self.make_policy(), self.renderer, self.limits, args.rollout_concurrency)
-        try:
-            trajectories, failure = manager.run(specs), None
-        except Exception as error:
-            trajectories, failure = [], error
+        with self.acting() as policy:
+            manager = RolloutManager(policy, self.renderer, self.limits, args.rollout_concurrency)
+            try:
+                trajectories, failure = manager.run(specs), None
+            except Exception as error:
+                trajectories, failure = [], error
         self._agree(trajectories, failure)
         self._batch = TrialBatch(trajectories, args, self.renderer)
         if self.on_trials is not None and self.accelerator.is_main_process:
@@ -184,24 +184,25 @@ class MetaGRPOTrainer(CheckpointMixin, GRPOTrainer):
         Single trials that ended in an error are masked and counted; only where all did is there nothing to learn from.
         """
         errors = [t.error for t in trajectories]
-        problem = f"the rollout failed with {type(failure).__name__}: {failure}" if failure else None
+        problem = None
+        if failure is not None:
+            name = "" if isinstance(failure, MetaRLGymError) else f"{type(failure).__name__}: "
+            problem = f"the rollout failed: {name}{failure}"
         if errors and all(errors):
             problem = f"every trial of the rollout ended in an error, the first in {errors[0]}"
         told = gather_object([(failure is not None, problem)])
         fatal = [text for broken, text in told if broken] or [text for _, text in told]
         if not all(fatal):
             return
-        step = self.state.global_step
-        if step and not (Path(self.args.output_dir) / f"checkpoint-{step}" / COMPLETE).exists():
-            self._save_checkpoint(self.model, trial=None)
         detail = next((t.error_detail for t in trajectories if t.error_detail), "")
-        resume = f" Mend it and go on from step {step} with --resume." if step else ""
-        raise MetaRLGymError(f"{fatal[0]}.{resume}\n{detail}".rstrip()) from failure
+        self.stop_run(fatal[0], detail, failure)
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         self._rows = inputs
         if self._entropy_schedule is not None:
             self.entropy_coef = self._entropy_schedule(self.state.global_step)
+        if self._pool is not None:
+            self.sync_servers()  # before TRL would: it does not ask whether all went well
         out = super()._generate_and_score_completions(inputs)
         assert self._batch is not None
         step = self.state.global_step
@@ -219,6 +220,8 @@ class MetaGRPOTrainer(CheckpointMixin, GRPOTrainer):
             out["num_items_in_batch"] = self.accelerator.gather(loss_mask.sum()).sum()
         for name, value in credit.metrics.items():
             self._metrics["train"][name].append(value)
+        if self._pool is not None:
+            self.count_faults()
         if shots:
             self._metrics["train"]["free_shots"].append(float(shots))
         return out
@@ -238,14 +241,15 @@ class MetaGRPOTrainer(CheckpointMixin, GRPOTrainer):
             controls=False,
             baselines=False,
         )
-        report = evaluate(
-            self.group,
-            self.make_policy(),
-            self.renderer,
-            settings,
-            shard=(self.accelerator.process_index, self.accelerator.num_processes),
-            gather=gather_object if self.accelerator.num_processes > 1 else None,
-        )
+        with self.acting() as policy:
+            report = evaluate(
+                self.group,
+                policy,
+                self.renderer,
+                settings,
+                shard=(self.accelerator.process_index, self.accelerator.num_processes),
+                gather=gather_object if self.accelerator.num_processes > 1 else None,
+            )
         metrics = {f"{metric_key_prefix}_return": report["return_mean"]}
         metrics |= {f"{metric_key_prefix}_episode_{k + 1}": value for k, value in enumerate(report["curve"])}
         metrics[f"{metric_key_prefix}_slope"] = report["slope"]
@@ -254,6 +258,14 @@ class MetaGRPOTrainer(CheckpointMixin, GRPOTrainer):
         self.log(metrics)
         self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+
+def _our_client(args: MetaGRPOConfig) -> AbstractContextManager[None]:
+    if not args.server_urls:
+        return nullcontext()
+    from metarlgym.training.weight_sync import our_client
+
+    return our_client(args.weight_sync_timeout)
 
 
 def _rollout(prompts: list[Any], trainer: GRPOTrainer) -> dict[str, Any]:

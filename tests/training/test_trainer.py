@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import contextmanager
 
 import gymnasium
 import pytest
@@ -121,15 +122,16 @@ def test_no_two_trials_of_a_run_share_noise_or_samples(tmp_path):
     trainer = make_trainer(tmp_path, steps_per_generation=1, max_steps=3)
     seeds, named = [], []
     trainer.on_trials = lambda step, trajectories: seeds.extend(t.seed for t in trajectories)
-    inner = trainer.make_policy
+    inner = trainer.acting
 
+    @contextmanager
     def watched():
-        policy = inner()
-        submit = policy.submit
-        policy.submit = lambda request, done: named.append(request.seed) or submit(request, done)
-        return policy
+        with inner() as policy:
+            submit = policy.submit
+            policy.submit = lambda request, done: named.append(request.seed) or submit(request, done)
+            yield policy
 
-    trainer.make_policy = watched
+    trainer.acting = watched
     trainer.train()
     assert len(set(seeds)) == 3 * 8
     assert len(set(named)) == 3 * 8 * 3

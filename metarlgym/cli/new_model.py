@@ -1,0 +1,43 @@
+"""`metarlgym new-model`: a small chat model made from scratch, for trying things out where no model can be had."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from metarlgym.cli.common import output
+from metarlgym.datatypes import ConfigError
+
+
+def command(
+    out: Annotated[Path, typer.Option("--out", help="Folder to write: model and tokenizer.")],
+    hidden_size: Annotated[int, typer.Option(min=8, help="Width.")] = 64,
+    layers: Annotated[int, typer.Option(min=1, help="Transformer layers.")] = 2,
+    heads: Annotated[int, typer.Option(min=1, help="Attention heads.")] = 2,
+    context: Annotated[int, typer.Option(min=64, help="Longest context in tokens.")] = 4096,
+    tied: Annotated[bool, typer.Option("--tied/--untied", help="Share the embedding with the output head.")] = True,
+    seed: Annotated[int, typer.Option(help="Seeds the weights.")] = 0,
+) -> None:
+    """Make an untrained Qwen3-type chat model with a tokenizer of bytes.
+
+    It knows no language: it is there to run servers, launchers and whole pipelines on any machine.
+
+    \b
+    Example:
+      metarlgym new-model --out runs/tiny
+    """
+    if (out / "config.json").exists():
+        raise ConfigError(f"out={str(out)!r} holds a model already: name another folder.")
+    with output().status("making the model"):
+        from metarlgym.training.run import quiet
+        from metarlgym.training.scratch import ScratchArguments, chat_tokenizer, scratch_model
+
+        quiet()
+        sizes = ScratchArguments(scratch_hidden_size=hidden_size, scratch_layers=layers, scratch_heads=heads)
+        tokenizer = chat_tokenizer()
+        model = scratch_model(sizes, tokenizer, context, seed, tied)
+        model.save_pretrained(out)
+        tokenizer.save_pretrained(out)
+    output().print(f"{model.num_parameters():,} parameters, {len(tokenizer)} tokens, context {context}: {out}")

@@ -1,0 +1,122 @@
+"""`metarlgym serve`: a vLLM server that training can use, and word when it is ready."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from metarlgym.cli.common import output
+from metarlgym.datatypes import ConfigError, MetaRLGymError
+from metarlgym.serving.command import LOOPBACK, ServerOptions, cpu_build, server_command
+
+PASS_THROUGH: dict[str, Any] = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+
+def command(
+    context: typer.Context,
+    model: Annotated[str, typer.Option("--model", help="Model folder or hub id: the one training starts from.")],
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16; auto is float32 on a CPU.")] = "auto",
+    max_model_len: Annotated[int | None, typer.Option(help="Longest context in tokens; default: the model's.")] = None,
+    tensor_parallel_size: Annotated[int, typer.Option(min=1, help="GPUs that share one model.")] = 1,
+    gpu_memory_utilization: Annotated[float, typer.Option(help="Share of the GPU's memory.")] = 0.9,
+    trust_remote_code: Annotated[bool, typer.Option(help="Run code that comes with the model.")] = False,
+    ready_timeout: Annotated[float, typer.Option(help="Seconds to wait until it answers.")] = 1800.0,
+    log: Annotated[Path | None, typer.Option(help="Write vLLM's output to this file instead of the terminal.")] = None,
+) -> None:
+    """Serve a model with vLLM as training needs it; further options are handed on to vLLM.
+
+    With a GPU this is `vllm serve`, without one its API-server module.
+    Stop it with Ctrl-C.
+
+    \b
+    Examples:
+      metarlgym serve --model Qwen/Qwen2.5-1.5B-Instruct --tensor-parallel-size 2
+      metarlgym serve --model runs/tiny --port 8001
+    """
+    console = output()
+    if not Path(model).exists() and model.startswith((".", "/", "~", "runs")):
+        raise ConfigError(f"model={model!r}: no such folder. Give a model folder or a hub id.")
+    cpu = cpu_build()
+    options = ServerOptions(
+        model=model,
+        host=host,
+        port=port,
+        dtype=dtype,
+        max_model_len=max_model_len,
+        tensor_parallel_size=tensor_parallel_size,
+        gpu_memory_utilization=gpu_memory_utilization,
+        trust_remote_code=trust_remote_code,
+        extra=context.args,
+    )
+    words, variables = server_command(options, cpu)
+    if host not in LOOPBACK:
+        console.print(
+            f"warning: --host {host} lets other machines in. vLLM's development endpoints, which training needs, let "
+            "anyone who reaches this port replace the weights: keep it inside a trusted network.",
+            style="yellow",
+        )
+    console.print(" ".join([*(f"{k}={v}" for k, v in variables.items()), shlex.join(words)]), style="dim")
+    sink = log.open("a") if log else None
+    server = subprocess.Popen(words, env={**os.environ, **variables}, stdout=sink, stderr=sink)
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        _wait_until_ready(server, f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}", ready_timeout, log)
+        address = f"http://{host if host != '0.0.0.0' else _own_name()}:{port}"
+        console.print(f"ready: {model} at {address}", style="bold green", soft_wrap=True)
+        console.print(
+            f"train with it: --use_vllm true --vllm_server_base_url {address} --model_name_or_path {model}",
+            soft_wrap=True,
+        )
+        status = server.wait()
+        raise MetaRLGymError(f"the server ended with exit status {status}; see {log or 'its output above'}.")
+    finally:
+        _stop(server)
+
+
+def _interrupt(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def _own_name() -> str:
+    import socket
+
+    return socket.gethostname()
+
+
+def _wait_until_ready(server: subprocess.Popen[bytes], address: str, timeout: float, log: Path | None) -> None:
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        if server.poll() is not None:
+            raise MetaRLGymError(
+                f"the server ended with exit status {server.returncode} before it was ready; "
+                f"see {log or 'its output above'}."
+            )
+        try:
+            with urllib.request.urlopen(f"{address}/health", timeout=5) as answer:
+                if answer.status == 200:
+                    return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.5)  # not up yet
+    raise MetaRLGymError(f"the server did not answer at {address}/health within ready_timeout={timeout:g} seconds.")
+
+
+def _stop(server: subprocess.Popen[bytes]) -> None:
+    """End the server and its worker processes; a second Ctrl-C does not wait."""
+    if server.poll() is None:
+        server.terminate()
+        try:
+            server.wait(30)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait()

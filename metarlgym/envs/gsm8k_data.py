@@ -1,0 +1,129 @@
+"""Word problems in the form of openai/gsm8k: rows of a `question` and an `answer` that ends with `#### 42`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from metarlgym.datatypes import ConfigError
+from metarlgym.envs.math_answer import read_number
+
+BUNDLED = "bundled"
+"""Name of the problems that come with the package: few and easy, for tests and first runs."""
+CONFIG = "main"
+"""The configuration of the hub's dataset, and the folder that holds it."""
+ENDINGS = {".parquet": "parquet", ".jsonl": "json", ".json": "json"}
+"""File endings that are read, and how `datasets` calls their formats."""
+
+
+class Problem(NamedTuple):
+    """A question and its answer, a bare number as `read_number` writes it."""
+
+    question: str
+    answer: str
+
+
+class Problems(NamedTuple):
+    """The two splits of a data set; no question is in both, and none is twice in one."""
+
+    train: tuple[Problem, ...]
+    test: tuple[Problem, ...] | None
+    """None where the data have one split only."""
+
+
+@cache
+def load_problems(data: str) -> Problems:
+    """Read a data set, once in a process.
+
+    Args:
+        data: `bundled`; or a folder with files `train*` and `test*` (`.parquet`, `.jsonl` or `.json`), itself or in its
+            folder `main`; or one such file, which then has one split only; or the id of a data set on the hub.
+
+    Raises:
+        ConfigError: there are no such data, or they have another form.
+    """
+    if data == BUNDLED:
+        folder = Path(__file__).parent / "data" / "gsm8k"
+        rows = {split: _lines(folder / f"{split}.jsonl") for split in ("train", "test")}
+    else:
+        rows = _local_rows(Path(data).expanduser(), data) if _is_local(data) else _hub_rows(data)
+    if "train" not in rows:
+        raise ConfigError(f"data={data!r} has no train split, only {', '.join(map(str, rows))}: give data with one.")
+    test = _problems(data, "test", rows["test"]) if "test" in rows else None
+    known = {problem.question for problem in test or ()}
+    train = tuple(p for p in _problems(data, "train", rows["train"]) if p.question not in known)
+    for split, problems in (("train", train), ("test", test)):
+        if problems is not None and not problems:
+            raise ConfigError(f"data={data!r} has no problem in its {split} split: give data with some.")
+    return Problems(train, test)
+
+
+def _problems(data: str, split: str, rows: Iterable[Mapping[str, Any]]) -> tuple[Problem, ...]:
+    """The rows of a split, checked; of equal questions the first."""
+    found: dict[str, Problem] = {}
+    for number, row in enumerate(rows, start=1):
+        place = f"data={data!r}: row {number} of {split}"
+        for column in ("question", "answer"):
+            if not isinstance(row.get(column), str):
+                raise ConfigError(
+                    f"{place} has no text in column {column!r} (its columns: {', '.join(row) or 'none'}): rename the "
+                    "columns to 'question' and 'answer'."
+                )
+        _, mark, final = row["answer"].rpartition("####")
+        answer = read_number(final.replace(",", ""))
+        if not mark or answer is None:
+            shown = " ".join((final if mark else row["answer"]).split())[-40:]
+            raise ConfigError(f"{place} has no answer after '####' that is a number ({shown!r}): write '#### 42'.")
+        question = row["question"].strip()
+        found.setdefault(question, Problem(question, answer.rstrip("%")))
+    return tuple(found.values())
+
+
+def _is_local(data: str) -> bool:
+    """Whether `data` is a path: it is there, or cannot be the id of a data set."""
+    looks_local = data.startswith((".", "/", "~")) or data.count("/") > 1 or Path(data).suffix in ENDINGS
+    return looks_local or Path(data).expanduser().exists()
+
+
+def _lines(path: Path) -> list[Any]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def _local_rows(path: Path, data: str) -> dict[str, Any]:
+    """Rows by split, of a file or a folder."""
+    if path.is_file():
+        if path.suffix not in ENDINGS:
+            raise ConfigError(f"data={data!r} is a file of an unknown kind: give {', '.join(ENDINGS)} or a folder.")
+        return _load(data, ENDINGS[path.suffix], data_files={"train": [str(path)]})
+    if not path.is_dir():
+        raise ConfigError(f"data={data!r}: no such file or folder. Give a path, a hub id, or {BUNDLED!r}.")
+    folder = path / CONFIG if (path / CONFIG).is_dir() else path
+    for ending, kind in ENDINGS.items():
+        files = {split: sorted(map(str, folder.glob(f"{split}*{ending}"))) for split in ("train", "test")}
+        if files["train"]:
+            return _load(data, kind, data_files={split: names for split, names in files.items() if names})
+    raise ConfigError(f"data={data!r}: no file train*.parquet, train*.jsonl or train*.json in {str(folder)!r}: add it.")
+
+
+def _hub_rows(data: str) -> dict[str, Any]:
+    """Rows by split, of a data set on the hub."""
+    return _load(data, data, name=CONFIG)
+
+
+def _load(data: str, path: str, **kwargs: Any) -> dict[str, Any]:
+    """`datasets.load_dataset`; imported here, as it takes a second and the bundled problems do without."""
+    import datasets
+
+    try:
+        return datasets.load_dataset(path, **kwargs)
+    # Missing data, no network, files that are not what they should be: it raises errors of all these kinds. The last is
+    # what it does with an empty file.
+    except (OSError, ValueError, datasets.exceptions.DatasetsError, StopIteration) as error:
+        reason = " ".join(str(error).split()) or ("no rows" if isinstance(error, StopIteration) else repr(error))
+        raise ConfigError(
+            f"data={data!r} cannot be loaded ({reason[:200].rstrip('.')}): give the path of a folder with train and "
+            f"test files, the id of a hub data set that can be reached, or {BUNDLED!r}."
+        ) from error

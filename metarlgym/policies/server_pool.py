@@ -1,0 +1,164 @@
+"""ServerPool: HTTP requests to one or several equal servers, with balancing, retries and deadlines.
+
+Faults are told apart by what they mean for a trial. A server that does not answer in time is slow: the trial ends
+there. One that is gone, overloaded or answers 5xx may come back: the request is sent again, elsewhere if there is an
+elsewhere, for `retry_seconds`; only then is the rollout lost. Any other refusal is a mistake that no retry mends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import aiohttp
+
+from metarlgym.datatypes import StopReason
+from metarlgym.rollout.protocol import PolicyLost, PolicyStop
+
+FIRST_WAIT, LONGEST_WAIT = 0.1, 5.0
+"""Seconds between tries: doubled each time, with jitter so that a thousand requests do not come back together."""
+CONNECT_SECONDS = 10.0
+
+
+@dataclass
+class Server:
+    """One server and how busy we keep it."""
+
+    url: str
+    """Such as `http://127.0.0.1:8000`, without a slash at the end."""
+    model: str
+    """The name under which it serves the policy."""
+    in_flight: int = 0
+    down_until: float = 0.0
+    """Monotonic time before which it is avoided if another can be had."""
+
+
+@dataclass
+class PoolStats:
+    """Counts since the pool was made."""
+
+    requests: int = 0
+    retries: int = 0
+    deadlines: int = 0
+    overflows: int = 0
+
+
+class ServerPool:
+    """Posts to servers that all serve the same policy.
+
+    Args:
+        servers: at least one.
+        concurrency: most requests in flight, over all servers; the others wait their turn, on no one's clock.
+        request_timeout: seconds a server may take for one request.
+        retry_seconds: how long a request is tried again after connections are lost or 5xx comes back.
+    """
+
+    def __init__(
+        self,
+        servers: Sequence[Server],
+        concurrency: int = 1024,
+        request_timeout: float = 600.0,
+        retry_seconds: float = 60.0,
+    ) -> None:
+        self.servers = list(servers)
+        self.concurrency = concurrency
+        self.request_timeout = request_timeout
+        self.retry_seconds = retry_seconds
+        self.stats = PoolStats()
+        self._session: aiohttp.ClientSession | None = None
+
+    async def open(self) -> None:
+        """Make connections possible; they belong to the running event loop."""
+        # Keep-alive has to end before the server's own (5 s in uvicorn), or a request meets a connection being closed.
+        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=3.0)
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS)
+        self._session = aiohttp.ClientSession(connector=connector, timeout=timeout, auto_decompress=False)
+        self._slots = asyncio.Semaphore(self.concurrency)
+        self._jitter = random.Random(0)
+        for server in self.servers:
+            server.in_flight, server.down_until = 0, 0.0
+
+    async def close(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    def choose(self, home: Server | None) -> Server:
+        """`home` while it is up (it has the context's prefix cached), else the least busy server that is up."""
+        now = time.monotonic()
+        if home is not None and home.down_until <= now:
+            return home
+        up = [server for server in self.servers if server.down_until <= now]
+        if up:
+            return min(up, key=lambda server: server.in_flight)
+        return min(self.servers, key=lambda server: server.down_until)
+
+    async def post(
+        self, path: str, body: Callable[[Server], bytes], home: Server | None = None
+    ) -> tuple[Server, bytes]:
+        """Post until a server answers 200; returns that server and its answer.
+
+        Raises:
+            PolicyStop: no answer within `request_timeout`, or a context longer than the server takes.
+            PolicyLost: servers stayed away for `retry_seconds`, or refused the request.
+        """
+        async with self._slots:
+            self.stats.requests += 1
+            wait, give_up = FIRST_WAIT, None
+            while True:
+                server = self.choose(home)
+                server.in_flight += 1
+                try:
+                    async with asyncio.timeout(self.request_timeout):
+                        status, answer = await self._once(server, path, body(server))
+                except TimeoutError:
+                    self.stats.deadlines += 1
+                    raise PolicyStop(
+                        StopReason.TIME_LIMIT, f"{server.url} took longer than {self.request_timeout:g} s for a request"
+                    ) from None
+                except (aiohttp.ClientError, OSError) as error:
+                    problem = f"{type(error).__name__}: {error}"
+                    server.down_until = time.monotonic() + wait
+                else:
+                    if status == 200:
+                        return server, answer
+                    self._refused(server, status, answer)
+                    problem = f"HTTP {status}: {_text(answer)}"
+                finally:
+                    server.in_flight -= 1
+                now = time.monotonic()
+                give_up = give_up or now + self.retry_seconds
+                if now >= give_up:
+                    raise PolicyLost(
+                        f"{server.url} did not answer for {self.retry_seconds:g} s of retries (last: {problem}). Start "
+                        "the server again, or name it right in vllm_server_base_url"
+                    )
+                self.stats.retries += 1
+                await asyncio.sleep(min(wait * self._jitter.uniform(0.5, 1.0), give_up - now))
+                wait = min(2 * wait, LONGEST_WAIT)
+
+    async def _once(self, server: Server, path: str, body: bytes) -> tuple[int, bytes]:
+        assert self._session is not None
+        try:
+            headers = {"Content-Type": "application/json"}
+            async with self._session.post(server.url + path, data=body, headers=headers) as response:
+                return response.status, await response.read()
+        except aiohttp.ServerTimeoutError as error:  # a TimeoutError too, but it is the connection that failed
+            raise ConnectionError(str(error)) from error
+
+    def _refused(self, server: Server, status: int, answer: bytes) -> None:
+        """Tell refusals that a retry can mend (nothing happens) from others (raises)."""
+        if status >= 500 or status in (408, 429):
+            return
+        text = _text(answer)
+        if status == 400 and "context length" in text:
+            self.stats.overflows += 1
+            raise PolicyStop(StopReason.CONTEXT_LIMIT, text)
+        raise PolicyLost(f"{server.url} refused a request with HTTP {status}: {text}")
+
+
+def _text(answer: bytes) -> str:
+    return answer[:500].decode(errors="replace").strip()

@@ -1,0 +1,95 @@
+"""VLLMEnginePolicy: acts with a vLLM engine held in this process (TRL's `vllm_mode: colocate`).
+
+The engine is stepped on the event loop: each step advances all waiting requests by one token.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Mapping
+from typing import Any
+
+from metarlgym.datatypes import ConfigError
+from metarlgym.rollout.protocol import ActReply, ActRequest, Callback, Policy, PolicyLost
+from metarlgym.rollout.render import Renderer
+
+
+class VLLMEnginePolicy(Policy):
+    """Samples from a `vllm.LLM`.
+
+    Args:
+        llm: made with `logprobs_mode="processed_logprobs"`.
+        renderer: tells which tokens end an action.
+        temperature: sampling temperature, above 0.
+        truncation: `top_p`, `top_k` or `min_p`, where sampling is to be truncated.
+    """
+
+    def __init__(
+        self, llm: Any, renderer: Renderer, temperature: float = 1.0, truncation: Mapping[str, float] | None = None
+    ) -> None:
+        if temperature <= 0:
+            raise ConfigError(f"temperature={temperature} must be above 0.")
+        self.engine = llm.llm_engine
+        self.renderer = renderer
+        self._settings: dict[str, Any] = {
+            "temperature": temperature,
+            "logprobs": 0,
+            "ignore_eos": True,
+            "detokenize": False,
+        }
+        self._settings |= {"stop_token_ids": sorted(renderer.end_ids), **(truncation or {})}
+        self._numbers = itertools.count()
+        self._waiting: dict[str, tuple[int, Callback]] = {}
+        self._scheduled = False
+
+    def submit(self, request: ActRequest, done: Callback) -> None:
+        from vllm import SamplingParams
+
+        name = f"act-{next(self._numbers)}"
+        settings = SamplingParams(max_tokens=request.max_tokens, seed=request.seed, **self._settings)
+        self._waiting[name] = (request.context, done)
+        self.engine.add_request(name, {"prompt_token_ids": list(request.ids)}, settings)
+        if not self._scheduled:
+            self._scheduled = True
+            self.loop.call_soon(self._step)
+
+    def forget(self, context: int) -> None:
+        gone = [name for name, (owner, _) in self._waiting.items() if owner == context]
+        for name in gone:
+            del self._waiting[name]
+        if gone:
+            self.engine.abort_request(gone)
+
+    async def begin(self, loop: asyncio.AbstractEventLoop) -> None:
+        await super().begin(loop)
+        self._scheduled = False
+
+    async def end(self) -> None:
+        if self._waiting:
+            self.engine.abort_request(list(self._waiting))
+            self._waiting.clear()
+
+    def _step(self) -> None:
+        """One step of the engine; then the trials whose action is complete move on."""
+        try:
+            outputs = self.engine.step()
+        except Exception as error:
+            lost = PolicyLost(f"the vLLM engine failed with {type(error).__name__}: {error}")
+            for _, done in list(self._waiting.values()):
+                done(lost)
+            return
+        for output in outputs:
+            if output.finished and output.request_id in self._waiting:
+                _, done = self._waiting.pop(output.request_id)
+                done(self._reply(output.outputs[0]))
+        if self._waiting:
+            self.loop.call_soon(self._step)
+        else:
+            self._scheduled = False
+
+    def _reply(self, completion: Any) -> ActReply:
+        ids = list(completion.token_ids)
+        logprobs = [row[token].logprob for row, token in zip(completion.logprobs, ids, strict=True)]
+        ended = completion.finish_reason == "stop" or len(ids) == self.renderer.fixed_action_tokens
+        return ActReply(ids, logprobs, "end" if ended else "length")

@@ -1,0 +1,156 @@
+"""VLLMServerPolicy: acts through one or several vLLM servers, token ids in and token ids out.
+
+Every process of a training run talks to the servers itself and never to the other processes: trials take different
+numbers of turns, and a collective call inside the rollout would wait for a process that has finished its trials.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+from metarlgym.datatypes import ConfigError
+from metarlgym.policies.server_pool import Server, ServerPool
+from metarlgym.rollout.protocol import ActReply, ActRequest, Callback, Policy, PolicyLost
+from metarlgym.rollout.render import Renderer
+
+
+class _Context:
+    """A context's server, its ids as JSON, and the request it waits for."""
+
+    __slots__ = ("home", "known", "task", "text")
+
+    def __init__(self) -> None:
+        self.home: Server | None = None
+        self.text = bytearray()
+        self.known = 0
+        """Ids written to `text`."""
+        self.task: asyncio.Task[None] | None = None
+
+    def prompt(self, ids: list[int]) -> bytes:
+        """`ids` as a JSON list. A context only grows, so only what is new has to be written."""
+        if self.known < len(ids):
+            new = orjson.dumps(ids[self.known :])
+            self.text[-1:] = b"," + new[1:] if self.known else new
+            self.known = len(ids)
+        return bytes(self.text)
+
+
+class VLLMServerPolicy(Policy):
+    """Samples from vLLM's `/v1/completions`.
+
+    Log-probabilities are those of the distribution sampled from, which takes a server started with
+    `--logprobs-mode processed_logprobs`. A context stays with one server, whose prefix cache holds it.
+
+    Args:
+        pool: the servers.
+        renderer: tells which tokens end an action.
+        temperature: sampling temperature, above 0.
+        greedy: take the most likely token instead.
+        truncation: `top_p`, `top_k` or `min_p`, where sampling is to be truncated.
+    """
+
+    def __init__(
+        self,
+        pool: ServerPool,
+        renderer: Renderer,
+        temperature: float = 1.0,
+        greedy: bool = False,
+        truncation: Mapping[str, float] | None = None,
+    ) -> None:
+        if temperature <= 0:
+            raise ConfigError(f"temperature={temperature} must be above 0; for the most likely token use greedy.")
+        self.pool = pool
+        self.renderer = renderer
+        self._fixed = renderer.fixed_action_tokens
+        self._contexts: dict[int, _Context] = {}
+        # Everything the model's own generation_config could change is said here, or the server would sample from
+        # another distribution than the one trained.
+        settings: dict[str, Any] = {
+            "temperature": 0.0 if greedy else temperature,
+            "top_p": 1.0,
+            "top_k": 0,
+            "min_p": 0.0,
+            "repetition_penalty": 1.0,
+            "logprobs": 0,
+            "return_token_ids": True,
+            "stop_token_ids": sorted(renderer.end_ids),
+            "ignore_eos": True,  # the stop tokens say all
+            "skip_special_tokens": False,
+            "add_special_tokens": False,
+            **(truncation or {}),
+        }
+        self._settings = orjson.dumps(settings)[1:]
+
+    async def begin(self, loop: asyncio.AbstractEventLoop) -> None:
+        await super().begin(loop)
+        await self.pool.open()
+
+    async def end(self) -> None:
+        tasks = [context.task for context in self._contexts.values() if context.task is not None]
+        self._contexts.clear()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self.pool.close()
+
+    def submit(self, request: ActRequest, done: Callback) -> None:
+        context = self._contexts.get(request.context)
+        if context is None:
+            context = self._contexts[request.context] = _Context()
+        # A strong reference to the task is kept: the event loop holds only weak ones.
+        context.task = self.loop.create_task(self._act(context, request, done))
+
+    def forget(self, context: int) -> None:
+        known = self._contexts.pop(context, None)
+        if known is not None and known.task is not None:
+            known.task.cancel()  # the trial was ended while it waited; a finished task does not mind
+
+    async def _act(self, context: _Context, request: ActRequest, done: Callback) -> None:
+        try:
+            reply = await self._ask(context, request)
+        except Exception as error:
+            context.task = None
+            done(error)
+        else:
+            context.task = None  # `done` may submit the next request, or forget the context
+            done(reply)
+
+    async def _ask(self, context: _Context, request: ActRequest) -> ActReply:
+        prompt = context.prompt(request.ids)
+
+        def body(server: Server) -> bytes:
+            return b'{"model":%b,"prompt":%b,"max_tokens":%d,"seed":%d,%b' % (
+                orjson.dumps(server.model),
+                prompt,
+                request.max_tokens,
+                request.seed,
+                self._settings,
+            )
+
+        if context.home is None:
+            context.home = self.pool.choose(None)
+        context.home, answer = await self.pool.post("/v1/completions", body, context.home)
+        data = orjson.loads(answer)
+        try:
+            choice = data["choices"][0]
+            ids, logprobs = choice["token_ids"], choice["logprobs"]["token_logprobs"]
+            seen = data["usage"]["prompt_tokens"]
+        except (KeyError, IndexError, TypeError):
+            raise PolicyLost(
+                f"{context.home.url} answered without token_ids and logprobs, so it is no vLLM server of a known "
+                f"version: {answer[:200].decode(errors='replace')}"
+            ) from None
+        if seen != len(request.ids):
+            raise PolicyLost(f"{context.home.url} read {seen} prompt tokens where {len(request.ids)} were sent")
+        if len(ids) != len(logprobs) or not all(value is not None and math.isfinite(value) for value in logprobs):
+            raise PolicyLost(
+                f"{context.home.url} answered with log-probabilities that are missing or not finite: the weights have "
+                "diverged (lower learning_rate), or the server's cannot be used"
+            )
+        ended = choice["finish_reason"] == "stop" or len(ids) == self._fixed
+        return ActReply(ids, logprobs, "end" if ended else "length")

@@ -1,0 +1,1 @@
+"""The vLLM server's side: starting it, and receiving weights without CUDA."""

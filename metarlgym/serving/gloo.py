@@ -1,0 +1,46 @@
+"""GlooGroup: a small process group over TCP through which a trainer sends tensors to the workers of vLLM servers.
+
+It is made by hand, from a store and a gloo backend, and not through `torch.distributed.init_process_group`: trainer and
+server each live in a default group of their own already. Under torchrun a rendezvous by URL would also join the
+launcher's store instead of opening this one, and both sides would wait for ever.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import torch
+from torch.distributed import PrefixStore, ProcessGroupGloo, TCPStore
+from torch.distributed.distributed_c10d import BroadcastOptions
+
+
+class GlooGroup:
+    """Rank 0 opens the store and broadcasts; the others receive.
+
+    Args:
+        host: address of rank 0.
+        port: port of rank 0's store.
+        rank: 0 for the trainer.
+        world_size: trainer and workers.
+        timeout: seconds after which joining, or one broadcast, fails.
+
+    Raises:
+        RuntimeError: the port is taken (rank 0), or not all joined in time.
+    """
+
+    def __init__(self, host: str, port: int, rank: int, world_size: int, timeout: float) -> None:
+        limit = timedelta(seconds=timeout)
+        self._store = TCPStore(host, port, world_size, rank == 0, limit, wait_for_workers=False)
+        self._group = ProcessGroupGloo(PrefixStore("weights", self._store), rank, world_size, limit)
+
+    def broadcast(self, tensor: torch.Tensor) -> None:
+        """Send (rank 0) or fill (others) a contiguous CPU tensor; its bytes travel as they are, whatever the type."""
+        options = BroadcastOptions()
+        options.rootRank = 0
+        options.rootTensor = 0
+        self._group.broadcast([tensor.reshape(-1).view(torch.uint8)], options).wait()
+
+    def close(self) -> None:
+        """Drop the connections; a peer that waits in a broadcast fails at once."""
+        self._group.shutdown()
+        del self._group, self._store

@@ -1,0 +1,161 @@
+"""Looking at a vLLM server before it is used: is it there, is it ours, does it speak the model's tokens."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+import requests
+
+from metarlgym.datatypes import ConfigError, MetaRLGymError
+
+FIELD = "vllm_server_base_url"
+ANSWER_SECONDS = 30.0
+"""A server that is up answers a question about itself in less."""
+
+
+@dataclass(frozen=True)
+class ServerInfo:
+    """What a server says about itself."""
+
+    url: str
+    model: str
+    """Name under which it serves."""
+    max_model_len: int
+    logprobs_mode: str
+    transfer_backend: str | None
+    """Its weight-transfer engine: `nccl`, `gloo`, ...; None without one."""
+
+
+def parse_urls(text: str) -> list[str]:
+    """One or several server addresses, separated by commas.
+
+    Raises:
+        ConfigError: naming what is wrong with one and how it is written.
+    """
+    urls = [part.strip().rstrip("/") for part in text.split(",") if part.strip()]
+    for url in urls:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            guess = url if "//" not in url else url.split("//", 1)[1]
+            raise ConfigError(f"{FIELD}={url!r} has no scheme: write it as http://{guess or 'HOST:8000'}.")
+        if parts.path or parts.query:
+            raise ConfigError(
+                f"{FIELD}={url!r} has a path: give scheme, host and port only, as in {parts.scheme}://{parts.netloc}."
+            )
+    if not urls:
+        raise ConfigError(f"{FIELD}={text!r} names no server: write it as http://HOST:8000.")
+    if len(set(urls)) < len(urls):
+        raise ConfigError(f"{FIELD}={text!r} names a server twice.")
+    return urls
+
+
+def wait_for_server(url: str, timeout: float, waiting: Callable[[str], None] | None = None) -> None:
+    """Wait until `/health` answers.
+
+    Args:
+        url: the server.
+        timeout: seconds to wait; 0 asks once.
+        waiting: told once that there is something to wait for.
+
+    Raises:
+        ConfigError: nothing answered, or something that is no vLLM server.
+    """
+    start = time.monotonic()
+    told = False
+    while True:
+        try:
+            status = requests.get(f"{url}/health", timeout=min(ANSWER_SECONDS, max(timeout, 5.0))).status_code
+            problem = f"HTTP {status}"
+            if status == 200:
+                return
+            if status in (404, 405):
+                raise ConfigError(
+                    f"{FIELD}={url!r}: what answers there is no vLLM server (no /health). Check the port."
+                )
+        except requests.RequestException as error:
+            problem = type(error).__name__
+        elapsed = time.monotonic() - start
+        if elapsed >= timeout:
+            raise ConfigError(
+                f"{FIELD}={url!r}: no vLLM server answered in {elapsed:.0f} s (vllm_server_timeout={timeout:g}; last: "
+                f"{problem}). Start one with `metarlgym serve --model ...`, or correct the address."
+            )
+        if waiting is not None and not told:
+            waiting(f"waiting for a vLLM server at {url} ({timeout:g} s at most)")
+            told = True
+        time.sleep(min(1.0, timeout - elapsed))
+
+
+def inspect(url: str) -> ServerInfo:
+    """Ask a server that is up what it serves.
+
+    Raises:
+        ConfigError: it lacks what training needs.
+    """
+    model = _ask(url, "/v1/models")["data"][0]
+    answer = requests.get(f"{url}/server_info", params={"config_format": "json"}, timeout=ANSWER_SECONDS)
+    if answer.status_code == 404:
+        raise ConfigError(
+            f"{FIELD}={url!r}: the server hides its development endpoints, through which weights are sent. Start it "
+            "with `metarlgym serve`, or with VLLM_SERVER_DEV_MODE=1 in its environment."
+        )
+    config = _json(url, "/server_info", answer)["vllm_config"]
+    transfer = config.get("weight_transfer_config")
+    return ServerInfo(
+        url=url,
+        model=model["id"],
+        max_model_len=int(model["max_model_len"]),
+        logprobs_mode=str(config["model_config"]["logprobs_mode"]),
+        transfer_backend=transfer["backend"] if transfer else None,
+    )
+
+
+def check_for_training(info: ServerInfo, backend: str) -> None:
+    """Refuse servers whose settings make training wrong or impossible.
+
+    Args:
+        info: the server.
+        backend: the weight-transfer engine the trainer needs.
+    """
+    if info.logprobs_mode != "processed_logprobs":
+        raise ConfigError(
+            f"{FIELD}={info.url!r} runs with --logprobs-mode {info.logprobs_mode}: its log-probabilities are not those "
+            "of the distribution it samples from. Start it with `metarlgym serve`, or with --logprobs-mode "
+            "processed_logprobs."
+        )
+    if info.transfer_backend != backend:
+        raise ConfigError(
+            f"{FIELD}={info.url!r} has weight-transfer engine {info.transfer_backend}, this trainer needs {backend}. "
+            f"""Start it with `metarlgym serve`, or with --weight-transfer-config '{{"backend": "{backend}"}}'."""
+        )
+
+
+def check_tokenizer(info: ServerInfo, tokenizer: Any, texts: Sequence[str]) -> None:
+    """Refuse a server whose tokenizer turns `texts` into other ids than `tokenizer` does."""
+    for text in texts:
+        body = {"model": info.model, "prompt": text, "add_special_tokens": False}
+        found = _json(info.url, "/tokenize", requests.post(f"{info.url}/tokenize", json=body, timeout=ANSWER_SECONDS))
+        expected = tokenizer.encode(text, add_special_tokens=False)
+        if found["tokens"] != expected:
+            place = next(
+                (i for i, (a, b) in enumerate(zip(found["tokens"], expected)) if a != b), min(len(expected), 10**9)
+            )
+            raise ConfigError(
+                f"{FIELD}={info.url!r} serves {info.model!r}, whose tokenizer differs from that of "
+                f"model_name_or_path={tokenizer.name_or_path!r} (on {text[:40]!r}, token {place}: "
+                f"{found['tokens'][place : place + 3]} against {expected[place : place + 3]}). Serve the same model."
+            )
+
+
+def _ask(url: str, path: str) -> Any:
+    return _json(url, path, requests.get(url + path, timeout=ANSWER_SECONDS))
+
+
+def _json(url: str, path: str, answer: requests.Response) -> Any:
+    if answer.status_code != 200:
+        raise MetaRLGymError(f"{url}{path} answered HTTP {answer.status_code}: {answer.text[:200]}")
+    return answer.json()

@@ -1,0 +1,26 @@
+"""Errors that all processes of a launch raise together, so that none is left waiting for the others."""
+
+from __future__ import annotations
+
+from accelerate import PartialState
+from accelerate.utils import gather_object
+
+from metarlgym.datatypes import MetaRLGymError
+
+
+class AgreedError(MetaRLGymError):
+    """Raised on every process with the same text; the main process prints it."""
+
+
+def agree(problem: Exception | None) -> None:
+    """Share what went wrong on any process. A collective call: every process must make it.
+
+    Raises:
+        AgreedError: with the first problem's text, on all processes; where there is only one, its own exception.
+    """
+    found = [(rank, text) for rank, text in enumerate(gather_object([str(problem) if problem else None])) if text]
+    if found:
+        if PartialState().num_processes == 1 and problem is not None:
+            raise problem
+        rank, text = found[0]
+        raise AgreedError(text if rank == 0 else f"{text} (on process {rank}, not on those before it)")

@@ -1,0 +1,41 @@
+"""`final/`: the model a run ends with, whole, so that evaluation and servers can load it without knowing how it was
+trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from peft import PeftModel
+
+from metarlgym.training.arguments import Settings
+from metarlgym.training.loading import load_model
+
+if TYPE_CHECKING:
+    from metarlgym.training.trainer import MetaGRPOTrainer
+
+ADAPTER = "adapter"
+
+
+def save_final(trainer: MetaGRPOTrainer, tokenizer: Any, settings: Settings, folder: Path) -> Path:
+    """Write `final/`; with LoRA, the adapter to `final/adapter/` and the merged model to `final/`. Collective.
+
+    Merging loads the base model once more, on the main process's CPU: the trainer's own may be in shards.
+    """
+    final = folder / "final"
+    accelerator = trainer.accelerator
+    if not isinstance(accelerator.unwrap_model(trainer.model), PeftModel):
+        trainer.save_model(str(final))
+    else:
+        trainer.save_model(str(final / ADAPTER))
+        if accelerator.is_main_process:
+            base = settings.model.model_name_or_path or str(folder / "start")
+            model = load_model(base, dtype="auto", trust_remote_code=settings.grpo.trust_remote_code)
+            with torch.no_grad():
+                merged: Any = PeftModel.from_pretrained(model, str(final / ADAPTER)).merge_and_unload()
+            merged.save_pretrained(final)
+    if accelerator.is_main_process:
+        tokenizer.save_pretrained(final)
+    accelerator.wait_for_everyone()
+    return final
