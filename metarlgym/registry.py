@@ -102,6 +102,13 @@ def spec(env_id: str) -> EnvSpec:
         ConfigError: unknown id; the message holds the nearest names.
     """
     env_id = env_id.removeprefix("metarlgym/")
+    module, _, name = env_id.rpartition(":")
+    if module:  # gymnasium's form for environments that no package registers: import this, then look again
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise ConfigError(f"env={env_id!r}: the module {module!r} cannot be imported ({error}).") from error
+        env_id = name
     problems = [] if env_id in _REGISTRY else load_plugins()
     if env_id not in _REGISTRY:
         lowered = {known.lower(): known for known in _REGISTRY}

@@ -18,6 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     start_only = "--start-only" in arguments  # set by ourselves: see training/start.py
     arguments = [a for a in arguments if a not in ("--dry-run", "--dry_run", "--start-only")]
     errors = Console(stderr=True)
+    _without_gpu()
     try:
         from metarlgym.training.arguments import parse
         from metarlgym.training.run import run_training
@@ -25,12 +26,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         run_training(parse(arguments), Console(), dry_run, start_only)
     except MetaRLGymError as error:
         from metarlgym.training.agreement import AgreedError
+        from metarlgym.training.preemption import EXIT_STATUS, Preempted
 
-        if isinstance(error, AgreedError) and os.environ.get("RANK", "0") != "0":
-            return 2  # the main process says it for all
-        errors.print(f"[bold red]error:[/] {error}", highlight=False, soft_wrap=True)
-        return 2
+        stopped = isinstance(error, Preempted)
+        # What all processes raise, the main one says for all.
+        if not isinstance(error, AgreedError | Preempted) or os.environ.get("RANK", "0") == "0":
+            mark = "[bold yellow]stopped:[/]" if stopped else "[bold red]error:[/]"
+            errors.print(f"{mark} {error}", highlight=False, soft_wrap=True)
+        return EXIT_STATUS if stopped else 2
     return 0
+
+
+def _without_gpu() -> None:
+    """DeepSpeed looks for its accelerator when it is first imported, and stops without this where there is none."""
+    import torch
+
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 
 if __name__ == "__main__":

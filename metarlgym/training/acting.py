@@ -25,9 +25,14 @@ from metarlgym.serving.handshake import ServerInfo, check_for_training, check_to
 from metarlgym.training.agreement import AgreedError, agree
 from metarlgym.training.checkpoint import COMPLETE
 from metarlgym.training.config import MetaGRPOConfig
-from metarlgym.training.probe import TOLERANCE, compare, probe_tokens, server_logprobs, trainer_logprobs
-
-PROBE_LENGTH = 64
+from metarlgym.training.probe import (
+    CONTINUATION_LENGTH,
+    PROMPT_LENGTH,
+    TOLERANCE,
+    compare,
+    probe_prompt,
+    server_continuation,
+)
 
 
 def connect(
@@ -161,27 +166,40 @@ class ActingMixin:
         self._settled_step = self.state.global_step
 
     def _probe(self) -> None:
-        """Compare each server with the trainer on a fixed prompt."""
-        model = self.model
-        config = model.config.get_text_config()
-        special = self.renderer.tokenizer.all_special_ids
+        """Compare each server with the trainer on what it samples after a fixed prompt."""
         assert self._pool is not None
-        ids = probe_tokens(config.vocab_size, special, min(PROBE_LENGTH, config.max_position_embeddings - 1))
-        with self.accelerator.autocast():
-            trainer = trainer_logprobs(model, ids, self.accelerator.device)
+        args, servers = self.args, self._pool.servers
+        config = self.model.config.get_text_config()
+        length = min(CONTINUATION_LENGTH, config.max_position_embeddings - PROMPT_LENGTH - 1)
+        prompt = probe_prompt(config.vocab_size, self.renderer.tokenizer.all_special_ids)
+        sampled: list[tuple[list[int], list[float]]] = []
         problem = None
         if self.accelerator.is_main_process:
-            tolerance = self.args.probe_tolerance or TOLERANCE.get(_precision(self.args, model), 0.05)
             try:
-                timeout = self.args.server_request_timeout
-                for server in self._pool.servers:
-                    result = compare(
-                        server.url, server_logprobs(server.url, server.model, ids, timeout), trainer, tolerance
+                timeout = args.server_request_timeout
+                for server in servers:
+                    sampled.append(
+                        server_continuation(server.url, server.model, prompt, length, self.temperature, timeout)
                     )
-                    self._metrics["train"]["server/probe_mean"].append(result.mean)  # type: ignore[attr-defined]
-                    self._metrics["train"]["server/probe_max"].append(result.largest)  # type: ignore[attr-defined]
             except (MetaRLGymError, OSError) as error:
                 problem = str(error)
+        self._stop_if(problem)
+        # The forward pass is TRL's own, and under ZeRO-3 every process takes part in it: one of another form would
+        # leave the weights that DeepSpeed fetches ahead in flight.
+        rows = next(rows for rows in gather_object([sampled]) if rows)
+        tokens = torch.tensor([prompt + ids for ids, _ in rows], device=self.accelerator.device)
+        with torch.no_grad():
+            scored, _, _ = self._get_per_token_logps_and_entropies(  # type: ignore[attr-defined]
+                self.model, tokens, torch.ones_like(tokens), length
+            )
+        try:
+            tolerance = args.probe_tolerance or TOLERANCE.get(_precision(args, self.model), 0.05)
+            for server, (_, logprobs), trainer in zip(servers, rows, scored.float().tolist(), strict=True):
+                result = compare(server.url, logprobs, trainer, tolerance)
+                self._metrics["train"]["server/probe_mean"].append(result.mean)  # type: ignore[attr-defined]
+                self._metrics["train"]["server/probe_max"].append(result.largest)  # type: ignore[attr-defined]
+        except MetaRLGymError as error:
+            problem = str(error)
         self._stop_if(problem)
 
     def _stop_if(self, problem: str | None) -> None:

@@ -1,4 +1,4 @@
-"""The probe: do the servers give a fixed prompt the log-probabilities that the trainer gives it?
+"""The probe: do the servers give a fixed prompt's continuation the log-probabilities that the trainer gives it?
 
 A mismatch means that rollouts are sampled from another policy than the one trained: another model, a part that was not
 updated (a head tied to the embedding, say), or another precision. Training would go on and learn the wrong thing.
@@ -9,15 +9,16 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import requests
 import torch
 
 from metarlgym.datatypes import MetaRLGymError
 
+PROMPT_LENGTH = 32
+CONTINUATION_LENGTH = 32
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.05, torch.float16: 0.02}
-"""Largest mean |difference| of log-probabilities in nats, by the coarser of both sides' number types."""
+"""Largest mean |difference| of log-probabilities in nats, by the trainer's number type."""
 
 
 class ProbeMismatch(MetaRLGymError):
@@ -26,41 +27,31 @@ class ProbeMismatch(MetaRLGymError):
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """Differences in nats over the tokens of the prompt."""
+    """Differences in nats over the tokens of the continuation."""
 
     mean: float
     largest: float
 
 
-def probe_tokens(vocabulary: int, special: Sequence[int], length: int, seed: int = 0) -> list[int]:
+def probe_prompt(vocabulary: int, special: Sequence[int], length: int = PROMPT_LENGTH, seed: int = 0) -> list[int]:
     """A fixed prompt of random ordinary tokens, shape `(length,)`: it meets more of the embedding than text would."""
     rng = random.Random(seed)
     ordinary = sorted(set(range(vocabulary)) - set(special)) or list(range(vocabulary))
     return [rng.choice(ordinary) for _ in range(length)]
 
 
-def server_logprobs(url: str, model: str, ids: list[int], timeout: float) -> list[float]:
-    """Log-probability of every token but the first, given those before it; shape `(length - 1,)`."""
-    body = {"model": model, "prompt": ids, "max_tokens": 1, "prompt_logprobs": 0, "add_special_tokens": False}
+def server_continuation(
+    url: str, model: str, prompt: list[int], length: int, temperature: float, timeout: float
+) -> tuple[list[int], list[float]]:
+    """What the server samples after `prompt`, and the log-probabilities it gives that; shapes `(length,)`."""
+    body = {"model": model, "prompt": prompt, "max_tokens": length, "temperature": temperature, "seed": 0}
+    body |= {"top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0, "ignore_eos": True}
+    body |= {"logprobs": 0, "return_token_ids": True, "add_special_tokens": False}
     answer = requests.post(f"{url}/v1/completions", json=body, timeout=timeout)
     if answer.status_code != 200:
         raise MetaRLGymError(f"{url}: the probe got HTTP {answer.status_code}: {answer.text[:200]}")
-    rows = answer.json()["choices"][0]["prompt_logprobs"]
-    return [row[str(token)]["logprob"] for row, token in zip(rows[1:], ids[1:], strict=True)]
-
-
-@torch.no_grad()
-def trainer_logprobs(model: Any, ids: list[int], device: torch.device) -> list[float]:
-    """As `server_logprobs`, from one forward pass. Under ZeRO-3 every process must take part."""
-    training = model.training
-    model.eval()
-    try:
-        tokens = torch.tensor([ids], device=device)
-        logits = model(input_ids=tokens, attention_mask=torch.ones_like(tokens), use_cache=False).logits
-    finally:
-        model.train(training)
-    logprobs = torch.log_softmax(logits[0, :-1].float(), -1)
-    return logprobs.gather(-1, tokens[0, 1:, None])[:, 0].tolist()
+    choice = answer.json()["choices"][0]
+    return choice["token_ids"], choice["logprobs"]["token_logprobs"]
 
 
 def compare(url: str, server: list[float], trainer: list[float], tolerance: float) -> ProbeResult:
@@ -73,7 +64,7 @@ def compare(url: str, server: list[float], trainer: list[float], tolerance: floa
     result = ProbeResult(sum(gaps) / len(gaps), max(gaps))
     if not result.mean <= tolerance:  # also catches NaN
         raise ProbeMismatch(
-            f"{url} does not hold the trainer's weights: on a fixed prompt of {len(gaps) + 1} tokens its "
+            f"{url} does not hold the trainer's weights: on a continuation of {len(gaps)} tokens its "
             f"log-probabilities differ by {result.mean:.3g} on average (at most {result.largest:.3g}), "
             f"probe_tolerance={tolerance:g}. It serves another model, another precision, or did not take the last "
             "update. Start it again with `metarlgym serve` and the run's model, or raise probe_tolerance if the "

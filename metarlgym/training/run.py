@@ -31,6 +31,7 @@ from metarlgym.training.checkpoint import checkpoints, latest_complete
 from metarlgym.training.final import save_final
 from metarlgym.training.loading import load_config, load_tokenizer, make_renderer
 from metarlgym.training.plan import make_plan
+from metarlgym.training.preemption import Preemption
 from metarlgym.training.start import make_start, starting_policy
 from metarlgym.training.trainer import MetaGRPOTrainer
 from metarlgym.trial import Trial
@@ -53,7 +54,8 @@ def run_training(
     make_trial = _trial_maker(settings, group)
     make_trial()  # arguments that contradict each other are refused here
     if group.content_split:
-        for name, count in (("eval_trials", args.eval_trials), ("final_eval_trials", run.final_eval_trials)):
+        during = args.eval_trials if args.eval_strategy != "no" else 0
+        for name, count in (("eval_trials", during), ("final_eval_trials", run.final_eval_trials)):
             try:
                 group.tasks(count, "eval")
             except ConfigError as error:
@@ -76,6 +78,7 @@ def run_training(
     model, tokenizer, renderer = starting_policy(settings, group, make_trial, folder, console)
     optimum = group.env.optimal_returns(args.episodes) if not group.content_split else None
     progress = LiveProgress(console, optimum if optimum and optimum.total is not None else None)
+    preemption = Preemption(folder)
     args.disable_tqdm = True
     trainer = MetaGRPOTrainer(
         model=model,
@@ -84,7 +87,7 @@ def run_training(
         processing_class=tokenizer,
         renderer=renderer,
         on_trials=TrialSamples(folder, run.sample_every, run.sample_trials),
-        callbacks=[MetricsFile(folder), progress],
+        callbacks=[MetricsFile(folder), progress, preemption],
         peft_config=get_peft_config(settings.model),
     )
     trainer.remove_callback(PrinterCallback)
@@ -93,6 +96,7 @@ def run_training(
         trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
     finally:
         progress.close()
+    preemption.check()
     final = save_final(trainer, tokenizer, settings, folder)
     if not run.final_eval_trials:
         return None

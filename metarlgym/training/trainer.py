@@ -106,7 +106,7 @@ class MetaGRPOTrainer(CheckpointMixin, ActingMixin, GRPOTrainer):
         self._entropy_schedule = (
             Schedule.parse("entropy_schedule", args.entropy_schedule) if args.entropy_schedule is not None else None
         )
-        if group.content_split:
+        if group.content_split and args.eval_strategy != "no":
             group.tasks(args.eval_trials, "eval")  # says now, not in an hour, that there are too few
 
     def train(self, *args: Any, **kwargs: Any) -> Any:

@@ -1,0 +1,226 @@
+"""A stand-in for a vLLM server whose latency is known beforehand: the ideal time of any rollout can be computed.
+
+It answers `/v1/completions` in the form vLLM gives with `return_token_ids` and `logprobs: 0`, after a lognormal latency
+that follows from the request's `seed` and from nothing else, so all clients of a comparison meet the very same ones. It
+takes any number of requests at once and none slows another. What it says follows from the seed as well.
+
+`/v1/chat/completions` is for clients that send text and no seed: the first message's text and the number of messages
+stand for it. `/stats` tells how late answers were, so that a client is not blamed for a server that could not keep up.
+
+It runs in its own process: the settings come as one line of JSON on stdin, the port goes to stdout, and the end of
+stdin ends it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+from aiohttp import web
+
+from metarlgym.policies.scripted import DelayedPolicy, ScriptedPolicy
+from metarlgym.seeding import derive
+
+MODEL = "policy"
+BACKLOG = 4096
+"""A thousand clients connect at once."""
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """One thing the policy can say."""
+
+    text: str
+    ids: list[int]
+    tokens: list[str]
+    logprobs: list[float]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What is said and when, as functions of a request's seed.
+
+    Args:
+        utterances: what can be said, each as likely as the others.
+        mean: mean latency in seconds.
+        sigma: standard deviation of the latency's logarithm.
+    """
+
+    utterances: Sequence[Utterance]
+    mean: float = 0.2
+    sigma: float = 0.8
+    delayed: DelayedPolicy = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        silent = ScriptedPolicy(lambda session, rng: "")
+        object.__setattr__(self, "delayed", DelayedPolicy(silent, self.mean, self.sigma))
+
+    def latency(self, seed: int) -> float:
+        return self.delayed.latency(seed)
+
+    def say(self, seed: int) -> Utterance:
+        return self.utterances[seed % len(self.utterances)]
+
+
+def completion(prompt: list[int], said: Utterance, seed: int) -> dict[str, Any]:
+    """A body as vLLM writes it: everything its response has is there, also where it is null."""
+    places = [0]
+    for token in said.tokens[:-1]:
+        places.append(places[-1] + len(token))
+    return {
+        "id": f"cmpl-{seed:032x}",
+        "object": "text_completion",
+        "created": 1_700_000_000,
+        "model": MODEL,
+        "choices": [
+            {
+                "index": 0,
+                "text": said.text,
+                "logprobs": {
+                    "text_offset": places,
+                    "token_logprobs": said.logprobs,
+                    "tokens": said.tokens,
+                    "top_logprobs": [{t: p} for t, p in zip(said.tokens, said.logprobs, strict=True)],
+                },
+                "finish_reason": "stop",
+                "stop_reason": said.ids[-1],
+                "token_ids": said.ids,
+                "prompt_logprobs": None,
+                "prompt_token_ids": prompt,
+            }
+        ],
+        "service_tier": None,
+        "system_fingerprint": None,
+        "usage": {
+            "prompt_tokens": len(prompt),
+            "total_tokens": len(prompt) + len(said.ids),
+            "completion_tokens": len(said.ids),
+            "prompt_tokens_details": None,
+        },
+        "kv_transfer_params": None,
+    }
+
+
+def chat_seed(messages: list[dict[str, Any]]) -> int:
+    """The seed of a chat request; `messages` holds texts, or parts of which the first is the text."""
+    first = messages[0]["content"]
+    return derive("chat", first if isinstance(first, str) else first[0]["text"], len(messages))
+
+
+def chat_completion(said: Utterance, seed: int) -> dict[str, Any]:
+    return {
+        "id": f"chatcmpl-{seed:032x}",
+        "object": "chat.completion",
+        "created": 1_700_000_000,
+        "model": MODEL,
+        "choices": [
+            {"index": 0, "message": {"role": "assistant", "content": said.text}, "logprobs": None, "finish_reason": "stop"}
+        ],
+        "usage": {"prompt_tokens": 1, "total_tokens": 1 + len(said.ids), "completion_tokens": len(said.ids)},
+    }
+
+
+class LatencyServer:
+    """The handlers. Latency counts from when a request's body has been read."""
+
+    def __init__(self, answers: Answers) -> None:
+        self.answers = answers
+        self.late: list[float] = []
+        self.cpu = time.process_time()
+        self.bytes = [0, 0]
+
+    def app(self) -> web.Application:
+        app = web.Application(client_max_size=64 * 2**20)
+        app.router.add_post("/v1/completions", self.completions)
+        app.router.add_post("/v1/chat/completions", self.chat)
+        app.router.add_get("/stats", self.stats)
+        return app
+
+    async def completions(self, request: web.Request) -> web.Response:
+        body = await request.read()
+        data = orjson.loads(body)
+        seed = data["seed"]
+        return await self._answer(body, completion(data["prompt"], self.answers.say(seed), seed), seed)
+
+    async def chat(self, request: web.Request) -> web.Response:
+        body = await request.read()
+        seed = chat_seed(orjson.loads(body)["messages"])
+        return await self._answer(body, chat_completion(self.answers.say(seed), seed), seed)
+
+    async def _answer(self, body: bytes, answer: dict[str, Any], seed: int) -> web.Response:
+        clock = asyncio.get_running_loop().time
+        due = clock() + self.answers.latency(seed)
+        text = orjson.dumps(answer)
+        self.bytes[0] += len(body)
+        self.bytes[1] += len(text)
+        await asyncio.sleep(due - clock())
+        self.late.append(clock() - due)
+        return web.Response(body=text, content_type="application/json")
+
+    async def stats(self, request: web.Request) -> web.Response:
+        """Since the last time this was asked."""
+        late, cpu = sorted(self.late) or [0.0], time.process_time()
+        calls = max(1, len(self.late))
+        answer = {
+            "calls": len(self.late),
+            "cpu_ms_per_call": (cpu - self.cpu) / calls * 1e3,
+            "late_mean_ms": sum(late) / len(late) * 1e3,
+            "late_p99_ms": late[int(0.99 * (len(late) - 1))] * 1e3,
+            "request_bytes": self.bytes[0] / calls,
+            "response_bytes": self.bytes[1] / calls,
+        }
+        self.late, self.cpu, self.bytes = [], cpu, [0, 0]
+        return web.Response(body=orjson.dumps(answer), content_type="application/json")
+
+
+async def serve(answers: Answers) -> None:
+    """Until stdin ends, as it does when the parent process is gone."""
+    runner = web.AppRunner(LatencyServer(answers).app(), access_log=None)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0, backlog=BACKLOG)
+    await site.start()
+    print(json.dumps({"port": runner.addresses[0][1]}), flush=True)
+    await asyncio.to_thread(sys.stdin.read)
+    await runner.cleanup()
+
+
+@contextmanager
+def running(answers: Answers) -> Iterator[str]:
+    """The URL of a server in a process of its own."""
+    settings = {"mean": answers.mean, "sigma": answers.sigma, "utterances": [asdict(u) for u in answers.utterances]}
+    command = [sys.executable, str(Path(__file__).resolve())]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None and process.stdout is not None
+        try:
+            process.stdin.write(json.dumps(settings) + "\n")
+            process.stdin.flush()
+            line = process.stdout.readline()
+            if not line:
+                raise RuntimeError("the latency server did not start; its message stands above")
+            yield f"http://127.0.0.1:{json.loads(line)['port']}"
+        finally:
+            process.stdin.close()
+            process.wait(10)
+
+
+def main() -> None:
+    settings = json.loads(sys.stdin.readline())
+    said = [Utterance(**utterance) for utterance in settings.pop("utterances")]
+    # aiohttp's handlers make no cycles worth collecting, and a pause here would be counted as the client's.
+    import gc
+
+    gc.disable()
+    asyncio.run(serve(Answers(said, **settings)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""Stopping a run from outside without losing anything: a checkpoint at the end of the step, then exit status 75.
+
+Asked for by SIGTERM, or by a file named `STOP` in the run's folder: launchers give their processes less time after a
+SIGTERM than a rollout takes, so batch scripts use the file.
+"""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Any
+
+from accelerate.utils import gather_object
+from transformers import TrainerCallback
+
+from metarlgym.datatypes import MetaRLGymError
+
+STOP, STOPPED = "STOP", "STOPPED"
+EXIT_STATUS = 75
+"""EX_TEMPFAIL of sysexits.h: try again later."""
+
+
+class Preempted(MetaRLGymError):
+    """The run was asked to stop; all it did is in its checkpoint."""
+
+
+class Preemption(TrainerCallback):
+    """Ends training when asked to, at a step where a checkpoint can be resumed exactly.
+
+    Args:
+        folder: the run's folder. A run that was stopped leaves the file `STOPPED` there, holding its step.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.step: int | None = None
+        """The step at which the run was stopped."""
+        self._signalled = False
+        self._before: Any = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.is_world_process_zero:
+            (self.folder / STOPPED).unlink(missing_ok=True)
+        try:
+            self._before = signal.signal(signal.SIGTERM, self._note)
+        except ValueError:
+            self._before = None  # not the main thread: the file is left
+
+    def _note(self, *_: Any) -> None:
+        self._signalled = True
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        asked = self._signalled or (state.is_world_process_zero and (self.folder / STOP).exists())
+        if not any(gather_object([asked])):
+            return
+        cycle = args.steps_per_generation * args.num_iterations
+        if state.global_step < state.max_steps and state.global_step * args.gradient_accumulation_steps % cycle == 0:
+            control.should_save = control.should_training_stop = True
+            self.step = state.global_step
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGTERM, self._before)
+        if state.is_world_process_zero:
+            (self.folder / STOP).unlink(missing_ok=True)
+            if self.step is not None:
+                (self.folder / STOPPED).write_text(f"{self.step}\n")
+
+    def check(self) -> None:
+        """Raises `Preempted` if the run was stopped before its end."""
+        if self.step is not None:
+            raise Preempted(f"stopped after step {self.step} as asked; go on with --resume.")

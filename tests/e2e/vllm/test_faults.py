@@ -1,0 +1,199 @@
+"""What goes wrong between a trainer and its servers: what the user is told, and after how long. Nothing hangs, and no
+trial is lost in silence."""
+
+import json
+import re
+import signal
+import time
+
+import psutil
+import pytest
+
+from tests.e2e.vllm.conftest import (
+    LETTERS,
+    ONE,
+    ZERO3_TRAIN,
+    Served,
+    end,
+    free_port,
+    metrics,
+    run,
+    start,
+    start_model,
+    training,
+    trials,
+    wait_for,
+)
+from tests.e2e.vllm.proxy import FaultyProxy
+
+
+@pytest.fixture(scope="module")
+def larger(tmp_path_factory):
+    """A model whose update takes long enough to be broken off in its middle."""
+    return start_model(tmp_path_factory.mktemp("larger") / "model", "--hidden-size", "256", "--layers", "8")
+
+
+def in_a_rollout(server) -> bool:
+    """Whether the last thing the server answered was a request of a rollout."""
+    text = server.log.read_text()
+    return text.rfind("POST /v1/completions") > text.rfind("POST /reset_prefix_cache")
+
+
+def test_no_server(models, tmp_path):
+    command = training(
+        ONE,
+        LETTERS,
+        models["tied"],
+        f"http://127.0.0.1:{free_port()}",
+        tmp_path / "run",
+        8,
+        "--vllm_server_timeout",
+        "3",
+    )
+    begin = time.monotonic()
+    done = run(command)
+    print(f"{time.monotonic() - begin:.1f} s: {done.stderr.strip()}")
+    assert done.returncode == 2
+    waited = re.search(r"no vLLM server answered in (\d+) s", done.stderr)
+    assert waited and int(waited[1]) <= 5
+    assert "metarlgym serve" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_server_killed_in_a_rollout_then_resumed(models, tmp_path):
+    server = Served(models["tied"], tmp_path).wait()
+    folder, log = tmp_path / "run", tmp_path / "train.log"
+    command = training(ZERO3_TRAIN, LETTERS, server.model, server.url, folder, 16, "--server_retry_seconds", "4")
+    process = start(command, log)
+    try:
+        wait_for(lambda: len(metrics(folder)) >= 3 and in_a_rollout(server), 200, process, log)
+        server.kill()
+        took = wait_for(lambda: process.poll() is not None, 60)
+    finally:
+        end(process)
+        server.stop()
+    text = log.read_text()
+    told = re.search(r"error:.*", text)[0]
+    print(f"{took:.1f} s after the kill: {told}")
+    assert text.count("error: ") == 1  # one process speaks for all
+    assert "did not answer for 4 s of retries" in told
+    step = int(re.search(r"go on from step (\d+) with --resume", told)[1])
+    assert (folder / f"checkpoint-{step}" / "COMPLETE").exists()
+    before = [json.loads(line) for line in trials(folder)]
+
+    server = Served(models["tied"], tmp_path, port=server.port).wait()
+    try:
+        done = run([*command, "--resume"])
+    finally:
+        server.stop()
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert f"resuming from {folder}/checkpoint-{step}" in done.stdout
+    assert metrics(folder)[-1]["step"] == 10
+    # The tasks go on where they stood: no step is missing, and none of the tasks played before comes again.
+    after = [json.loads(line) for line in trials(folder)]
+    assert sorted({t["step"] for t in after}) == list(range(10))
+    assert after[: len(before)] == before
+    again = [t for t in after[len(before) :] if t["step"] < step]
+    assert not again
+
+
+@pytest.mark.parametrize("fault", ["killed", "hung"])
+def test_server_lost_during_a_weight_sync(fault, larger, tmp_path):
+    server = Served(larger, tmp_path).wait()
+    folder, log = tmp_path / "run", tmp_path / "train.log"
+    command = training(ZERO3_TRAIN, LETTERS, server.model, server.url, folder, 4, "--weight_sync_timeout", "8")
+    process = start(command, log)
+
+    def begun() -> int:
+        return server.log.read_text().count("POST /start_weight_update")
+
+    try:
+        wait_for(lambda: len(metrics(folder)) >= 2, 200, process, log)
+        count = begun()
+        wait_for(lambda: begun() > count, 60, process, log)
+        server.signal(signal.SIGSTOP)
+        if fault == "killed":
+            server.kill()
+        took = wait_for(lambda: process.poll() is not None, 60)
+    finally:
+        end(process)
+        server.stop()
+    told = re.search(r"error:.*", log.read_text())
+    assert told, log.read_text()[-3000:]
+    print(f"{took:.1f} s: {told[0]}")
+    assert "did not get the weights" in told[0] and "--resume" in told[0]
+    step = int(re.search(r"go on from step (\d+)", told[0])[1])
+    assert (folder / f"checkpoint-{step}" / "COMPLETE").exists()
+    assert took < 8 + 20
+
+
+def test_one_process_killed(serve, tmp_path):
+    server = serve("tied")
+    folder, log = tmp_path / "run", tmp_path / "train.log"
+    process = start(training(ZERO3_TRAIN, LETTERS, server.model, server.url, folder, 16, "--max_steps", "1000"), log)
+    try:
+        wait_for(lambda: len(metrics(folder)) >= 2, 200, process, log)
+        ranks = [
+            child for child in psutil.Process(process.pid).children(recursive=True) if "train" in str(child.cmdline())
+        ]
+        ranks[-1].kill()
+        took = wait_for(lambda: process.poll() is not None, 90)
+        _, alive = psutil.wait_procs(ranks, timeout=10)
+    finally:
+        end(process)
+    print(f"the launch ended {took:.1f} s after one process was killed, with status {process.returncode}")
+    assert process.returncode != 0 and not alive
+
+
+def test_requests_slower_than_their_deadline(models, tmp_path):
+    server = Served(models["tied"], tmp_path).wait()
+    folder, log = tmp_path / "run", tmp_path / "train.log"
+    command = training(ONE, LETTERS, server.model, server.url, folder, 16, "--server_request_timeout", "2")
+    process = start(command, log)
+    try:
+        wait_for(lambda: len(metrics(folder)) >= 2 and in_a_rollout(server), 200, process, log)
+        server.signal(signal.SIGSTOP)
+        time.sleep(4)
+        server.signal(signal.SIGCONT)
+        assert process.wait(120) == 0, log.read_text()[-3000:]
+    finally:
+        end(process)
+        server.stop()
+    slow = [entry for entry in metrics(folder) if entry["server/deadlines"]]
+    stopped = [t for t in map(json.loads, trials(folder)) if t["stop"] == "time_limit"]
+    print(f"deadlines by step: {[(e['step'], e['server/deadlines'], e['truncation_rate']) for e in slow]}")
+    assert slow and len(stopped) == sum(entry["server/deadlines"] for entry in slow)
+    assert all(entry["truncation_rate"] > 0 for entry in slow)
+    assert len(trials(folder)) == 10 * 16 and metrics(folder)[-1]["step"] == 10
+
+
+def test_context_longer_than_the_servers(models, tmp_path):
+    server = Served(models["tied"], tmp_path, "--max-model-len", "220").wait()
+    folder = tmp_path / "run"
+    try:
+        done = run(training(ONE, LETTERS, server.model, server.url, folder, 8, "--max_steps", "3"))
+    finally:
+        server.stop()
+    assert done.returncode == 0, done.stderr[-3000:]
+    stops = [json.loads(line)["stop"] for line in trials(folder)]
+    print(f"stop reasons: { {reason: stops.count(reason) for reason in set(stops)} }")
+    assert len(stops) == 24 and set(stops) == {"context_limit"}
+    assert all(entry["truncation_rate"] == 1.0 for entry in metrics(folder))
+
+
+def test_bursts_of_http_500(serve, tmp_path):
+    server = serve("tied")
+    proxy = FaultyProxy(server.url, free_port(), 0.2)
+    played = {}
+    try:
+        for name, url in (("plain", server.url), ("faulty", proxy.url)):
+            done = run(training(ONE, LETTERS, server.model, url, tmp_path / name, 16, "--max_steps", "4"))
+            assert done.returncode == 0, done.stderr[-3000:]
+            played[name] = trials(tmp_path / name)
+    finally:
+        proxy.stop()
+    retries = sum(entry["server/retries"] for entry in metrics(tmp_path / "faulty"))
+    print(f"{proxy.failed} of {proxy.failed + proxy.passed} requests failed, {retries:.0f} retries")
+    assert proxy.failed > 30 and retries >= proxy.failed - 5  # the probe's own request is not a rollout's
+    assert played["faulty"] == played["plain"]
+    assert all(e["error_rate"] == 0 and e["truncation_rate"] == 0 for e in metrics(tmp_path / "faulty"))
