@@ -20,6 +20,7 @@ from functools import partial
 from typing import Any
 
 import aiohttp
+import orjson
 from latency_server import MODEL, Answers, Utterance
 from rollout_latency import EPISODES, GUESSES
 
@@ -155,13 +156,19 @@ def lock_step(case: Case) -> list[MetaTrajectory]:
     return asyncio.run(play())
 
 
-def openai_client(case: Case, aiohttp_transport: bool = False) -> list[MetaTrajectory]:
-    """One task per trial around the `openai` package's client, a semaphore for the limit; the same sessions."""
+def openai_client(case: Case, tuned: bool = False) -> list[MetaTrajectory]:
+    """One task per trial around the `openai` package's client, a semaphore for the limit; the same sessions.
+
+    Tuned: its aiohttp transport, without a limit on connections, and the ids go past its checks of every single one.
+    """
+    import httpx2
     import openai
 
     renderer = make_renderer()
     settings = {"return_token_ids": True, "stop_token_ids": sorted(renderer.end_ids), "skip_special_tokens": False}
-    transport = {"http_client": openai.DefaultAioHttpClient()} if aiohttp_transport else {}
+    options: dict[str, Any] = {}
+    if tuned:
+        options["http_client"] = openai.DefaultAioHttpClient(limits=httpx2.Limits(max_connections=None))
 
     async def play() -> list[MetaTrajectory]:
         slots = asyncio.Semaphore(case.concurrency)
@@ -173,19 +180,19 @@ def openai_client(case: Case, aiohttp_transport: bool = False) -> list[MetaTraje
                 while request is not None:
                     answer = await client.completions.create(
                         model=MODEL,
-                        prompt=request.ids,
+                        prompt="" if tuned else request.ids,
                         max_tokens=request.max_tokens,
                         seed=request.seed,
                         temperature=1.0,
                         logprobs=0,
-                        extra_body=settings,
+                        extra_body={**settings, "prompt": request.ids} if tuned else settings,
                     )
                     choice: Any = answer.choices[0]
                     end = "end" if choice.finish_reason == "stop" else "length"
                     request = session.receive(ActReply(choice.token_ids, choice.logprobs.token_logprobs, end))
                 return session.trajectory
 
-        async with openai.AsyncOpenAI(base_url=case.url + "/v1", api_key="none", max_retries=0, **transport) as client:
+        async with openai.AsyncOpenAI(base_url=case.url + "/v1", api_key="none", max_retries=0, **options) as client:
             return list(await asyncio.gather(*map(one, case.specs)))
 
     return asyncio.run(play())
@@ -193,7 +200,7 @@ def openai_client(case: Case, aiohttp_transport: bool = False) -> list[MetaTraje
 
 def bare_client(case: Case) -> list[MetaTrajectory]:
     """aiohttp alone: the bodies of an average turn are posted and read, nothing is played or parsed."""
-    prompt = [100 + i % 150 for i in range(1000)]
+    prompt = [100 + i % 150 for i in range(700)]
     specs, turns = case.specs, EPISODES * GUESSES
 
     async def play() -> None:
@@ -204,7 +211,7 @@ def bare_client(case: Case) -> list[MetaTrajectory]:
             async with slots:
                 for turn in range(turns):
                     seed = index * turns + turn
-                    body = json.dumps({"prompt": prompt, "seed": seed}).encode()
+                    body = orjson.dumps({"prompt": prompt, "seed": seed})
                     async with session.post(case.url + "/v1/completions", data=body, headers=headers) as response:
                         await response.read()
 
@@ -222,7 +229,7 @@ ARMS: dict[str, Arm] = {
     "loop": loop_alone,
     "lock_step": lock_step,
     "openai": openai_client,
-    "openai_aiohttp": partial(openai_client, aiohttp_transport=True),
+    "openai_tuned": partial(openai_client, tuned=True),
     "bare": bare_client,
 }
 

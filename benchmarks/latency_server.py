@@ -123,10 +123,23 @@ def chat_completion(said: Utterance, seed: int) -> dict[str, Any]:
         "created": 1_700_000_000,
         "model": MODEL,
         "choices": [
-            {"index": 0, "message": {"role": "assistant", "content": said.text}, "logprobs": None, "finish_reason": "stop"}
+            {
+                "index": 0,
+                "message": {"role": "assistant", "content": said.text},
+                "logprobs": None,
+                "finish_reason": "stop",
+            }
         ],
         "usage": {"prompt_tokens": 1, "total_tokens": 1 + len(said.ids), "completion_tokens": len(said.ids)},
     }
+
+
+def stream_of(answer: dict[str, Any]) -> bytes:
+    """A chat completion as the server-sent events of a client that asked for them: all of it in one."""
+    choice = answer["choices"][0]
+    part = {"index": 0, "delta": choice["message"], "logprobs": None, "finish_reason": choice["finish_reason"]}
+    chunk = {**answer, "object": "chat.completion.chunk", "choices": [part]}
+    return b"data: %b\n\ndata: [DONE]\n\n" % orjson.dumps(chunk)
 
 
 class LatencyServer:
@@ -153,18 +166,19 @@ class LatencyServer:
 
     async def chat(self, request: web.Request) -> web.Response:
         body = await request.read()
-        seed = chat_seed(orjson.loads(body)["messages"])
-        return await self._answer(body, chat_completion(self.answers.say(seed), seed), seed)
+        data = orjson.loads(body)
+        seed = chat_seed(data["messages"])
+        return await self._answer(body, chat_completion(self.answers.say(seed), seed), seed, data.get("stream", False))
 
-    async def _answer(self, body: bytes, answer: dict[str, Any], seed: int) -> web.Response:
+    async def _answer(self, body: bytes, answer: dict[str, Any], seed: int, stream: bool = False) -> web.Response:
         clock = asyncio.get_running_loop().time
         due = clock() + self.answers.latency(seed)
-        text = orjson.dumps(answer)
+        text = stream_of(answer) if stream else orjson.dumps(answer)
         self.bytes[0] += len(body)
         self.bytes[1] += len(text)
         await asyncio.sleep(due - clock())
         self.late.append(clock() - due)
-        return web.Response(body=text, content_type="application/json")
+        return web.Response(body=text, content_type="text/event-stream" if stream else "application/json")
 
     async def stats(self, request: web.Request) -> web.Response:
         """Since the last time this was asked."""

@@ -135,15 +135,15 @@ class VLLMServerPolicy(Policy):
         if context.home is None:
             context.home = self.pool.choose(None)
         context.home, answer = await self.pool.post("/v1/completions", body, context.home)
-        data = orjson.loads(answer)
         try:
+            data = orjson.loads(answer)
             choice = data["choices"][0]
             ids, logprobs = choice["token_ids"], choice["logprobs"]["token_logprobs"]
             seen = data["usage"]["prompt_tokens"]
-        except (KeyError, IndexError, TypeError):
+        except (KeyError, IndexError, TypeError, ValueError):
             raise PolicyLost(
-                f"{context.home.url} answered without token_ids and logprobs, so it is no vLLM server of a known "
-                f"version: {answer[:200].decode(errors='replace')}"
+                f"{context.home.url} answered without token_ids and logprobs that can be read, so it is no vLLM server "
+                f"of a known version: {answer[:200].decode(errors='replace')}"
             ) from None
         if seen != len(request.ids):
             raise PolicyLost(f"{context.home.url} read {seen} prompt tokens where {len(request.ids)} were sent")

@@ -3,11 +3,14 @@ trained."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from peft import PeftModel
+from transformers.integrations import deepspeed as hf_deepspeed
 
 from metarlgym.training.arguments import Settings
 from metarlgym.training.loading import load_model
@@ -31,7 +34,8 @@ def save_final(trainer: MetaGRPOTrainer, tokenizer: Any, settings: Settings, fol
         trainer.save_model(str(final / ADAPTER))
         if accelerator.is_main_process:
             base = settings.model.model_name_or_path or str(folder / "start")
-            model = load_model(base, dtype="auto", trust_remote_code=settings.grpo.trust_remote_code)
+            with _loading_alone():
+                model = load_model(base, dtype="auto", trust_remote_code=settings.grpo.trust_remote_code)
             with torch.no_grad():
                 merged: Any = PeftModel.from_pretrained(model, str(final / ADAPTER)).merge_and_unload()
             merged.save_pretrained(final)
@@ -39,3 +43,14 @@ def save_final(trainer: MetaGRPOTrainer, tokenizer: Any, settings: Settings, fol
         tokenizer.save_pretrained(final)
     accelerator.wait_for_everyone()
     return final
+
+
+@contextmanager
+def _loading_alone() -> Iterator[None]:
+    """Under ZeRO-3 transformers loads a model in shards, together with all processes; not within this."""
+    kept = hf_deepspeed._hf_deepspeed_config_weak_ref
+    hf_deepspeed.unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        hf_deepspeed._hf_deepspeed_config_weak_ref = kept

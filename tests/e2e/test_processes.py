@@ -1,4 +1,4 @@
-"""Two processes under torchrun play and train the same as one."""
+"""Two processes, under torchrun or with weights in shards, play and train the same as one."""
 
 import json
 import subprocess
@@ -24,14 +24,19 @@ def metrics(folder: Path) -> list[dict]:
 def train(launcher: list[str], folder: Path, batch: int) -> None:
     command = [*launcher, "-m", "metarlgym.train", *ARGUMENTS, "--output_dir", str(folder)]
     command += ["--per_device_train_batch_size", str(batch)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=900)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900, cwd=Path(__file__).parents[2])
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_two_processes_equal_one(tmp_path):
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
+ZERO3 = [sys.executable, "-m", "accelerate.commands.launch", "--config-file", "configs/zero3_cpu.yaml"]
+
+
+@pytest.mark.parametrize("launcher", [TORCHRUN, ZERO3], ids=["torchrun", "ZeRO-3"])
+def test_two_processes_equal_one(launcher, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     train([sys.executable], one, 64)
-    train([sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"], two, 32)
+    train(launcher, two, 32)
 
     played = [(folder / "trials.jsonl").read_text().splitlines() for folder in (one, two)]
     assert played[0] == played[1]

@@ -1,0 +1,175 @@
+"""ServerGroupClient against servers that take weights as vLLM's workers do, and fail on demand."""
+
+import socket
+import threading
+import time
+
+import pytest
+import torch
+
+from metarlgym.serving.gloo import GlooGroup
+from metarlgym.training.weight_sync import ServerGroupClient, WeightSyncError, own_address
+from tests.e2e.vllm.conftest import free_port
+from tests.fake_vllm import FakeVLLM
+
+
+class Receiver(FakeVLLM):
+    """Holds what it was sent; `fail` is the path of the call it refuses."""
+
+    def __init__(self, fail: str = "", stop_after: int | None = None) -> None:
+        super().__init__()
+        self.fail, self.stop_after = fail, stop_after
+        self.weights: dict[str, torch.Tensor] = {}
+        self.group: GlooGroup | None = None
+        self.on_control = self.take
+
+    def take(self, path: str, body: dict) -> int:
+        if path == self.fail:
+            return 500
+        if path == "/init_weight_transfer_engine":
+            info = body["init_info"]
+            self.group = GlooGroup(
+                info["master_address"], info["master_port"], info["rank_offset"], info["world_size"], info["timeout"]
+            )
+        if path == "/update_weights":
+            info = body["update_info"]
+            for i, (name, dtype, shape) in enumerate(zip(info["names"], info["dtype_names"], info["shapes"])):
+                if i == self.stop_after:
+                    self.group.close()
+                    return 500
+                tensor = torch.empty(shape, dtype=getattr(torch, dtype))
+                self.group.broadcast(tensor)
+                self.weights[name] = tensor
+        return 200
+
+
+WEIGHTS = {
+    "a": torch.randn(3, 5),
+    "b": torch.randn(4).to(torch.bfloat16),
+    "scalar": torch.tensor(2.5),
+    "turned": torch.randn(6, 2).T,
+    "large": torch.randn(512, 513),
+}
+METADATA = [(name, str(t.dtype).removeprefix("torch."), list(t.shape)) for name, t in WEIGHTS.items()]
+
+
+@pytest.fixture
+def receivers():
+    made = []
+
+    def make(*arguments, **settings):
+        made.append(Receiver(*arguments, **settings))
+        return made[-1]
+
+    yield make
+    for server in made:
+        server.stop()
+
+
+def connect(*servers, timeout=5.0):
+    client = ServerGroupClient(
+        ",".join(s.url for s in servers), group_port=free_port(), connection_timeout=1.0, sync_timeout=timeout
+    )
+    client.init_communicator("cpu")
+    return client
+
+
+def test_all_servers_get_all_weights_bit_for_bit(receivers):
+    servers = [receivers(), receivers()]
+    client = connect(*servers)
+    for _ in range(2):
+        client.update_named_params(METADATA, iter(WEIGHTS.items()))
+        client.reset_prefix_cache()
+        assert client.failure is None
+        for server in servers:
+            assert server.weights.keys() == WEIGHTS.keys()
+            assert all(server.weights[name].equal(WEIGHTS[name]) for name in WEIGHTS)
+            server.weights.clear()
+    ranks = [dict(server.control)["/init_weight_transfer_engine"]["init_info"]["rank_offset"] for server in servers]
+    assert ranks == [1, 2]
+    for server in servers:
+        assert [path for path, _ in server.control][-4:] == [
+            "/start_weight_update",
+            "/update_weights",
+            "/finish_weight_update",
+            "/reset_prefix_cache",
+        ]
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"fail": "/finish_weight_update"}, "/finish_weight_update answered HTTP 500"),
+        ({"fail": "/update_weights"}, "/update_weights answered HTTP 500"),
+        ({"stop_after": 4}, "/update_weights answered HTTP 500"),
+    ],
+    ids=["finish", "update", "in the middle"],
+)
+def test_a_failed_update_is_kept_and_the_walk_ends(settings, words, receivers):
+    server = receivers(**settings)
+    client = connect(server)
+    walked = []
+
+    def parameters():
+        for name, tensor in WEIGHTS.items():
+            walked.append(name)
+            yield name, tensor
+
+    begin = time.monotonic()
+    client.update_named_params(METADATA, parameters())
+    assert words in client.failure, client.failure
+    assert walked == list(WEIGHTS)  # the other processes were walked along with
+    assert time.monotonic() - begin < 20
+    client.reset_prefix_cache()
+    assert "/reset_prefix_cache" not in dict(server.control)
+
+
+def test_an_update_left_open_by_an_earlier_trainer_is_closed(receivers):
+    server = receivers()
+    client = connect(server)
+    opened = []
+
+    def take(path, body):
+        if path == "/start_weight_update" and not opened:
+            opened.append(path)
+            return 500  # "already active"
+        return server.take(path, body)
+
+    server.on_control = take
+    client.update_named_params(METADATA, iter(WEIGHTS.items()))
+    assert client.failure is None
+    assert [path for path, _ in server.control][1:4] == [
+        "/start_weight_update",
+        "/finish_weight_update",
+        "/start_weight_update",
+    ]
+
+
+def test_a_server_that_refuses_to_join_is_told_at_once(receivers):
+    begin = time.monotonic()
+    with pytest.raises(WeightSyncError, match="init_weight_transfer_engine answered HTTP 500"):
+        connect(receivers("/init_weight_transfer_engine"), timeout=30.0)
+    assert time.monotonic() - begin < 5
+
+
+def test_a_server_that_never_joins_ends_in_an_error(receivers):
+    server = receivers()
+    server.on_control = lambda path, body: threading.Event().wait(6) or 200
+    begin = time.monotonic()
+    with pytest.raises(WeightSyncError):
+        connect(server, timeout=2.0)
+    assert time.monotonic() - begin < 12
+
+
+def test_a_taken_port_is_named(receivers):
+    server = receivers()
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        client = ServerGroupClient(server.url, taken.getsockname()[1], 1.0, 5.0)
+        with pytest.raises(WeightSyncError, match=r"vllm_group_port=\d+ is taken: give another"):
+            client.init_communicator("cpu")
+
+
+def test_own_address():
+    assert own_address("http://127.0.0.1:8000") == own_address("http://localhost:8000") == "127.0.0.1"

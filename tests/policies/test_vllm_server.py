@@ -1,0 +1,186 @@
+"""VLLMServerPolicy and ServerPool against a real HTTP server that fails on demand."""
+
+import time
+
+import pytest
+
+from metarlgym.datatypes import ConfigError, StopReason
+from metarlgym.policies.server_pool import Server, ServerPool
+from metarlgym.policies.vllm_server import VLLMServerPolicy
+from metarlgym.rollout.limits import Limits
+from metarlgym.rollout.manager import RolloutManager
+from metarlgym.rollout.protocol import PolicyLost
+from tests.fake_vllm import FakeVLLM
+from tests.tiny import TaskGroup, byte_parts, specs, terse, tokens, trial_maker, word_parts
+
+
+@pytest.fixture
+def fake():
+    made = []
+
+    def start(**settings):
+        made.append(FakeVLLM(**settings))
+        return made[-1]
+
+    yield start
+    for server in made:
+        server.stop()
+
+
+GROUP = TaskGroup("GuessNumber-v0")
+_, TOKENIZER, RENDERER = byte_parts()
+
+
+def play(servers, trials=8, concurrency=None, limits=None, renderer=RENDERER, group=GROUP, temperature=1.0, **pool):
+    pool = ServerPool([Server(server.url, "fake") for server in servers], **pool)
+    policy = VLLMServerPolicy(pool, renderer, temperature)
+    limits = limits or Limits(action_tokens=6)
+    played = RolloutManager(policy, renderer, limits, concurrency).run(specs(group, trial_maker(group, 2), trials))
+    return played, pool
+
+
+def test_what_is_sent(fake):
+    server = fake()
+    played, pool = play([server], trials=2, temperature=0.7)
+    first = server.bodies[0]
+    assert first["model"] == "fake" and first["temperature"] == 0.7
+    assert (first["top_p"], first["top_k"], first["min_p"], first["repetition_penalty"]) == (1.0, 0, 0.0, 1.0)
+    assert first["stop_token_ids"] == sorted(RENDERER.end_ids) and first["ignore_eos"] is True
+    assert first["return_token_ids"] is True and first["logprobs"] == 0 and first["max_tokens"] == 6
+    assert len({body["seed"] for body in server.bodies}) == len(server.bodies) == pool.stats.requests
+    # Every prompt is the start of the row that its trial ended with: the context only grew.
+    rows = [row.ids for trajectory in played for row in trajectory.rows]
+    for body in server.bodies:
+        assert any(row[: len(body["prompt"])] == body["prompt"] for row in rows)
+
+
+def test_replies_become_actions(fake):
+    server = fake()
+    played, _ = play([server], trials=16)
+    for trajectory in played:
+        assert trajectory.error is None
+        row = trajectory.rows[0]
+        for token, logprob, own in zip(row.completion_ids, row.logprobs, row.env_mask):
+            assert not own or logprob == -1.0 - token / 100
+    assert any(t.truncated_actions for t in played)
+
+
+def test_actions_of_fixed_length_end_by_themselves(fake):
+    group = terse("Doors-v0")
+    _, tokenizer, renderer = word_parts(group)
+    server = fake(vocabulary=len(tokenizer))
+    played, _ = play([server], renderer=renderer, group=group)
+    assert {body["max_tokens"] for body in server.bodies} == {1}
+    assert not any(t.truncated_actions for t in played)
+
+
+def test_the_same_whatever_the_concurrency_and_the_number_of_servers(fake):
+    alone, _ = play([fake()], trials=24, concurrency=1)
+    together, _ = play([fake(), fake(fault=lambda n: 0.01 * (n % 3))], trials=24)
+    assert tokens(alone) == tokens(together)
+
+
+def test_requests_in_flight_are_bounded(fake):
+    server = fake(fault=lambda n: 0.02)
+    play([server], trials=12)
+    assert server.most_at_once == 12
+    bounded = fake(fault=lambda n: 0.02)
+    pool = ServerPool([Server(bounded.url, "fake")], concurrency=3)
+    RolloutManager(VLLMServerPolicy(pool, RENDERER), RENDERER, Limits(action_tokens=6)).run(
+        specs(GROUP, trial_maker(GROUP, 2), 12)
+    )
+    assert bounded.most_at_once == 3
+
+
+def test_servers_share_the_trials_and_keep_them(fake):
+    servers = [fake(fault=lambda n: 0.01), fake(fault=lambda n: 0.01)]
+    play(servers, trials=16)
+    shares = [len(server.bodies) for server in servers]
+    assert min(shares) > 0.25 * sum(shares)
+    # A trial's later prompts go where its earlier ones went: the prefix is cached there.
+    for server, other in (servers, servers[::-1]):
+        longest = sorted((body["prompt"] for body in server.bodies), key=len)[-3:]
+        for prompt in longest:
+            assert not any(prompt[: len(b["prompt"])] == b["prompt"] and len(b["prompt"]) > 400 for b in other.bodies)
+
+
+def test_bursts_of_500_lose_no_trial(fake):
+    expected, _ = play([fake()], trials=24)
+    played, pool = play([fake(fault=lambda n: 500 if n % 5 == 0 else None)], trials=24)
+    assert tokens(played) == tokens(expected)
+    assert pool.stats.retries > 10
+
+
+@pytest.mark.parametrize("fault", ["drop", 429, 503])
+def test_faults_that_pass_are_tried_again(fault, fake):
+    played, pool = play([fake(fault=lambda n: fault if n in (3, 4, 7) else None)])
+    assert pool.stats.retries == 3 and all(t.error is None for t in played)
+
+
+def test_a_slow_request_truncates_its_trial(fake):
+    slow = 5
+    played, pool = play([fake(fault=lambda n: 3.0 if n == slow else None)], request_timeout=0.3)
+    stopped = [t for t in played if t.stop is StopReason.TIME_LIMIT]
+    assert len(stopped) == pool.stats.deadlines == 1 and stopped[0].truncated
+    assert all(t.stop is StopReason.TERMINATED for t in played if t is not stopped[0])
+
+
+def test_a_server_that_stays_away_ends_the_rollout(fake):
+    server = fake(fault=lambda n: "drop" if n >= 6 else None)
+    start = time.monotonic()
+    with pytest.raises(PolicyLost, match=r"did not answer for 1 s of retries .*Start the server again"):
+        play([server], retry_seconds=1.0)
+    assert time.monotonic() - start < 3
+
+
+def test_with_two_servers_the_other_takes_over(fake):
+    lost, kept = fake(fault=lambda n: "drop" if n >= 3 else None), fake()
+    expected, _ = play([fake()], trials=16)
+    played, pool = play([lost, kept], trials=16, retry_seconds=2.0)
+    assert tokens(played) == tokens(expected) and pool.stats.retries > 0
+
+
+def test_a_refusal_ends_the_rollout_with_the_servers_words(fake):
+    with pytest.raises(PolicyLost, match=r"refused a request with HTTP 404: .*injected"):
+        play([fake(fault=lambda n: 404)])
+
+
+def test_a_server_of_another_kind_is_told(fake):
+    server = fake()
+    server._answer = lambda body: {"choices": [{"text": "hello"}], "usage": {"prompt_tokens": len(body["prompt"])}}
+    with pytest.raises(PolicyLost, match="without token_ids and logprobs that"):
+        play([server])
+
+
+def test_a_prompt_changed_by_the_server_is_told(fake):
+    server = fake()
+    inner = server._answer
+    server._answer = lambda body: inner(body) | {"usage": {"prompt_tokens": len(body["prompt"]) + 1}}
+    with pytest.raises(PolicyLost, match=r"read \d+ prompt tokens where \d+ were sent"):
+        play([server])
+
+
+@pytest.mark.parametrize("value", [None, float("nan"), float("-inf")])
+def test_logprobs_that_are_no_numbers_are_told(value, fake):
+    server = fake()
+
+    def answer(body):
+        choice = {"token_ids": [5], "logprobs": {"token_logprobs": [value]}, "finish_reason": "length"}
+        return {"choices": [choice], "usage": {"prompt_tokens": len(body["prompt"])}}
+
+    server._answer = answer
+    with pytest.raises(PolicyLost):
+        play([server])
+
+
+def test_a_trial_ended_by_its_time_limit_is_not_waited_for(fake):
+    server = fake(fault=lambda n: 2.0 if n == 2 else None)
+    start = time.monotonic()
+    played, _ = play([server], limits=Limits(action_tokens=6, trial_seconds=0.5))
+    assert time.monotonic() - start < 1.9
+    assert [t.stop for t in played].count(StopReason.TIME_LIMIT) == 1
+
+
+def test_temperature_must_be_positive():
+    with pytest.raises(ConfigError, match="temperature=0"):
+        VLLMServerPolicy(ServerPool([Server("http://x", "fake")]), RENDERER, 0.0)

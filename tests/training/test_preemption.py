@@ -1,0 +1,42 @@
+"""Stopping a run from outside: a checkpoint, status 75, and a resume that ends as if nothing had been."""
+
+import os
+import signal
+
+import pytest
+
+from metarlgym.train import main
+from metarlgym.training.checkpoint import COMPLETE
+from metarlgym.training.preemption import EXIT_STATUS
+from tests.training.test_run import SMALL
+
+CHANGES = {"save_strategy": "no", "final_eval_trials": "0", "warmup_trials": "0"}
+SETTINGS = [word for name, value in {**SMALL, **CHANGES}.items() for word in (f"--{name}", value)]
+
+
+@pytest.mark.parametrize("how", ["file", "signal"])
+def test_a_run_that_is_asked_to_stop(how, tmp_path, capsys, monkeypatch):
+    from metarlgym.training import callbacks
+
+    folder = tmp_path / "run"
+    inner = callbacks.MetricsFile.on_log
+
+    def log(self, args, state, control, logs=None, **rest):
+        inner(self, args, state, control, logs, **rest)
+        if state.global_step == 2:
+            if how == "file":
+                (folder / "STOP").touch()
+            else:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(callbacks.MetricsFile, "on_log", log)
+    before = signal.getsignal(signal.SIGTERM)
+    assert main([*SETTINGS, "--output_dir", str(folder)]) == EXIT_STATUS
+    assert "stopped after step 3 as asked; go on with --resume" in " ".join(capsys.readouterr().err.split())
+    assert (folder / "checkpoint-3" / COMPLETE).exists() and not (folder / "final").exists()
+    assert (folder / "STOPPED").read_text() == "3\n" and not (folder / "STOP").exists()
+    assert signal.getsignal(signal.SIGTERM) == before
+
+    monkeypatch.undo()
+    assert main([*SETTINGS, "--output_dir", str(folder), "--resume"]) == 0
+    assert (folder / "final" / "model.safetensors").exists() and not (folder / "STOPPED").exists()
