@@ -10,21 +10,20 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
-import random
 import resource
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
 import aiohttp
 import orjson
-from latency_server import MODEL, Answers, Utterance
-from rollout_latency import EPISODES, GUESSES
+from latency_server import MODEL, Answers
+from rollout_http import TURNS, Case, make_renderer, system_text
 
-from metarlgym import MetaTrajectory, Task, Trial, make
+from metarlgym import MetaTrajectory
 from metarlgym.policies.server_pool import Server, ServerPool
 from metarlgym.policies.vllm_server import VLLMServerPolicy
 from metarlgym.rollout.limits import Limits
@@ -32,55 +31,9 @@ from metarlgym.rollout.manager import RolloutManager, TrialSpec
 from metarlgym.rollout.protocol import ActReply, ActRequest, Callback, Policy
 from metarlgym.rollout.render import ChatRenderer
 from metarlgym.rollout.session import Session
-from metarlgym.training.scratch import chat_tokenizer
+from metarlgym.seeding import derive
 
 LIMITS = Limits(action_tokens=32)
-
-
-@dataclass(frozen=True)
-class Case:
-    """What is played, and against which server."""
-
-    url: str = ""
-    trials: int = 256
-    concurrency: int = 256
-    repetition: int = 0
-    """Names the latencies."""
-    mean: float = 0.2
-    guesses: tuple[int, int] = (1, 10)
-    """What the policy guesses; up to 10 it never wins, and all trials are equally long."""
-
-    @property
-    def specs(self) -> list[TrialSpec]:
-        return [
-            TrialSpec(make_trial, Task("GuessNumber-v0", {"number": 11 + i % 10}), i, ("http", self.repetition, i))
-            for i in range(self.trials)
-        ]
-
-    @property
-    def answers(self) -> Answers:
-        return Answers(utterances(*self.guesses), self.mean)
-
-
-def make_trial() -> Trial:
-    return make("GuessNumber-v0", guesses=GUESSES, episodes=EPISODES)  # type: ignore[return-value]
-
-
-def make_renderer() -> ChatRenderer:
-    """One token per byte: contexts of some hundred to two thousand ids, the length that real ones have."""
-    return ChatRenderer(chat_tokenizer())
-
-
-def utterances(low: int, high: int) -> list[Utterance]:
-    """Guesses as a server would say them, with log-probabilities of the usual number of digits."""
-    renderer = make_renderer()
-    said = []
-    for number in range(low, high + 1):
-        text = f"My guess is [{number}]."
-        ids = [*renderer.encode(text), renderer.end_id]
-        rng = random.Random(number)
-        said.append(Utterance(text, ids, renderer.tokenizer.convert_ids_to_tokens(ids), [-rng.random() for _ in ids]))
-    return said
 
 
 def server_policy(case: Case, renderer: ChatRenderer, in_flight: int = 4096) -> VLLMServerPolicy:
@@ -198,25 +151,84 @@ def openai_client(case: Case, tuned: bool = False) -> list[MetaTrajectory]:
     return asyncio.run(play())
 
 
+def verifiers_client(case: Case, in_process: bool = True) -> list[MetaTrajectory]:
+    """An `Agent` of the `verifiers` package whose user is the environment; chat completions, as its agents speak them.
+
+    Its own text-only harness, `null`, starts a program for every turn. A harness may run in the process instead; the
+    one here sends a turn's messages to the endpoint that verifiers gives it, and does nothing else.
+    """
+    import verifiers.v1 as vf
+    from verifiers.v1.dialects.chat import message_to_wire
+    from verifiers.v1.harnesses.null import NullHarness
+    from verifiers.v1.runtimes import ProgramResult, SubprocessConfig
+
+    class InProcess(NullHarness):
+        SUPPORTS_TOOL_INTERCEPTION = False
+        http: aiohttp.ClientSession
+
+        async def setup(self, runtime: Any) -> None: ...
+
+        async def launch(
+            self,
+            ctx: Any,
+            trace: Any,
+            runtime: Any,
+            endpoint: str,
+            secret: str,
+            urls: Any,
+            data: Any,
+            *_: Any,
+            **__: Any,
+        ) -> Any:
+            messages = [{"role": "system", "content": data.system_prompt}, *map(message_to_wire, data.prompt)]
+            body = orjson.dumps({"model": MODEL, "messages": messages})
+            headers = {"Authorization": f"Bearer {secret}", "Content-Type": "application/json"}
+            async with self.http.post(endpoint + "/chat/completions", data=body, headers=headers) as response:
+                return ProgramResult(int(response.status != 200), "", await response.text())
+
+    async def play() -> list[MetaTrajectory]:
+        slots = asyncio.Semaphore(case.concurrency)
+        client = vf.EvalClientConfig(base_url=case.url + "/v1", api_key_var="HOME")  # any text will do as a key
+        config = vf.AgentConfig(harness={"id": "null"}, runtime=SubprocessConfig(), model=MODEL, client=client)
+
+        async def one(index: int, spec: TrialSpec) -> MetaTrajectory:
+            trial = spec.make_trial()
+            async with slots:
+                text, _ = trial.reset(options={"task": spec.task, "episode_seed": spec.seed})
+                row = vf.TaskData(idx=index, prompt=None, system_prompt=system_text(case, index))
+                async with agent.interaction(vf.Task(row)) as interaction:
+                    while trial.live:
+                        segment = await interaction.turn(text)
+                        if segment.terminated:
+                            raise RuntimeError(f"verifiers ended a trial: {interaction.trace.errors}")
+                        text = trial.step(segment.last_reply).observation
+            return MetaTrajectory(spec.task, spec.seed, trial.history, trial.episodes)
+
+        connector = aiohttp.TCPConnector(limit=0)
+        async with vf.Agent(config) as agent, aiohttp.ClientSession(connector=connector) as http:
+            if in_process:
+                agent.harness = InProcess(agent.harness.config)
+                agent.harness.http = http
+            return list(await asyncio.gather(*(one(i, spec) for i, spec in enumerate(case.specs))))
+
+    return asyncio.run(play())
+
+
 def bare_client(case: Case) -> list[MetaTrajectory]:
-    """aiohttp alone: the bodies of an average turn are posted and read, nothing is played or parsed."""
+    """aiohttp alone: bodies of an average turn's size are posted and read; nothing is played or parsed."""
     prompt = [100 + i % 150 for i in range(700)]
-    specs, turns = case.specs, EPISODES * GUESSES
 
     async def play() -> None:
-        slots = asyncio.Semaphore(case.concurrency)
         headers = {"Content-Type": "application/json"}
 
         async def one(index: int) -> None:
-            async with slots:
-                for turn in range(turns):
-                    seed = index * turns + turn
-                    body = orjson.dumps({"prompt": prompt, "seed": seed})
-                    async with session.post(case.url + "/v1/completions", data=body, headers=headers) as response:
-                        await response.read()
+            for turn in range(TURNS):
+                body = orjson.dumps({"prompt": prompt, "seed": derive("bare", index, turn)})
+                async with session.post(case.url + "/v1/completions", data=body, headers=headers) as response:
+                    await response.read()
 
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
-            await asyncio.gather(*map(one, range(len(specs))))
+            await asyncio.gather(*map(one, range(case.trials)))
 
     asyncio.run(play())
     return []
@@ -227,10 +239,12 @@ ARMS: dict[str, Arm] = {
     "ours": ours,
     "pooled": pooled,
     "loop": loop_alone,
+    "bare": bare_client,
     "lock_step": lock_step,
     "openai": openai_client,
     "openai_tuned": partial(openai_client, tuned=True),
-    "bare": bare_client,
+    "verifiers": verifiers_client,
+    "verifiers_null": partial(verifiers_client, in_process=False),
 }
 
 
@@ -240,29 +254,31 @@ class Measurement:
 
     wall: float
     cpu: float
-    """Of all threads of the client process, in user and system mode."""
+    """Of all threads of the client process and of the processes it starts, in user and system mode."""
     calls: int
     peak_mib: float
     """Of the client process, with what it imports."""
 
 
 def measure(arm: str, case: Case) -> Measurement:
+    """The arm's run after a warm-up of one trial."""
+    ARMS[arm](replace(case, trials=1, repetition=-1))
     # What was imported is left out of garbage collection, or arms would pay by how much of it there is.
     gc.collect()
     gc.freeze()
-    before, start = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
+    cpu, start = processor_time(), time.perf_counter()
     played = ARMS[arm](case)
-    wall, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF)
-    check(played)
-    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    calls = sum(t.turns for t in played) or case.trials * EPISODES * GUESSES
-    return Measurement(wall, cpu, calls, after.ru_maxrss / 1024)
-
-
-def check(played: Sequence[MetaTrajectory]) -> None:
+    wall, cpu = time.perf_counter() - start, processor_time() - cpu
     for trajectory in played:
         if trajectory.error is not None:
             raise RuntimeError(f"a trial failed: {trajectory.error}")
+    calls = sum(t.turns for t in played) or case.trials * TURNS
+    return Measurement(wall, cpu, calls, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+
+def processor_time() -> float:
+    used = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(usage.ru_utime + usage.ru_stime for usage in used)
 
 
 def main() -> None:

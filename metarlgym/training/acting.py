@@ -87,8 +87,10 @@ class ActingMixin:
         self._pool = None
         args = self.args
         if servers:
+            # Equally busy servers are taken in order: each process begins with another one.
+            first = self.accelerator.process_index % len(servers)
             self._pool = ServerPool(
-                [Server(info.url, info.model) for info in servers],
+                [Server(info.url, info.model) for info in servers[first:] + servers[:first]],
                 args.server_concurrency,
                 args.server_request_timeout,
                 args.server_retry_seconds,

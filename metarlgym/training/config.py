@@ -151,7 +151,7 @@ class MetaGRPOConfig(GRPOConfig):
                 f"{self.memory!r}: a trial's rows stay on one process."
             )
         super().__post_init__()
-        if self.world_size != world:
+        if self.world_size < world:
             raise ConfigError(
                 f"the launcher started {world} processes (WORLD_SIZE), but each found itself alone: this happens with "
                 "a GPU configuration on a machine without one. Use configs/zero3_cpu.yaml, or set use_cpu: true there."

@@ -37,9 +37,10 @@ def make_plan(settings: Settings, group: TaskGroup) -> Plan:
     tokens = min(args.max_context_tokens or context, context)
     micro = args.per_device_train_batch_size
     size = 2 if args.bf16 else 4
-    # Weights, gradients and AdamW's two moments; logits in float32 three times (value, softmax, gradient); about 16
-    # values of the width per token and layer kept for the backward pass.
-    states = parameters * (size + size + 8)
+    # Weights, gradients and AdamW's two moments in float32 (or bfloat16 weights and gradients beside a float32 copy,
+    # which is as much), before ZeRO spreads them over the processes; logits in float32 three times (value, softmax,
+    # gradient); about 16 values of the width per token and layer kept for the backward pass.
+    states = 16 * parameters
     logits = 3 * 4 * micro * tokens * vocabulary
     activations = 16 * size * micro * tokens * width * layers
     numbers = {

@@ -10,6 +10,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
 from accelerate.utils import gather_object
 from transformers import TrainerCallback
 
@@ -69,4 +70,6 @@ class Preemption(TrainerCallback):
     def check(self) -> None:
         """Raises `Preempted` if the run was stopped before its end."""
         if self.step is not None:
+            # The first process to leave makes the launcher end the others, who may still be writing.
+            PartialState().wait_for_everyone()
             raise Preempted(f"stopped after step {self.step} as asked; go on with --resume.")

@@ -220,13 +220,29 @@ def _claim_folder(settings: Settings, folder: Path, console: Console) -> Path | 
     return resume_from
 
 
+MAY_CHANGE = {
+    "vllm_server_base_url",
+    "vllm_server_host",
+    "vllm_server_port",
+    "vllm_server_timeout",
+    "vllm_group_port",
+    "server_request_timeout",
+    "server_retry_seconds",
+    "server_concurrency",
+    "weight_sync_timeout",
+    "probe_every",
+    "probe_tolerance",
+}
+"""Where the servers are and how long they are waited for changes nothing about a run."""
+
+
 def _tell_changes(settings: Settings, config: Path, console: Console) -> None:
     """Settings that differ from those the run was started with."""
     if not config.exists():
         return
     before, now = yaml.safe_load(config.read_text()) or {}, yaml.safe_load(yaml.safe_dump(settings.resolved()))
     for name in sorted(before.keys() | now.keys()):
-        if before.get(name) != now.get(name):
+        if name not in MAY_CHANGE and before.get(name) != now.get(name):
             console.print(
                 f"[yellow]warning:[/] {name} was {before.get(name)!r} and is {now.get(name)!r}: the resumed run will "
                 "not equal an uninterrupted one",

@@ -16,6 +16,7 @@ from typing import Any
 
 from accelerate.utils import gather_object
 from datasets import Dataset
+from transformers import set_seed
 from trl import GRPOTrainer
 
 from metarlgym.datatypes import MetaRLGymError, MetaTrajectory, Task
@@ -81,6 +82,7 @@ class MetaGRPOTrainer(CheckpointMixin, ActingMixin, GRPOTrainer):
         self._trials: list[Trial] = []
         rows = _rows(args, group)
         servers = connect(args, processing_class, [group.env.rules()])
+        set_seed(args.seed)  # a LoRA adapter is made in there: the same one however many processes there are
         with _our_client(args):
             super().__init__(
                 model=model,

@@ -121,11 +121,13 @@ class ServerGroupClient(VLLMClient):
         """Join the servers' workers in one group: TRL's way on CUDA, through gloo elsewhere."""
         device = torch.device("cuda", device) if isinstance(device, int) else torch.device(device)
         world_size = self.get_world_size() + 1
+        address = own_address(self.urls)
         if device.type == "cuda":
+            # Where vLLM, which TRL asks for the trainer's address, cannot find it out by itself.
+            os.environ.setdefault("VLLM_HOST_IP", address)
             with last_resort(self.sync_timeout, f"joining the vLLM servers {', '.join(self.urls)}"):
                 super().init_communicator(device)
             return
-        address = own_address(self.urls[0])
         info = {
             "master_address": address,
             "master_port": self.group_port,
@@ -279,12 +281,12 @@ def last_resort(seconds: float, what: str) -> Iterator[None]:
         timer.cancel()
 
 
-def own_address(url: str) -> str:
-    """The address under which the server at `url` reaches this machine."""
-    parts = urlsplit(url)
-    host = parts.hostname or "127.0.0.1"
-    if host in LOOPBACK:
+def own_address(urls: list[str]) -> str:
+    """The address under which all of the servers reach this machine."""
+    elsewhere = [parts for parts in map(urlsplit, urls) if parts.hostname not in LOOPBACK]
+    if not elsewhere:
         return "127.0.0.1"
+    host, parts = elsewhere[0].hostname, elsewhere[0]
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:  # nothing is sent: it only looks up the route
         probe.connect((host, parts.port or 80))
         return str(probe.getsockname()[0])

@@ -172,4 +172,4 @@ def test_a_taken_port_is_named(receivers):
 
 
 def test_own_address():
-    assert own_address("http://127.0.0.1:8000") == own_address("http://localhost:8000") == "127.0.0.1"
+    assert own_address(["http://127.0.0.1:8000", "http://localhost:8001"]) == "127.0.0.1"

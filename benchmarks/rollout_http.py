@@ -1,0 +1,322 @@
+"""Claim: through HTTP, rollouts use at least 95% of a server's seconds at 256 requests at once, for at most .5 ms of the
+client's processor time a call.
+
+The same trials and seeded lognormal latencies as in `rollout_latency`, but behind a server (`latency_server`) in its
+own process that answers as vLLM does. It takes any number of requests at once, so the ideal time is known: the longest
+trial's sum of latencies where all trials are alive at once, else the time of list scheduling (each free place takes the
+next trial at once). The arms are in `http_arms`, each run in a process of its own after a warm-up of one trial.
+
+Two of them need packages that this project does not depend on, and are left out without them:
+
+    uv pip install openai
+    uv venv ../verifiers && uv pip install --python ../verifiers/bin/python verifiers aiohttp orjson gymnasium
+    python benchmarks/rollout_http.py --verifiers-python ../verifiers/bin/python
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import random
+import statistics
+import subprocess
+import sys
+import urllib.request
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import NamedTuple
+
+from common import HERE, Report, number
+from latency_server import Answers, Utterance, running
+from rollout_latency import EPISODES, GUESSES, latencies, list_schedule
+
+from metarlgym import Task, Trial, make
+from metarlgym.rollout.manager import TrialSpec
+from metarlgym.rollout.render import ChatRenderer
+from metarlgym.seeding import derive
+
+TURNS = EPISODES * GUESSES
+SEQUENTIAL, PROGRAMS = 8, 4
+"""Trials of the arms that are too slow for more."""
+TRL = (
+    "TRL's `environment_factory` cannot express the case: `GRPOTrainer._tool_call_loop` goes on with a row only where the "
+    "model's answer parses into tool calls, so a turn of plain text ends the row, and each round it hands all rows "
+    "together to one `_generate_single_turn` (its schedule is that of the lock-step arm). The worker of its experimental "
+    "AsyncGRPOTrainer lets rows drift apart, but ends a row in the same way."
+)
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is played, and against which server."""
+
+    url: str = ""
+    trials: int = 256
+    concurrency: int = 256
+    repetition: int = 0
+    """Names the latencies."""
+    mean: float = 0.2
+    guesses: tuple[int, int] = (1, 10)
+    """What the policy guesses; up to 10 it never wins, and all trials are equally long."""
+
+    @property
+    def specs(self) -> list[TrialSpec]:
+        return [
+            TrialSpec(make_trial, Task("GuessNumber-v0", {"number": 11 + i % 10}), i, ("http", self.repetition, i))
+            for i in range(self.trials)
+        ]
+
+    @property
+    def answers(self) -> Answers:
+        return Answers(utterances(*self.guesses), self.mean)
+
+
+def make_trial() -> Trial:
+    return make("GuessNumber-v0", guesses=GUESSES, episodes=EPISODES)  # type: ignore[return-value]
+
+
+def make_renderer() -> ChatRenderer:
+    """One token per byte: contexts of some hundred to two thousand ids, the length that real ones have."""
+    from metarlgym.training.scratch import chat_tokenizer  # torch, which `verifiers` can do without
+
+    return ChatRenderer(chat_tokenizer())
+
+
+def utterances(low: int, high: int) -> list[Utterance]:
+    """Guesses as a server would say them, with log-probabilities of the usual number of digits."""
+    renderer = make_renderer()
+    said = []
+    for guess in range(low, high + 1):
+        text = f"My guess is [{guess}]."
+        ids = [*renderer.encode(text), renderer.end_id]
+        rng = random.Random(guess)
+        said.append(Utterance(text, ids, renderer.tokenizer.convert_ids_to_tokens(ids), [-rng.random() for _ in ids]))
+    return said
+
+
+def system_text(case: Case, index: int) -> str:
+    """Of a chat; it tells the trial, from which the server takes the latencies of clients that send no seed."""
+    return f"{make_trial().rules()} This is trial {index} of set {case.repetition}."
+
+
+def chat_sums(case: Case, answers: Answers) -> list[float]:
+    """Each trial's latencies, added up, of clients that chat."""
+
+    def row(index: int) -> list[float]:
+        return [answers.latency(derive("chat", system_text(case, index), 2 + 2 * turn)) for turn in range(TURNS)]
+
+    return [sum(row(index)) for index in range(case.trials)]
+
+
+def seeded_sums(case: Case, answers: Answers) -> list[float]:
+    """Each trial's latencies, added up, of clients that send seeds."""
+    return [sum(row) for row in latencies(answers.delayed, case.specs)]
+
+
+class Run(NamedTuple):
+    """One measurement, and how near it came to what is possible."""
+
+    wall: float
+    efficiency: float
+    cpu_ms: float
+    peak_mib: float
+    late_ms: float
+    """99th percentile of how late the server's answers were."""
+
+
+@dataclass
+class HttpReport(Report):
+    """With a table of all arms; `figures` are the claims."""
+
+    runs: dict[tuple[str, str], list[Run]] = field(default_factory=lambda: defaultdict(list))
+    server: list[dict[str, float]] = field(default_factory=list)
+
+    def median(self, case: str, arm: str, name: str) -> list[float]:
+        return [getattr(run, name) for run in self.runs[case, arm]]
+
+    def render(self) -> str:
+        lines = ["| case | arm | runs | wall, s | efficiency | client CPU, ms/call | client's peak memory, MiB |"]
+        lines += ["| server late (p99), ms |", "|---" * 8 + "|"]
+        lines[:2] = ["".join(lines[:2]).replace("||", "|")]
+        for (case, arm), runs in self.runs.items():
+            medians = [number(statistics.median(values)) for values in zip(*runs, strict=True)]
+            lines.append("| " + " | ".join([case, arm, str(len(runs)), *medians]) + " |")
+        head, mark, tail = super().render().partition("\n| figure |")
+        return "\n".join([head, *lines, mark.removeprefix("\n") and mark + tail])
+
+
+class Bench:
+    """Runs arms against one server and keeps what they took."""
+
+    def __init__(self, report: HttpReport, url: str, answers: Answers, verifiers_python: str | None) -> None:
+        self.report = report
+        self.url = url
+        self.answers = answers
+        self.verifiers_python = verifiers_python
+
+    def play(self, label: str, arm: str, title: str, case: Case, ideal: Callable[[list[float]], float]) -> Run:
+        """One run of an arm; `ideal` is the least possible time, given the trials' sums of latencies."""
+        chats = arm.startswith("verifiers")
+        python = self.verifiers_python if chats else sys.executable
+        command = [str(python), str(HERE / "http_arms.py"), arm, json.dumps(asdict(case) | {"url": self.url})]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=HERE.parent, env=environment(), check=False)
+        if done.returncode:
+            raise RuntimeError(f"arm {arm} failed:\n{done.stderr[-3000:]}")
+        measured = json.loads(done.stdout.splitlines()[-1])
+        stats = self.stats()
+        assert measured["calls"] == case.trials * TURNS, f"{arm} played {measured['calls']} calls"
+        if arm != "loop":
+            assert stats["calls"] == measured["calls"] + TURNS, f"{arm} sent {stats['calls']} requests"
+        sums = (chat_sums if chats else seeded_sums)(case, self.answers)
+        wall, cpu = measured["wall"], measured["cpu"] / measured["calls"] * 1e3
+        run = Run(wall, ideal(sums) / wall, cpu, measured["peak_mib"], stats["late_p99_ms"])
+        self.report.runs[label, title].append(run)
+        if arm == "ours":
+            self.report.server.append(stats)
+        print(f"  {label}: {title}: {wall:.2f} s, efficiency {run.efficiency:.3f}, {cpu:.3f} ms/call", flush=True)
+        return run
+
+    def stats(self) -> dict[str, float]:
+        with urllib.request.urlopen(self.url + "/stats") as answer:
+            return json.loads(answer.read())
+
+
+def environment() -> dict[str, str]:
+    """The package is found where it is not installed, as in an interpreter made for `verifiers` alone."""
+    import os
+
+    return {**os.environ, "PYTHONPATH": str(HERE.parent), "TOKENIZERS_PARALLELISM": "false"}
+
+
+def measure(bench: Bench, mean: float, trials: int, concurrency: int, repetitions: int) -> None:
+    """All arms at one limit, those of the claims in turn."""
+    report, count = bench.report, max(trials, concurrency)
+    limited = concurrency < count
+    label = f"{count} trials, " + (f"{concurrency} at once" if limited else "all at once")
+
+    def case(repetition: int) -> Case:
+        return Case("", count, concurrency, repetition, mean)
+
+    def listed(sums: list[float]) -> float:
+        return list_schedule(sums, concurrency)
+
+    def bound(sums: list[float]) -> float:
+        return max(sum(sums) / concurrency, max(sums))
+
+    for repetition in range(repetitions):
+        bench.play(label, "ours", "ours", case(repetition), listed)
+        if limited:
+            bench.play(label, "pooled", "ours, all trials alive, the limit on requests", case(repetition), bound)
+        bench.play(label, "loop", "our loop alone, no HTTP", case(repetition), listed)
+        if not limited:
+            bench.play(label, "bare", "aiohttp alone, nothing played", case(repetition), listed)
+    bench.play(label, "lock_step", "lock-step, our client", case(0), bound)
+    if importlib.util.find_spec("openai"):
+        bench.play(label, "openai", "openai client, one task a trial", case(0), listed)
+        bench.play(label, "openai_tuned", "openai client, tuned", case(0), listed)
+    if bench.verifiers_python and not limited and concurrency == trials:
+        bench.play(label, "verifiers", "verifiers, harness in the process", case(0), listed)
+        small = Case("", PROGRAMS, PROGRAMS, 0, mean)
+        bench.play(f"{PROGRAMS} trials, all at once", "verifiers_null", "verifiers, harness `null`", small, listed)
+    claims(report, label, limited)
+
+
+def claims(report: HttpReport, label: str, limited: bool) -> None:
+    """What is held to a bound, and where the client's time goes."""
+    of = report.median
+    against = "efficiency against list scheduling" if limited else "efficiency, ideal/actual"
+    held = {} if "1024" in label else {"at_least": 0.95}
+    report.add(f"{label}: {against}", of(label, "ours", "efficiency"), **held)
+    total, loop = of(label, "ours", "cpu_ms"), of(label, "our loop alone, no HTTP", "cpu_ms")
+    report.add(f"{label}: client's CPU time", total, "ms/call", at_most=0.5)
+    report.add(
+        f"{label}: of it HTTP (less the loop alone)", [a - b for a, b in zip(total, loop, strict=True)], "ms/call"
+    )
+    if not limited:
+        slow = of(label, "lock-step, our client", "wall")[0] / of(label, "ours", "wall")[0]
+        report.add(f"{label}: lock-step/ours, wall", slow, "x", at_least=2.0)
+
+
+def sequential(bench: Bench, mean: float, trials: int) -> None:
+    """One trial after the other, scaled by the latencies of the others."""
+    few = min(SEQUENTIAL, trials)
+    case = Case("", few, 1, 0, mean)
+    run = bench.play(f"{few} trials", "ours", "sequential", case, sum)
+    sums = seeded_sums(Case("", trials, 1, 0, mean), bench.answers)
+    bench.report.add(
+        f"sequential, scaled to {trials} trials by their latencies", run.wall * sum(sums) / sum(sums[:few]), "s"
+    )
+
+
+def remarks(report: HttpReport, verifiers_python: str | None) -> None:
+    stats = {name: statistics.median(row[name] for row in report.server) for name in report.server[0]}
+    report.remarks += [
+        "`ours` is RolloutManager, VLLMServerPolicy and ServerPool. Efficiency is the ideal time over the actual one: the "
+        "ideal is list scheduling of whole trials, but max(sum of latencies / places, longest trial) for `lock-step` and "
+        "for `the limit on requests`. Client CPU is user and system time of the client's process and its children; "
+        "peak memory includes torch, which the tokenizer's module imports (not so for verifiers).",
+        f"The server took {stats['cpu_ms_per_call']:.2f} ms CPU a call, on the same cores as the client; bodies of "
+        f"{stats['request_bytes']:,.0f} bytes out and {stats['response_bytes']:,.0f} back on average.",
+        "`openai client`: token ids as the prompt, as documented. `tuned`: its aiohttp transport without a limit on "
+        "connections, and the ids past its recursion over every one of them (`extra_body`).",
+        "`verifiers`: an Agent's interaction for each trial, the environment as its user, text instead of token ids; its "
+        "own harness `null` starts a program for every turn, hence the few trials. Other latencies, own ideal.",
+        TRL,
+    ]
+    packages = ["aiohttp", "orjson"] + ["openai"] * bool(importlib.util.find_spec("openai"))
+    found = [f"{package} {version(package)}" for package in packages]
+    if verifiers_python:
+        found.append(f"verifiers {verifiers_version(verifiers_python)}")
+    report.remarks.append(f"Clients: {', '.join(found)}.")
+
+
+def verifiers_version(python: str) -> str | None:
+    """None where that interpreter has no `verifiers`."""
+    code = "import verifiers.v1, importlib.metadata as m; print(m.version('verifiers'))"
+    done = subprocess.run([python, "-c", code], capture_output=True, text=True, check=False)
+    return done.stdout.strip() if not done.returncode else None
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n", 1)[0])
+    parser.add_argument("--quick", action="store_true", help="smoke test: small sizes, no file, bounds not enforced")
+    parser.add_argument("--trials", type=int, default=256, help="trials, or as many as run at once if that is more")
+    parser.add_argument("--concurrency", type=int, nargs="+", default=[32, 256, 1024], help="trials at once")
+    parser.add_argument("--repetitions", type=int, default=3, help="of our own arms")
+    parser.add_argument(
+        "--write", action="store_true", help="write the result file though sizes are not the usual ones"
+    )
+    parser.add_argument("--verifiers-python", default=sys.executable, help="an interpreter that has `verifiers`")
+    args = parser.parse_args()
+    usual = not args.quick and args.trials == 256 and args.concurrency == [32, 256, 1024]
+    mean, trials, limits = (0.02, 16, [8, 16]) if args.quick else (0.2, args.trials, args.concurrency)
+    report = HttpReport(
+        "rollout_http",
+        "Rollouts through HTTP: at least 95% of the ideal speed at 256 requests at once, and at most .5 ms of the "
+        "client's processor time a call.",
+        f"a server in its own process that answers as vLLM does after seeded lognormal latencies, mean {mean} s, sigma "
+        f".8, any number at once; trials of {EPISODES} episodes x {GUESSES} turns of GuessNumber-v0, never won, one token "
+        "a byte; every run in a process of its own after a warm-up of one trial; our arms in turn.",
+        quick=not (usual or args.write),
+    )
+    has_verifiers = Path(args.verifiers_python).exists() and verifiers_version(args.verifiers_python)
+    if not has_verifiers:
+        print("no `verifiers` here: that arm is left out; see the head of this file for how to install it")
+    if not importlib.util.find_spec("openai"):
+        print("no `openai` here: that arm is left out; `uv pip install openai` brings it")
+    answers = Case(mean=mean).answers
+    with running(answers) as url:
+        bench = Bench(report, url, answers, args.verifiers_python if has_verifiers else None)
+        for concurrency in limits:
+            measure(bench, mean, trials, concurrency, 1 if args.quick else args.repetitions)
+        sequential(bench, mean, trials)
+    remarks(report, bench.verifiers_python)
+    return report.finish()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
