@@ -16,12 +16,13 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import aiohttp
 import orjson
-from latency_server import MODEL, Answers
-from rollout_http import TURNS, Case, make_renderer, system_text
+from latency_server import MODEL, Answers, make_renderer
+from rollout_http import TURNS, Case, system_text
 
 from metarlgym import MetaTrajectory
 from metarlgym.policies.server_pool import Server, ServerPool
@@ -273,12 +274,20 @@ def measure(arm: str, case: Case) -> Measurement:
         if trajectory.error is not None:
             raise RuntimeError(f"a trial failed: {trajectory.error}")
     calls = sum(t.turns for t in played) or case.trials * TURNS
-    return Measurement(wall, cpu, calls, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    return Measurement(wall, cpu, calls, peak_mib())
 
 
 def processor_time() -> float:
     used = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return sum(usage.ru_utime + usage.ru_stime for usage in used)
+
+
+def peak_mib() -> float:
+    """`ru_maxrss` would be the parent's where that was larger, as a process begins as a copy of it."""
+    try:
+        return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) / 1024
+    except (OSError, IndexError):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def main() -> None:

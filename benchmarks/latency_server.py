@@ -14,7 +14,9 @@ stdin ends it.
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
+import random
 import subprocess
 import sys
 import time
@@ -28,6 +30,7 @@ import orjson
 from aiohttp import web
 
 from metarlgym.policies.scripted import DelayedPolicy, ScriptedPolicy
+from metarlgym.rollout.render import ChatRenderer
 from metarlgym.seeding import derive
 
 MODEL = "policy"
@@ -43,6 +46,25 @@ class Utterance:
     ids: list[int]
     tokens: list[str]
     logprobs: list[float]
+
+
+def make_renderer() -> ChatRenderer:
+    """One token per byte: contexts of some hundred to two thousand ids, the length that real ones have."""
+    from metarlgym.training.scratch import chat_tokenizer  # torch, which `verifiers` can do without
+
+    return ChatRenderer(chat_tokenizer())
+
+
+def utterances(low: int, high: int) -> list[Utterance]:
+    """Guesses as a server would say them, with log-probabilities of the usual number of digits."""
+    renderer = make_renderer()
+    said = []
+    for guess in range(low, high + 1):
+        text = f"My guess is [{guess}]."
+        ids = [*renderer.encode(text), renderer.end_id]
+        rng = random.Random(guess)
+        said.append(Utterance(text, ids, renderer.tokenizer.convert_ids_to_tokens(ids), [-rng.random() for _ in ids]))
+    return said
 
 
 @dataclass(frozen=True)
@@ -229,10 +251,7 @@ def running(answers: Answers) -> Iterator[str]:
 def main() -> None:
     settings = json.loads(sys.stdin.readline())
     said = [Utterance(**utterance) for utterance in settings.pop("utterances")]
-    # aiohttp's handlers make no cycles worth collecting, and a pause here would be counted as the client's.
-    import gc
-
-    gc.disable()
+    gc.disable()  # a pause for collecting would be counted as the client's
     asyncio.run(serve(Answers(said, **settings)))
 
 

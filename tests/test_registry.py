@@ -157,3 +157,15 @@ def test_broken_plugin_hides_nothing(site):
         make("Nothing-v0")
     assert type(make("Gates-v0")).__name__ == "Gates"
     assert registry.load_plugins() == []
+
+
+def test_an_id_may_name_the_module_that_registers_it(tmp_path, monkeypatch):
+    (tmp_path / "elsewhere_envs.py").write_text(
+        "from metarlgym import register\nregister('Elsewhere-v0', 'metarlgym.envs.doors:Doors')\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert make("elsewhere_envs:Elsewhere-v0").env_id == "Elsewhere-v0"
+    assert make("Elsewhere-v0").env_id == "Elsewhere-v0"
+    with pytest.raises(ConfigError, match="module 'no_such_envs' cannot be imported"):
+        make("no_such_envs:Elsewhere-v0")
+    registry._REGISTRY.pop("Elsewhere-v0")

@@ -1,0 +1,24 @@
+"""`metarlgym new-model`: a chat model that everything else can load."""
+
+import pytest
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from metarlgym.cli.main import main
+from metarlgym.rollout.render import ChatRenderer, Message
+
+
+@pytest.mark.parametrize("head", ["--tied", "--untied"])
+def test_new_model(head, tmp_path, capsys):
+    folder = tmp_path / "tiny"
+    assert main(["new-model", "--out", str(folder), head]) == 0
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    assert model.config.tie_word_embeddings == (head == "--tied")
+    assert model.config.vocab_size == len(tokenizer)
+    renderer = ChatRenderer(tokenizer)
+    ids = renderer.prompt((Message("system", "Rules, é."), Message("user", "Go.")))
+    text = "<|im_start|>system\nRules, é.<|im_end|>\n<|im_start|>user\nGo.<|im_end|>\n<|im_start|>assistant\n"
+    assert tokenizer.decode(ids) == text
+    assert renderer.end_id == tokenizer.convert_tokens_to_ids("<|im_end|>") == tokenizer.eos_token_id
+
+    assert main(["new-model", "--out", str(folder)]) == 2
+    assert "holds a model already" in " ".join(capsys.readouterr().err.split())
