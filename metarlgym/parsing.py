@@ -7,6 +7,17 @@ import re
 _BRACKET = re.compile(r"\[([^\[\]]*)\]")
 
 
+def spoken(text: str) -> str:
+    """A policy's message after its thoughts: what follows the last `</think>`; empty where a thought has no end."""
+    if "<" in text:
+        _, mark, tail = text.rpartition("</think>")
+        if mark:
+            return tail
+        if "<think>" in text:
+            return ""
+    return text
+
+
 def parse_action(text: str) -> str:
     """The action in a policy's message: the last `[bracket]`, else the last non-empty line, after any `</think>`.
 
@@ -18,12 +29,7 @@ def parse_action(text: str) -> str:
     >>> parse_action("higher than 5, so\\n7")
     '7'
     """
-    if "<" in text:
-        _, mark, tail = text.rpartition("</think>")
-        if mark:
-            text = tail
-        elif "<think>" in text:
-            return ""
+    text = spoken(text)
     if "[" in text:
         found = _BRACKET.findall(text)
         if found:

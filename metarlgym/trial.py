@@ -106,6 +106,9 @@ class Trial(Env):
     def all_tasks(self) -> Any:
         return self.env.all_tasks()
 
+    def held_out_tasks(self) -> Any:
+        return self.env.held_out_tasks()
+
     def random_action(self, rng: Any) -> str:
         return self.env.random_action(rng)
 

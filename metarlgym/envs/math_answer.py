@@ -17,6 +17,8 @@ from fractions import Fraction
 from functools import cache, lru_cache
 from typing import Any
 
+from metarlgym.parsing import spoken
+
 TAIL = 2_000
 """Characters at the end of a message in which its answer is looked for."""
 LONGEST = 200
@@ -62,7 +64,7 @@ def last_answer(message: str) -> str | None:
     >>> last_answer(r"<think>\boxed{7}</think> So it is \boxed{1} or rather \boxed{\$1,018.00}.")
     '1018.00'
     """
-    text = _spoken(message)[-TAIL:].replace("−", "-")
+    text = spoken(message)[-TAIL:].replace("−", "-")
     for marked in _marked(text):
         return read_number(marked)
     for phrase in reversed(list(_PHRASE.finditer(text))):
@@ -74,14 +76,6 @@ def last_answer(message: str) -> str | None:
             return number
     numbers = _NUMBER.findall(text)
     return read_number(numbers[-1]) if numbers else None
-
-
-def _spoken(message: str) -> str:
-    """A message after its thoughts, as `parse_action` sees it; empty where a thought has no end."""
-    _, mark, tail = message.rpartition("</think>")
-    if mark:
-        return tail
-    return "" if "<think>" in message else message
 
 
 def _marked(text: str) -> Iterator[str]:

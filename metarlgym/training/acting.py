@@ -190,10 +190,13 @@ class ActingMixin:
         # leave the weights that DeepSpeed fetches ahead in flight.
         rows = next(rows for rows in gather_object([sampled]) if rows)
         tokens = torch.tensor([prompt + ids for ids, _ in rows], device=self.accelerator.device)
+        training = self.model.training
+        self.model.eval()
         with torch.no_grad():
             scored, _, _ = self._get_per_token_logps_and_entropies(  # type: ignore[attr-defined]
                 self.model, tokens, torch.ones_like(tokens), length
             )
+        self.model.train(training)
         try:
             tolerance = args.probe_tolerance or TOLERANCE.get(_precision(args, self.model), 0.05)
             for server, (_, logprobs), trainer in zip(servers, rows, scored.float().tolist(), strict=True):

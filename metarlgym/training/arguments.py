@@ -48,7 +48,17 @@ class RunArguments:
             raise ConfigError(f"renderer={self.renderer!r} is not known: use auto, chat or plain.")
 
 
-GROUPS = (RunArguments, MetaGRPOConfig, ScratchArguments, ModelConfig)
+@dataclass
+class PolicyArguments(ModelConfig):
+    """TRL's ModelConfig with a default of ours."""
+
+    lora_dropout: float = field(
+        default=0.0,
+        metadata={"help": "Dropout would score trials with another policy than the one that played them: keep it 0."},
+    )
+
+
+GROUPS = (RunArguments, MetaGRPOConfig, ScratchArguments, PolicyArguments)
 
 
 @dataclass
@@ -58,7 +68,7 @@ class Settings:
     run: RunArguments
     grpo: MetaGRPOConfig
     scratch: ScratchArguments
-    model: ModelConfig
+    model: PolicyArguments
     given: dict[str, Any]
     """What the file and the command line said, merged."""
     arguments: list[str]

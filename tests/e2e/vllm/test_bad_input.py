@@ -4,8 +4,6 @@ import http.server
 import sys
 import threading
 
-import pytest
-
 from tests.e2e.vllm.conftest import LETTERS, ONE, ROOT, free_port, run, training
 
 
@@ -34,22 +32,6 @@ def test_a_port_where_something_else_listens(models, tmp_path):
     finally:
         other.shutdown()
     check(done, tmp_path / "run", url, "no vLLM server", "port")
-
-
-@pytest.mark.parametrize(
-    ("settings", "marks"),
-    [
-        (["--vllm_server_base_url", "127.0.0.1:8000"], ["has no scheme", "http://127.0.0.1:8000"]),
-        (["--num_generations", "3"], ["num_generations=3", "trials_per_task=4", "leave num_generations out"]),
-        (["--per_device_train_batch_size", "6"], ["per_device_train_batch_size=6", "multiple of 4"]),
-        (["--vllm_mode", "colocate"], ["vllm_mode='colocate'", "needs a GPU"]),
-        (["--top_p", "0.9"], ["top_p=0.9", "bias the gradient"]),
-    ],
-    ids=["no scheme", "num_generations", "batch size", "colocate", "top_p"],
-)
-def test_settings(settings, marks, models, tmp_path):
-    url = f"http://127.0.0.1:{free_port()}"
-    check(run(training(ONE, LETTERS, models["tied"], url, tmp_path / "run", 8, *settings)), tmp_path / "run", *marks)
 
 
 AS_ON_ANOTHER_NODE = """

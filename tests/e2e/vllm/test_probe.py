@@ -34,11 +34,11 @@ def trainer_logprobs(model, prompt, ids):
 
 
 def test_another_model_of_the_same_form_is_caught(serve, models):
-    server = serve("untied")
+    server = serve("tied")
     # Whatever a run before this one left on the server, neither of these is it and itself at once.
     prompt = list(range(10, 40))
     ids, logprobs = server_continuation(server.url, str(server.model), prompt, 32, 1.0, 60)
-    model = AutoModelForCausalLM.from_pretrained(models["tied"])
+    model = AutoModelForCausalLM.from_pretrained(models["untied"])
     with pytest.raises(ProbeMismatch, match="does not hold the trainer's weights"):
         compare(server.url, logprobs, trainer_logprobs(model, prompt, ids), 1e-3)
 

@@ -9,7 +9,7 @@ from tests.e2e.vllm.conftest import LETTERS, ZERO3_TRAIN, end, metrics, run, sta
 
 
 def test_killed_and_resumed_under_zero3(serve, tmp_path):
-    server = serve("untied")
+    server = serve("tied")
     saving = ["--save_strategy", "steps", "--save_steps", "3", "--max_steps", "9"]
     whole, killed, log = tmp_path / "whole", tmp_path / "killed", tmp_path / "train.log"
     done = run(training(ZERO3_TRAIN, LETTERS, server.model, server.url, whole, 4, *saving))
