@@ -19,6 +19,7 @@ from trl.models import unwrap_model_for_generation
 from metarlgym.datatypes import ConfigError, MetaRLGymError
 from metarlgym.policies.in_process import InProcessPolicy
 from metarlgym.policies.server_pool import Server, ServerPool
+from metarlgym.rollout.limits import Limits
 from metarlgym.rollout.protocol import Policy
 from metarlgym.rollout.render import Renderer
 from metarlgym.serving.handshake import ServerInfo, check_for_training, check_tokenizer, inspect, wait_for_server
@@ -76,6 +77,7 @@ class ActingMixin:
     state: Any
     temperature: float
     renderer: Renderer
+    limits: Limits
     vllm_generation: Any
     _last_loaded_step: int
 
@@ -172,8 +174,10 @@ class ActingMixin:
         assert self._pool is not None
         args, servers = self.args, self._pool.servers
         config = self.model.config.get_text_config()
-        length = min(CONTINUATION_LENGTH, config.max_position_embeddings - PROMPT_LENGTH - 1)
-        prompt = probe_prompt(config.vocab_size, self.renderer.tokenizer.all_special_ids)
+        room = self.limits.context_tokens or PROMPT_LENGTH + CONTINUATION_LENGTH
+        length = max(1, min(CONTINUATION_LENGTH, room // 2))
+        special = self.renderer.tokenizer.all_special_ids
+        prompt = probe_prompt(config.vocab_size, special, max(1, min(PROMPT_LENGTH, room // 2 - 1)))
         sampled: list[tuple[list[int], list[float]]] = []
         problem = None
         if self.accelerator.is_main_process:

@@ -59,7 +59,9 @@ class ServerGroupClient(VLLMClient):
         self._workers: list[int] = []
         self._group: GlooGroup | None = None
         super().__init__(base_url=self.urls[0], group_port=group_port, connection_timeout=connection_timeout)
-        # No retries of our own: an update that was broken off must not be begun again in its middle.
+        # No retries: an update that was broken off must not be begun again in its middle. And no connection is used
+        # twice: uvicorn closes one on which it answered 500, which the next call would take for a lost server.
+        self.session.headers["Connection"] = "close"
         self.session.mount("http://", HTTPAdapter(pool_maxsize=16))
         self.session.mount("https://", HTTPAdapter(pool_maxsize=16))
 

@@ -48,4 +48,5 @@ class FaultyProxy:
             return web.Response(status=answer.status, body=body, content_type=answer.content_type)
 
     def stop(self) -> None:
+        asyncio.run_coroutine_threadsafe(self._session.close(), self._loop).result(10)
         self._loop.call_soon_threadsafe(self._loop.stop)
