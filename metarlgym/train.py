@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from rich.console import Console
+from rich.markup import escape
 
 from metarlgym.datatypes import MetaRLGymError
 
@@ -32,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # What all processes raise, the main one says for all.
         if not isinstance(error, AgreedError | Preempted) or os.environ.get("RANK", "0") == "0":
             mark = "[bold yellow]stopped:[/]" if stopped else "[bold red]error:[/]"
-            errors.print(f"{mark} {error}", highlight=False, soft_wrap=True)
+            errors.print(f"{mark} {escape(str(error))}", highlight=False, soft_wrap=True)
         return EXIT_STATUS if stopped else 2
     return 0
 

@@ -38,6 +38,9 @@ class FakeVLLM:
         """Calls to the weight-transfer endpoints."""
         self.on_control: Callable[[str, dict], int] = lambda path, body: 200
         """Answers them with a status; runs in a thread."""
+        self.reply: Callable[[str], dict] = lambda path: {}
+        """And with a body."""
+        self.weights = "default"
         self.most_at_once = self._now = 0
         self._loop = asyncio.new_event_loop()
         self._up = threading.Event()
@@ -61,6 +64,7 @@ class FakeVLLM:
         app.router.add_get("/v1/models", self._models)
         app.router.add_get("/server_info", self._info)
         app.router.add_get("/get_world_size", self._world_size)
+        app.router.add_get("/weight_info", self._weight_info)
         app.router.add_post("/tokenize", self._tokenize)
         app.router.add_post("/v1/completions", self._completions)
         app.router.add_post("/{name}", self._control)
@@ -92,6 +96,9 @@ class FakeVLLM:
     async def _world_size(self, request: web.Request) -> web.Response:
         return web.json_response({"world_size": 1})
 
+    async def _weight_info(self, request: web.Request) -> web.Response:
+        return web.json_response({"weight_version": self.weights})
+
     async def _tokenize(self, request: web.Request) -> web.Response:
         return web.json_response({"tokens": self.tokenize((await request.json())["prompt"])})
 
@@ -101,7 +108,7 @@ class FakeVLLM:
         path = request.path
         self.control.append((path, body))
         status = await asyncio.get_running_loop().run_in_executor(None, self.on_control, path, body)
-        return web.json_response({}, status=status)
+        return web.json_response(self.reply(path), status=status)
 
     async def _completions(self, request: web.Request) -> web.Response:
         body = await request.json()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import signal
+import socket
 import subprocess
 import time
 import urllib.error
@@ -67,12 +69,15 @@ def command(
             style="yellow",
         )
     console.print(" ".join([*(f"{k}={v}" for k, v in variables.items()), shlex.join(words)]), style="dim")
+    _check_free(host, port)
     sink = log.open("a") if log else None
-    server = subprocess.Popen(words, env={**os.environ, **variables}, stdout=sink, stderr=sink)
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
+    # A group of its own: a Ctrl-C comes to this process, which ends the server and its workers in order.
+    server = subprocess.Popen(words, env={**os.environ, **variables}, stdout=sink, stderr=sink, start_new_session=True)
     try:
-        _wait_until_ready(server, f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}", ready_timeout, log)
-        address = f"http://{host if host != '0.0.0.0' else _own_name()}:{port}"
+        _wait_until_ready(server, _url("127.0.0.1" if host == "0.0.0.0" else host, port), ready_timeout, log)
+        address = _url(socket.gethostname() if host == "0.0.0.0" else host, port)
         console.print(f"ready: {model} at {address}", style="bold green", soft_wrap=True)
         console.print(
             f"train with it: --use_vllm true --vllm_server_base_url {address} --model_name_or_path {model}",
@@ -88,10 +93,16 @@ def _interrupt(*_: Any) -> None:
     raise KeyboardInterrupt
 
 
-def _own_name() -> str:
-    import socket
+def _url(host: str, port: int) -> str:
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
-    return socket.gethostname()
+
+def _check_free(host: str, port: int) -> None:
+    """Whoever listens there already would be taken for our server."""
+    try:
+        socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
+    except OSError as error:
+        raise ConfigError(f"port={port} cannot be opened at host={host!r} ({error.strerror}): give another.") from None
 
 
 def _wait_until_ready(server: subprocess.Popen[bytes], address: str, timeout: float, log: Path | None) -> None:
@@ -112,11 +123,14 @@ def _wait_until_ready(server: subprocess.Popen[bytes], address: str, timeout: fl
 
 
 def _stop(server: subprocess.Popen[bytes]) -> None:
-    """End the server and its worker processes; a second Ctrl-C does not wait."""
-    if server.poll() is None:
-        server.terminate()
-        try:
+    """End the server, and whatever is left of its worker processes; a second Ctrl-C does not wait."""
+    try:
+        if server.poll() is None:
+            server.terminate()
             server.wait(30)
-        except subprocess.TimeoutExpired:
-            server.kill()
-            server.wait()
+    except subprocess.TimeoutExpired:
+        pass  # what follows does not ask
+    finally:
+        with contextlib.suppress(ProcessLookupError):  # all of the group have ended
+            os.killpg(server.pid, signal.SIGKILL)
+        server.wait()

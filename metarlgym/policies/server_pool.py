@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import resource
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from metarlgym.rollout.protocol import PolicyLost, PolicyStop
 FIRST_WAIT, LONGEST_WAIT = 0.1, 5.0
 """Seconds between tries: doubled each time, with jitter so that a thousand requests do not come back together."""
 CONNECT_SECONDS = 10.0
+OTHER_FILES = 200
+"""Open files a process has besides its connections."""
 
 
 @dataclass
@@ -34,6 +37,8 @@ class Server:
     in_flight: int = 0
     down_until: float = 0.0
     """Monotonic time before which it is avoided if another can be had."""
+    suspect: bool = False
+    """Its connection was lost: it may have been started again, with the weights it had at first."""
 
 
 @dataclass
@@ -68,18 +73,32 @@ class ServerPool:
         self.request_timeout = request_timeout
         self.retry_seconds = retry_seconds
         self.stats = PoolStats()
+        self.weights: str | None = None
+        """Name of the weights that every server must hold; None where that is not known."""
         self._session: aiohttp.ClientSession | None = None
 
     async def open(self) -> None:
         """Make connections possible; they belong to the running event loop."""
+        self._room_for_connections()
         # Keep-alive has to end before the server's own (5 s in uvicorn), or a request meets a connection being closed.
         connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=3.0)
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS)
-        self._session = aiohttp.ClientSession(connector=connector, timeout=timeout, auto_decompress=False)
+        self._session = aiohttp.ClientSession(
+            connector=connector, timeout=timeout, headers={"Accept-Encoding": "identity"}
+        )
         self._slots = asyncio.Semaphore(self.concurrency)
         self._jitter = random.Random(0)
         for server in self.servers:
-            server.in_flight, server.down_until = 0, 0.0
+            server.in_flight, server.down_until, server.suspect = 0, 0.0, False
+
+    def _room_for_connections(self) -> None:
+        """Each request in flight is an open file, and the usual limit on those is 1,024."""
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = self.concurrency + OTHER_FILES
+        if soft != resource.RLIM_INFINITY and soft < wanted:
+            soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            self.concurrency = max(1, min(self.concurrency, soft - OTHER_FILES))
 
     async def close(self) -> None:
         if self._session is not None:
@@ -121,7 +140,7 @@ class ServerPool:
                     ) from None
                 except (aiohttp.ClientError, OSError) as error:
                     problem = f"{type(error).__name__}: {error}"
-                    server.down_until = time.monotonic() + wait
+                    server.suspect = True
                 else:
                     if status == 200:
                         return server, answer
@@ -130,6 +149,7 @@ class ServerPool:
                 finally:
                     server.in_flight -= 1
                 now = time.monotonic()
+                server.down_until = now + wait
                 give_up = give_up or now + self.retry_seconds
                 if now >= give_up:
                     raise PolicyLost(
@@ -143,11 +163,24 @@ class ServerPool:
     async def _once(self, server: Server, path: str, body: bytes) -> tuple[int, bytes]:
         assert self._session is not None
         try:
+            if server.suspect and self.weights is not None:
+                await self._check_weights(server)
             headers = {"Content-Type": "application/json"}
             async with self._session.post(server.url + path, data=body, headers=headers) as response:
                 return response.status, await response.read()
         except aiohttp.ServerTimeoutError as error:  # a TimeoutError too, but it is the connection that failed
             raise ConnectionError(str(error)) from error
+
+    async def _check_weights(self, server: Server) -> None:
+        """See that a server whose connection was lost still holds the weights of this rollout."""
+        assert self._session is not None
+        async with self._session.get(f"{server.url}/weight_info") as response:
+            if response.status == 200 and (await response.json())["weight_version"] != self.weights:
+                raise PolicyLost(
+                    f"{server.url} was started again in the middle of a rollout, so it no longer holds the weights "
+                    "that are being trained"
+                )
+        server.suspect = False
 
     def _refused(self, server: Server, status: int, answer: bytes) -> None:
         """Tell refusals that a retry can mend (nothing happens) from others (raises)."""

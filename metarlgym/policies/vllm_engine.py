@@ -73,16 +73,19 @@ class VLLMEnginePolicy(Policy):
     def _step(self) -> None:
         """One step of the engine; then the trials whose action is complete move on."""
         try:
-            outputs = self.engine.step()
+            finished = [
+                (output.request_id, self._reply(output.outputs[0])) for output in self.engine.step() if output.finished
+            ]
         except Exception as error:
             lost = PolicyLost(f"the vLLM engine failed with {type(error).__name__}: {error}")
-            for _, done in list(self._waiting.values()):
+            waiting, self._waiting = self._waiting, {}
+            for _, done in waiting.values():
                 done(lost)
             return
-        for output in outputs:
-            if output.finished and output.request_id in self._waiting:
-                _, done = self._waiting.pop(output.request_id)
-                done(self._reply(output.outputs[0]))
+        for name, reply in finished:
+            if name in self._waiting:  # not so where its trial was ended meanwhile
+                _, done = self._waiting.pop(name)
+                done(reply)
         if self._waiting:
             self.loop.call_soon(self._step)
         else:

@@ -7,7 +7,6 @@ numbers of turns, and a collective call inside the rollout would wait for a proc
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,6 +16,9 @@ from metarlgym.datatypes import ConfigError
 from metarlgym.policies.server_pool import Server, ServerPool
 from metarlgym.rollout.protocol import ActReply, ActRequest, Callback, Policy, PolicyLost
 from metarlgym.rollout.render import Renderer
+
+CLAMPED = -9999.0
+"""What vLLM's API writes for a log-probability of minus infinity."""
 
 
 class _Context:
@@ -147,7 +149,7 @@ class VLLMServerPolicy(Policy):
             ) from None
         if seen != len(request.ids):
             raise PolicyLost(f"{context.home.url} read {seen} prompt tokens where {len(request.ids)} were sent")
-        if len(ids) != len(logprobs) or not all(value is not None and math.isfinite(value) for value in logprobs):
+        if len(ids) != len(logprobs) or not all(value is not None and value > CLAMPED for value in logprobs):
             raise PolicyLost(
                 f"{context.home.url} answered with log-probabilities that are missing or not finite: the weights have "
                 "diverged (lower learning_rate), or the server's cannot be used"

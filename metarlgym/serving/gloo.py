@@ -7,7 +7,9 @@ launcher's store instead of opening this one, and both sides would wait for ever
 
 from __future__ import annotations
 
+import socket
 from datetime import timedelta
+from typing import Any
 
 import torch
 from torch.distributed import PrefixStore, ProcessGroupGloo, TCPStore
@@ -25,12 +27,18 @@ class GlooGroup:
         timeout: seconds after which joining, or one broadcast, fails.
 
     Raises:
-        RuntimeError: the port is taken (rank 0), or not all joined in time.
+        OSError: the port is taken (rank 0).
+        RuntimeError: not all joined in time.
     """
 
     def __init__(self, host: str, port: int, rank: int, world_size: int, timeout: float) -> None:
         limit = timedelta(seconds=timeout)
-        self._store = TCPStore(host, port, world_size, rank == 0, limit, wait_for_workers=False)
+        settings: dict[str, Any] = {"timeout": limit, "wait_for_workers": False}
+        if rank == 0:
+            # Left to itself the store would listen on all of the machine's addresses.
+            listening = socket.create_server((host, port)).detach()
+            settings |= {"master_listen_fd": listening, "use_libuv": False}
+        self._store = TCPStore(host, port, world_size, rank == 0, **settings)
         self._group = ProcessGroupGloo(PrefixStore("weights", self._store), rank, world_size, limit)
 
     def broadcast(self, tensor: torch.Tensor) -> None:

@@ -13,6 +13,9 @@ import requests
 from metarlgym.datatypes import ConfigError, MetaRLGymError
 
 FIELD = "vllm_server_base_url"
+HTTP = requests.Session()
+HTTP.trust_env = False  # as aiohttp, which makes the rollouts' requests: no proxy in between
+HTTP.headers["Connection"] = "close"
 ANSWER_SECONDS = 30.0
 """A server that is up answers a question about itself in less."""
 
@@ -68,7 +71,7 @@ def wait_for_server(url: str, timeout: float, waiting: Callable[[str], None] | N
     told = False
     while True:
         try:
-            status = requests.get(f"{url}/health", timeout=min(ANSWER_SECONDS, max(timeout, 5.0))).status_code
+            status = HTTP.get(f"{url}/health", timeout=min(ANSWER_SECONDS, max(timeout, 5.0))).status_code
             problem = f"HTTP {status}"
             if status == 200:
                 return
@@ -97,7 +100,7 @@ def inspect(url: str) -> ServerInfo:
         ConfigError: it lacks what training needs.
     """
     model = _ask(url, "/v1/models")["data"][0]
-    answer = requests.get(f"{url}/server_info", params={"config_format": "json"}, timeout=ANSWER_SECONDS)
+    answer = HTTP.get(f"{url}/server_info", params={"config_format": "json"}, timeout=ANSWER_SECONDS)
     if answer.status_code == 404:
         raise ConfigError(
             f"{FIELD}={url!r}: the server hides its development endpoints, through which weights are sent. Start it "
@@ -138,7 +141,7 @@ def check_tokenizer(info: ServerInfo, tokenizer: Any, texts: Sequence[str]) -> N
     """Refuse a server whose tokenizer turns `texts` into other ids than `tokenizer` does."""
     for text in texts:
         body = {"model": info.model, "prompt": text, "add_special_tokens": False}
-        found = _json(info.url, "/tokenize", requests.post(f"{info.url}/tokenize", json=body, timeout=ANSWER_SECONDS))
+        found = _json(info.url, "/tokenize", HTTP.post(f"{info.url}/tokenize", json=body, timeout=ANSWER_SECONDS))
         expected = tokenizer.encode(text, add_special_tokens=False)
         if found["tokens"] != expected:
             place = next(
@@ -152,7 +155,7 @@ def check_tokenizer(info: ServerInfo, tokenizer: Any, texts: Sequence[str]) -> N
 
 
 def _ask(url: str, path: str) -> Any:
-    return _json(url, path, requests.get(url + path, timeout=ANSWER_SECONDS))
+    return _json(url, path, HTTP.get(url + path, timeout=ANSWER_SECONDS))
 
 
 def _json(url: str, path: str, answer: requests.Response) -> Any:

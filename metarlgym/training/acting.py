@@ -6,6 +6,7 @@ the weights before each rollout by TRL; whether that worked is agreed on between
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
@@ -54,14 +55,15 @@ def connect(
         return []
     servers: list[ServerInfo] = []
     problem: Exception | None = None
+    deadline = time.monotonic() + args.vllm_server_timeout
     try:
         for url in args.server_urls:
-            wait_for_server(url, args.vllm_server_timeout, tell)
+            wait_for_server(url, max(0.0, deadline - time.monotonic()), tell)
             info = inspect(url)
-            check_for_training(info, "nccl" if torch.cuda.is_available() else "gloo")
+            check_for_training(info, "nccl" if args.device.type == "cuda" else "gloo")
             check_tokenizer(info, tokenizer, texts)
             servers.append(info)
-    except (MetaRLGymError, OSError) as error:
+    except Exception as error:  # whatever it is, the other processes must hear of it
         problem = error
     agree(problem)
     return servers
@@ -158,9 +160,12 @@ class ActingMixin:
             return
         client = self.vllm_generation.vllm_client if self.accelerator.is_main_process else None
         # This gathering is also the barrier that keeps other processes from asking a server in the middle of an update.
-        self._stop_if(
-            f"the vLLM servers did not get the weights: {client.failure}" if client and client.failure else None
-        )
+        told = gather_object([(client.failure, client.version) if client else None])
+        failure, version = next(pair for pair in told if pair)
+        if failure:
+            self.stop_run(f"the vLLM servers did not get the weights: {failure}")
+        assert self._pool is not None
+        self._pool.weights = version
         if client is not None:
             self._metrics["train"]["server/sync_seconds"].append(client.seconds)  # type: ignore[attr-defined]
         every = self.args.probe_every
@@ -245,7 +250,9 @@ class ActingMixin:
         """
         step = self.state.global_step
         folder = Path(self.args.output_dir or ".")
-        if step and not (folder / f"checkpoint-{step}" / COMPLETE).exists():
+        # The main process looks for all: saving is collective, and another node may not see a new file yet.
+        missing = not (folder / f"checkpoint-{step}" / COMPLETE).exists()
+        if step and gather_object([missing])[0]:
             self._save_checkpoint(self.model, trial=None)  # type: ignore[attr-defined]
         resume = f" Mend it and go on from step {step} with --resume." if step else ""
         raise AgreedError(f"{problem.rstrip('.')}.{resume}\n{detail}".rstrip()) from cause

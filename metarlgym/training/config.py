@@ -157,10 +157,19 @@ class MetaGRPOConfig(GRPOConfig):
                 "a GPU configuration on a machine without one. Use configs/zero3_cpu.yaml, or set use_cpu: true there."
             )
         self._check_checkpoints()
-        if self.max_trial_seconds is not None and self.ddp_timeout < self.max_trial_seconds + 300:
+        trials = share // self.rows_per_trial
+        waves = -(-trials // min(trials, self.rollout_concurrency or trials))
+        if self.max_trial_seconds is not None and self.ddp_timeout < waves * self.max_trial_seconds + 300:
+            times = f"{waves} x " if waves > 1 else ""
             raise ConfigError(
-                f"ddp_timeout={self.ddp_timeout} is shorter than max_trial_seconds={self.max_trial_seconds:g} + 300: "
-                "processes that finished their trials would give up on the others; raise ddp_timeout."
+                f"ddp_timeout={self.ddp_timeout} is shorter than {times}max_trial_seconds={self.max_trial_seconds:g} + "
+                "300: processes that finished their trials would give up on the others; raise ddp_timeout."
+            )
+        if self.server_urls and self.ddp_timeout < max(self.weight_sync_timeout, self.vllm_server_timeout) + 60:
+            raise ConfigError(
+                f"ddp_timeout={self.ddp_timeout} is shorter than weight_sync_timeout={self.weight_sync_timeout:g} or "
+                f"vllm_server_timeout={self.vllm_server_timeout:g} + 60: other processes would give up on the one that "
+                "waits for the servers; raise ddp_timeout."
             )
         if self.loss_type in ("grpo", "bnpo") and self.world_size > 1:
             warnings.warn(
@@ -208,6 +217,16 @@ class MetaGRPOConfig(GRPOConfig):
                 f"top_p={self.top_p}, top_k={self.top_k}, min_p={self.min_p}: truncating samplers bias the gradient; "
                 "leave them at 1.0, 0 and None, or set force_truncated_sampling."
             )
+        for name, plain in (
+            ("repetition_penalty", 1.0),
+            ("generation_kwargs", None),
+            ("vllm_structured_outputs_regex", None),
+        ):
+            if getattr(self, name) not in (plain, {}):
+                raise ConfigError(
+                    f"{name}={getattr(self, name)!r} is not known to rollouts: trials are sampled from the model's own "
+                    "distribution at `temperature`. Leave it out."
+                )
         if self.force_truncated_sampling and not self.use_vllm:
             raise ConfigError(
                 "force_truncated_sampling=True needs use_vllm: the in-process policy samples untruncated."
@@ -218,6 +237,12 @@ class MetaGRPOConfig(GRPOConfig):
             return
         if self.vllm_mode == "colocate" and not torch.cuda.is_available():
             raise ConfigError("vllm_mode='colocate' needs a GPU: use vllm_mode='server', or use_vllm=false.")
+        if self.vllm_mode == "colocate" and (self.vllm_tensor_parallel_size > 1 or self.vllm_enable_sleep_mode):
+            raise ConfigError(
+                f"vllm_tensor_parallel_size={self.vllm_tensor_parallel_size}, vllm_enable_sleep_mode="
+                f"{self.vllm_enable_sleep_mode}: with vllm_mode='colocate' each process plays its own trials on its "
+                "own engine; leave them at 1 and false, or use vllm_mode='server'."
+            )
         if self.vllm_mode == "server":
             host = "127.0.0.1" if self.vllm_server_host == "0.0.0.0" else self.vllm_server_host
             given: str = self.vllm_server_base_url or f"http://{host}:{self.vllm_server_port}"

@@ -10,10 +10,10 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import requests
 import torch
 
 from metarlgym.datatypes import MetaRLGymError
+from metarlgym.serving.handshake import HTTP
 
 PROMPT_LENGTH = 32
 CONTINUATION_LENGTH = 32
@@ -47,7 +47,7 @@ def server_continuation(
     body = {"model": model, "prompt": prompt, "max_tokens": length, "temperature": temperature, "seed": 0}
     body |= {"top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0, "ignore_eos": True}
     body |= {"logprobs": 0, "return_token_ids": True, "add_special_tokens": False}
-    answer = requests.post(f"{url}/v1/completions", json=body, timeout=timeout)
+    answer = HTTP.post(f"{url}/v1/completions", json=body, timeout=timeout)
     if answer.status_code != 200:
         raise MetaRLGymError(f"{url}: the probe got HTTP {answer.status_code}: {answer.text[:200]}")
     choice = answer.json()["choices"][0]

@@ -29,6 +29,7 @@ from metarlgym.rollout.render import Renderer
 from metarlgym.seeding import derive
 from metarlgym.tasks import TaskGroup
 from metarlgym.training.acting import ActingMixin, connect
+from metarlgym.training.agreement import AgreedError
 from metarlgym.training.batch import TrialBatch
 from metarlgym.training.checkpoint import CheckpointMixin
 from metarlgym.training.config import MetaGRPOConfig
@@ -97,6 +98,7 @@ class MetaGRPOTrainer(CheckpointMixin, ActingMixin, GRPOTrainer):
         self._init_acting(policy, servers)
         rooms = [getattr(self.model.config.get_text_config(), "max_position_embeddings", None), args.max_context_tokens]
         rooms += [server.max_model_len for server in servers]
+        rooms += [args.vllm_max_model_length] if args.use_vllm else []
         self.limits = Limits(
             action_tokens=args.max_action_tokens,
             episode_turns=args.max_episode_turns,
@@ -123,8 +125,11 @@ class MetaGRPOTrainer(CheckpointMixin, ActingMixin, GRPOTrainer):
         gc.set_threshold(200_000, 20, 100)
         try:
             output = super().train(*args, **kwargs)
-            if self._pool is not None:
-                self.sync_servers()  # TRL sends weights before rollouts only: the last step's would be missing
+            if self._pool is not None and self.state.global_step >= self.state.max_steps:
+                # TRL sends weights before rollouts only: the last step's would be missing. They may also be older ones,
+                # of the best model.
+                self._last_loaded_step = self._settled_step = -1
+                self.sync_servers()
             return output
         finally:
             gc.set_threshold(*thresholds)
@@ -243,15 +248,20 @@ class MetaGRPOTrainer(CheckpointMixin, ActingMixin, GRPOTrainer):
             controls=False,
             baselines=False,
         )
-        with self.acting() as policy:
-            report = evaluate(
-                self.group,
-                policy,
-                self.renderer,
-                settings,
-                shard=(self.accelerator.process_index, self.accelerator.num_processes),
-                gather=gather_object if self.accelerator.num_processes > 1 else None,
-            )
+        try:
+            with self.acting() as policy:
+                report = evaluate(
+                    self.group,
+                    policy,
+                    self.renderer,
+                    settings,
+                    shard=(self.accelerator.process_index, self.accelerator.num_processes),
+                    gather=gather_object if self.accelerator.num_processes > 1 else None,
+                )
+        except AgreedError:
+            raise
+        except MetaRLGymError as error:  # by now it is raised on all processes
+            self.stop_run(str(error), cause=error)
         metrics = {f"{metric_key_prefix}_return": report["return_mean"]}
         metrics |= {f"{metric_key_prefix}_episode_{k + 1}": value for k, value in enumerate(report["curve"])}
         metrics[f"{metric_key_prefix}_slope"] = report["slope"]

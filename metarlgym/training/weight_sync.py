@@ -10,11 +10,9 @@ from __future__ import annotations
 
 import os
 import socket
-import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+import uuid
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -27,14 +25,12 @@ from requests.adapters import HTTPAdapter
 from trl.generation import vllm_generation
 from trl.generation.vllm_client import VLLMClient
 
-from metarlgym.datatypes import MetaRLGymError
 from metarlgym.serving.command import LOOPBACK
 from metarlgym.serving.gloo import GlooGroup
 from metarlgym.serving.handshake import parse_urls, wait_for_server
+from metarlgym.training.waiting import WeightSyncError, in_background, last_resort, wait_for_all
 
-
-class WeightSyncError(MetaRLGymError):
-    """The servers could not be given the weights."""
+RESET_SECONDS = 20.0
 
 
 class ServerGroupClient(VLLMClient):
@@ -56,12 +52,17 @@ class ServerGroupClient(VLLMClient):
         """Why the last sync failed; None while all is well."""
         self.seconds = 0.0
         """What the last sync took."""
+        self.version: str | None = None
+        """Name of the weights that the servers hold since the last sync."""
+        self._refusal: str | None = None
+        """What a server last refused; told where a broadcast hangs because of it."""
         self._workers: list[int] = []
         self._group: GlooGroup | None = None
         super().__init__(base_url=self.urls[0], group_port=group_port, connection_timeout=connection_timeout)
         # No retries: an update that was broken off must not be begun again in its middle. And no connection is used
         # twice: uvicorn closes one on which it answered 500, which the next call would take for a lost server.
         self.session.headers["Connection"] = "close"
+        self.session.trust_env = False  # as aiohttp does: no proxy between trainer and servers
         self.session.mount("http://", HTTPAdapter(pool_maxsize=16))
         self.session.mount("https://", HTTPAdapter(pool_maxsize=16))
 
@@ -92,9 +93,17 @@ class ServerGroupClient(VLLMClient):
                 offset += workers
             futures.append(in_background(partial(self._post_one, server, path, own)))
         answers = [future.result() for future in futures]
-        return answers[0]
+        refused = next((answer for answer in answers if answer.get("success") is False), None)
+        return refused or answers[0]
 
     def _post_one(self, server: str, path: str, kwargs: dict[str, Any]) -> Any:
+        try:
+            return self._answer(server, path, kwargs)
+        except WeightSyncError as error:
+            self._refusal = str(error)
+            raise
+
+    def _answer(self, server: str, path: str, kwargs: dict[str, Any]) -> Any:
         try:
             answer = self.session.post(server + path, timeout=self.sync_timeout, **kwargs)
         except requests.Timeout:
@@ -117,6 +126,11 @@ class ServerGroupClient(VLLMClient):
             self._finish_weight_update()
             super()._start_weight_update()
 
+    def _finish_weight_update(self) -> None:
+        """As TRL's, with a name for the weights: a server that was started again does not know it."""
+        self.version = uuid.uuid4().hex
+        self._post(f"{self.base_url}/finish_weight_update", json={"weight_version": self.version})
+
     # ------------------------------------------------------------------ joining
 
     def init_communicator(self, device: torch.device | str | int = 0) -> None:
@@ -127,7 +141,8 @@ class ServerGroupClient(VLLMClient):
         if device.type == "cuda":
             # Where vLLM, which TRL asks for the trainer's address, cannot find it out by itself.
             os.environ.setdefault("VLLM_HOST_IP", address)
-            with last_resort(self.sync_timeout, f"joining the vLLM servers {', '.join(self.urls)}"):
+            self._check_port(address)
+            with last_resort(self.sync_timeout, f"joining the vLLM servers {', '.join(self.urls)}", self._told):
                 super().init_communicator(device)
             return
         info = {
@@ -141,10 +156,12 @@ class ServerGroupClient(VLLMClient):
         def join() -> GlooGroup:
             try:
                 return GlooGroup(address, self.group_port, 0, world_size, self.sync_timeout)
-            except RuntimeError as error:
-                taken = "EADDRINUSE" in str(error) or "address already in use" in str(error).lower()
-                fix = f"vllm_group_port={self.group_port} is taken: give another" if taken else _first_line(error)
-                raise WeightSyncError(f"could not open the group for weights at {address}: {fix}") from error
+            except (OSError, RuntimeError) as error:
+                raise WeightSyncError(
+                    f"could not open the group for weights at {address}: {_first_line(error)}"
+                ) from error
+
+        self._check_port(address)
 
         group = in_background(join)
         posted = in_background(
@@ -152,6 +169,17 @@ class ServerGroupClient(VLLMClient):
         )
         wait_for_all([group, posted], self.sync_timeout + 5, f"joining the vLLM servers {', '.join(self.urls)}")
         self._group = group.result()
+
+    def _check_port(self, address: str) -> None:
+        try:
+            socket.create_server((address, self.group_port)).close()
+        except OSError as error:
+            raise WeightSyncError(
+                f"vllm_group_port={self.group_port} cannot be opened at {address} ({error.strerror}): give another"
+            ) from None
+
+    def _told(self) -> str | None:
+        return self._refusal
 
     def close_communicator(self) -> None:
         if self._group is not None:
@@ -167,11 +195,14 @@ class ServerGroupClient(VLLMClient):
     ) -> None:
         """Send all weights; what goes wrong is kept in `failure`."""
         start = time.monotonic()
-        self.failure = None
+        self.failure = self._refusal = None
         try:
             if self._group is None:
-                with last_resort(self.sync_timeout, "sending weights to the vLLM servers"):
-                    super().update_named_params(metadata, named_params)
+                # Copies: TRL packs tensors after it has walked on, and at the end of the walk a LoRA adapter is taken
+                # out of the very memory that they show.
+                copies = ((name, tensor.detach().clone()) for name, tensor in named_params)
+                with last_resort(self.sync_timeout, "sending weights to the vLLM servers", self._told):
+                    super().update_named_params(metadata, copies)
             else:
                 self._send(metadata, named_params)
         except Exception as error:
@@ -205,14 +236,22 @@ class ServerGroupClient(VLLMClient):
         self._finish_weight_update()
 
     def reset_prefix_cache(self) -> None:
-        if self.failure is None:
-            try:
-                self._post(f"{self.base_url}/reset_prefix_cache")
-            except WeightSyncError as error:
-                self.failure = str(error)
-
-
-# ---------------------------------------------------------------------- helpers
+        """Drop what the servers keep of prompts under the old weights."""
+        if self.failure is not None:
+            return
+        deadline = time.monotonic() + RESET_SECONDS
+        try:
+            while self._post(f"{self.base_url}/reset_prefix_cache").get("success") is False:
+                # Requests that nobody waits for any more may still be running.
+                if time.monotonic() > deadline:
+                    self.failure = (
+                        f"a server could not drop its prefix cache in {RESET_SECONDS:g} s, so it would mix old weights "
+                        "with new: does someone else use it?"
+                    )
+                    return
+                time.sleep(0.2)
+        except WeightSyncError as error:
+            self.failure = str(error)
 
 
 @contextmanager
@@ -224,63 +263,6 @@ def our_client(sync_timeout: float) -> Iterator[None]:
 
     with mock.patch.object(vllm_generation, "VLLMClient", make):
         yield
-
-
-def in_background(work: Callable[[], Any]) -> Future[Any]:
-    """Run in a daemon thread: one that hangs must not keep the process from ending, as an executor's would."""
-    future: Future[Any] = Future()
-
-    def run() -> None:
-        try:
-            future.set_result(work())
-        except BaseException as error:
-            future.set_exception(error)
-
-    threading.Thread(target=run, daemon=True).start()
-    return future
-
-
-def wait_for_all(futures: list[Future[Any]], timeout: float, what: str, quiet: bool = False) -> None:
-    """Wait for all; the first exception is raised as soon as it happens.
-
-    Raises:
-        WeightSyncError: not done in time.
-    """
-    deadline = time.monotonic() + timeout
-    while not all(future.done() for future in futures):
-        failed = next((f for f in futures if f.done() and f.exception() is not None), None)
-        if failed is not None or time.monotonic() > deadline:
-            break
-        time.sleep(0.002)
-    if quiet:
-        return
-    for future in futures:
-        if future.done():
-            future.result()
-    if not all(future.done() for future in futures):
-        raise WeightSyncError(f"{what} took longer than weight_sync_timeout={timeout:g} s")
-
-
-@contextmanager
-def last_resort(seconds: float, what: str) -> Iterator[None]:
-    """End this process when the work inside hangs: a broadcast that NCCL waits in cannot be interrupted otherwise."""
-
-    def end() -> None:
-        print(
-            f"error: {what} took longer than weight_sync_timeout={seconds:g} s; a server may have died. This process "
-            "ends now: go on from the last checkpoint with --resume.",
-            file=sys.stderr,
-            flush=True,
-        )
-        os._exit(75)
-
-    timer = threading.Timer(seconds + 10, end)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
 
 
 def own_address(urls: list[str]) -> str:

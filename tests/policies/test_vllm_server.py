@@ -1,5 +1,6 @@
 """VLLMServerPolicy and ServerPool against a real HTTP server that fails on demand."""
 
+import resource
 import time
 
 import pytest
@@ -133,11 +134,37 @@ def test_a_server_that_stays_away_ends_the_rollout(fake):
     assert time.monotonic() - start < 3
 
 
-def test_with_two_servers_the_other_takes_over(fake):
-    lost, kept = fake(fault=lambda n: "drop" if n >= 3 else None), fake()
+@pytest.mark.parametrize("fault", ["drop", 503])
+def test_with_two_servers_the_other_takes_over(fault, fake):
+    lost, kept = fake(fault=lambda n: fault if n >= 3 else None), fake()
     expected, _ = play([fake()], trials=16)
     played, pool = play([lost, kept], trials=16, retry_seconds=2.0)
     assert tokens(played) == tokens(expected) and pool.stats.retries > 0
+
+
+def test_a_server_started_again_is_not_taken_for_the_one_before(fake):
+    server = fake(fault=lambda n: "drop" if n == 5 else None)
+
+    def play_with(weights):
+        pool = ServerPool([Server(server.url, "fake")])
+        pool.weights = weights
+        policy = VLLMServerPolicy(pool, RENDERER)
+        return RolloutManager(policy, RENDERER, Limits(action_tokens=6)).run(specs(GROUP, trial_maker(GROUP, 2), 8))
+
+    server.weights = "w1"
+    assert all(t.error is None for t in play_with("w1"))
+    server.bodies.clear()
+    server.weights = "default"  # what a fresh vLLM server says
+    with pytest.raises(PolicyLost, match="was started again in the middle of a rollout"):
+        play_with("w1")
+
+
+def test_the_limit_on_open_files_bounds_the_concurrency(fake, monkeypatch):
+    limits = [(300, 350)]
+    monkeypatch.setattr(resource, "getrlimit", lambda what: limits[-1])
+    monkeypatch.setattr(resource, "setrlimit", lambda what, pair: limits.append(pair))
+    _, pool = play([fake()], trials=2)
+    assert limits[-1] == (350, 350) and pool.concurrency == 150
 
 
 def test_a_refusal_ends_the_rollout_with_the_servers_words(fake):
@@ -160,8 +187,11 @@ def test_a_prompt_changed_by_the_server_is_told(fake):
         play([server])
 
 
-@pytest.mark.parametrize("value", [None, float("nan"), float("-inf")])
-def test_logprobs_that_are_no_numbers_are_told(value, fake):
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [(None, "missing or not finite"), (-9999.0, "missing or not finite"), (float("nan"), "that can be read")],
+)
+def test_logprobs_that_are_no_numbers_are_told(value, words, fake):
     server = fake()
 
     def answer(body):
@@ -169,7 +199,7 @@ def test_logprobs_that_are_no_numbers_are_told(value, fake):
         return {"choices": [choice], "usage": {"prompt_tokens": len(body["prompt"])}}
 
     server._answer = answer
-    with pytest.raises(PolicyLost):
+    with pytest.raises(PolicyLost, match=words):
         play([server])
 
 

@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 ROOT = Path(__file__).parents[3]
@@ -61,7 +62,11 @@ class Served:
 
     def signal(self, number: int) -> None:
         """To the server and all its workers."""
-        os.killpg(self.process.pid, number)
+        processes = [psutil.Process(self.process.pid)]
+        processes += processes[0].children(recursive=True)
+        for process in processes:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.send_signal(number)
 
     def kill(self) -> None:
         self.signal(signal.SIGKILL)

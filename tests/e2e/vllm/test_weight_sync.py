@@ -6,9 +6,11 @@ import time
 
 import pytest
 import torch
+from trl.generation.vllm_client import VLLMClient
 
 from metarlgym.serving.gloo import GlooGroup
-from metarlgym.training.weight_sync import ServerGroupClient, WeightSyncError, own_address
+from metarlgym.training.waiting import WeightSyncError
+from metarlgym.training.weight_sync import ServerGroupClient, own_address
 from tests.e2e.vllm.conftest import free_port
 from tests.fake_vllm import FakeVLLM
 
@@ -87,6 +89,7 @@ def test_all_servers_get_all_weights_bit_for_bit(receivers):
             server.weights.clear()
     ranks = [dict(server.control)["/init_weight_transfer_engine"]["init_info"]["rank_offset"] for server in servers]
     assert ranks == [1, 2]
+    assert len({client.version, *(dict(s.control)["/finish_weight_update"]["weight_version"] for s in servers)}) == 1
     for server in servers:
         assert [path for path, _ in server.control][-4:] == [
             "/start_weight_update",
@@ -167,8 +170,40 @@ def test_a_taken_port_is_named(receivers):
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         client = ServerGroupClient(server.url, taken.getsockname()[1], 1.0, 5.0)
-        with pytest.raises(WeightSyncError, match=r"vllm_group_port=\d+ is taken: give another"):
+        with pytest.raises(WeightSyncError, match=r"vllm_group_port=\d+ cannot be opened .*give another"):
             client.init_communicator("cpu")
+
+
+def test_a_cache_that_is_not_dropped_is_a_failure(receivers, monkeypatch):
+    from metarlgym.training import weight_sync
+
+    monkeypatch.setattr(weight_sync, "RESET_SECONDS", 0.5)
+    first, second = receivers(), receivers()
+    client = connect(first, second)
+    answers = [{"success": False}, {"success": True}]
+    second.reply = lambda path: answers.pop(0) if path == "/reset_prefix_cache" else {}
+    client.reset_prefix_cache()
+    assert client.failure is None and not answers
+    second.reply = lambda path: {"success": path != "/reset_prefix_cache"}
+    client.reset_prefix_cache()
+    assert "could not drop its prefix cache" in client.failure
+
+
+def test_on_cuda_an_adapter_taken_out_at_the_end_of_the_walk_changes_nothing(receivers, monkeypatch):
+    """TRL's NCCL path keeps the tensors of a chunk until the walk has ended."""
+    client = ServerGroupClient(receivers().url, free_port(), 1.0, 5.0)
+    packed = []
+    monkeypatch.setattr(VLLMClient, "update_named_params", lambda self, metadata, walk: packed.extend(walk))
+    weight = torch.ones(3)
+
+    def walk():
+        weight.add_(1)  # merge
+        yield "w", weight.data
+        weight.sub_(1)  # unmerge
+
+    client.update_named_params([("w", "float32", [3])], walk())
+    assert client.failure is None
+    assert packed[0][1].tolist() == [2, 2, 2] and weight.tolist() == [1, 1, 1]
 
 
 def test_own_address():
