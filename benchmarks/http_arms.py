@@ -21,7 +21,7 @@ from typing import Any
 
 import aiohttp
 import orjson
-from latency_server import MODEL, Answers, make_renderer
+from latency_server import MODEL, Answers, allow_files, make_renderer
 from rollout_http import TURNS, Case, system_text
 
 from metarlgym import MetaTrajectory
@@ -37,15 +37,12 @@ from metarlgym.seeding import derive
 LIMITS = Limits(action_tokens=32)
 
 
-def server_policy(case: Case, renderer: ChatRenderer, in_flight: int = 4096) -> VLLMServerPolicy:
-    return VLLMServerPolicy(ServerPool([Server(case.url, MODEL)], concurrency=in_flight), renderer)
+def server_policy(case: Case, renderer: ChatRenderer) -> VLLMServerPolicy:
+    return VLLMServerPolicy(ServerPool([Server(case.url, MODEL)], case.concurrency), renderer)
 
 
 def open_session(spec: TrialSpec, renderer: ChatRenderer) -> Session:
     return Session(spec.make_trial(), spec.task, spec.seed, spec.policy_seed, renderer, LIMITS)
-
-
-# ---------------------------------------------------------------------- ours
 
 
 def ours(case: Case) -> list[MetaTrajectory]:
@@ -58,7 +55,7 @@ def ours(case: Case) -> list[MetaTrajectory]:
 def pooled(case: Case) -> list[MetaTrajectory]:
     """All trials are alive and their requests queue for the limited places, as in training."""
     renderer = make_renderer()
-    policy = server_policy(case, renderer, case.concurrency)
+    policy = server_policy(case, renderer)
     return RolloutManager(policy, renderer, LIMITS).run(case.specs)
 
 
@@ -80,13 +77,10 @@ def loop_alone(case: Case) -> list[MetaTrajectory]:
     return RolloutManager(AnswersHere(case.answers), make_renderer(), LIMITS, case.concurrency).run(case.specs)
 
 
-# ---------------------------------------------------------------------- others
-
-
 def lock_step(case: Case) -> list[MetaTrajectory]:
     """Turn t of all trials is sent together and all are awaited: loops over batched environments. Our HTTP client."""
     renderer = make_renderer()
-    policy = server_policy(case, renderer, case.concurrency)
+    policy = server_policy(case, renderer)
 
     async def ask(request: ActRequest) -> ActReply:
         future: asyncio.Future[ActReply | BaseException] = asyncio.get_running_loop().create_future()
@@ -115,13 +109,14 @@ def openai_client(case: Case, tuned: bool = False) -> list[MetaTrajectory]:
 
     Tuned: its aiohttp transport, without a limit on connections, and the ids go past its checks of every single one.
     """
-    import httpx2
     import openai
 
     renderer = make_renderer()
     settings = {"return_token_ids": True, "stop_token_ids": sorted(renderer.end_ids), "skip_special_tokens": False}
     options: dict[str, Any] = {}
     if tuned:
+        import httpx2
+
         options["http_client"] = openai.DefaultAioHttpClient(limits=httpx2.Limits(max_connections=None))
 
     async def play() -> list[MetaTrajectory]:
@@ -164,23 +159,11 @@ def verifiers_client(case: Case, in_process: bool = True) -> list[MetaTrajectory
     from verifiers.v1.runtimes import ProgramResult, SubprocessConfig
 
     class InProcess(NullHarness):
-        SUPPORTS_TOOL_INTERCEPTION = False
         http: aiohttp.ClientSession
 
         async def setup(self, runtime: Any) -> None: ...
 
-        async def launch(
-            self,
-            ctx: Any,
-            trace: Any,
-            runtime: Any,
-            endpoint: str,
-            secret: str,
-            urls: Any,
-            data: Any,
-            *_: Any,
-            **__: Any,
-        ) -> Any:
+        async def launch(self, ctx, trace, runtime, endpoint, secret, urls, data, *_, **__):  # type: ignore[no-untyped-def]
             messages = [{"role": "system", "content": data.system_prompt}, *map(message_to_wire, data.prompt)]
             body = orjson.dumps({"model": MODEL, "messages": messages})
             headers = {"Authorization": f"Bearer {secret}", "Content-Type": "application/json"}
@@ -291,6 +274,7 @@ def peak_mib() -> float:
 
 
 def main() -> None:
+    allow_files()
     arm, settings = sys.argv[1:]
     print(json.dumps(asdict(measure(arm, Case(**json.loads(settings))))))
 

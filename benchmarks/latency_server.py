@@ -17,6 +17,7 @@ import asyncio
 import gc
 import json
 import random
+import resource
 import subprocess
 import sys
 import time
@@ -248,7 +249,14 @@ def running(answers: Answers) -> Iterator[str]:
             process.wait(10)
 
 
+def allow_files() -> None:
+    """A thousand connections are more open files than a process may usually have."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
 def main() -> None:
+    allow_files()
     settings = json.loads(sys.stdin.readline())
     said = [Utterance(**utterance) for utterance in settings.pop("utterances")]
     gc.disable()  # a pause for collecting would be counted as the client's

@@ -13,6 +13,9 @@ from typing import Any
 
 from metarlgym.datatypes import MetaRLGymError
 
+GRACE = 10.0
+"""Seconds in which work that is bound to fail may do so by itself."""
+
 
 class WeightSyncError(MetaRLGymError):
     """The servers could not be given the weights."""
@@ -65,12 +68,12 @@ def last_resort(seconds: float, what: str, refusal: Callable[[], str | None]) ->
     over = threading.Event()
 
     def watch() -> None:
-        deadline = time.monotonic() + seconds + 10
+        deadline = time.monotonic() + seconds + GRACE
         refused_at: float | None = None
         while not over.wait(0.5):
             if refusal() is not None:
                 refused_at = refused_at or time.monotonic()
-            if time.monotonic() > deadline or (refused_at and time.monotonic() > refused_at + 10):
+            if time.monotonic() > deadline or (refused_at and time.monotonic() > refused_at + GRACE):
                 why = refusal() or f"it took longer than weight_sync_timeout={seconds:g} s; a server may have died"
                 print(
                     f"error: {what} failed: {why}. This process ends now, without a new checkpoint: go on from the "

@@ -47,7 +47,7 @@ class Served:
         self.out = folder / f"serve-{self.port}.out"
         command = [sys.executable, "-m", "metarlgym.cli.main", "serve", "--model", str(model)]
         command += ["--port", str(self.port), "--log", str(self.log), *arguments]
-        with self.out.open("a") as out:
+        with self.out.open("w") as out:  # not what a server before it on this port has said
             self.process = subprocess.Popen(
                 command, stdout=out, stderr=out, env={**ENVIRONMENT, **variables}, start_new_session=True
             )
