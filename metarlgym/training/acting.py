@@ -187,7 +187,7 @@ class ActingMixin:
         problem = None
         if self.accelerator.is_main_process:
             try:
-                timeout = args.server_request_timeout
+                timeout = args.weight_sync_timeout  # a server's first request can be slow: it is not a rollout's
                 for server in servers:
                     sampled.append(
                         server_continuation(server.url, server.model, prompt, length, self.temperature, timeout)

@@ -10,6 +10,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import requests
 import torch
 
 from metarlgym.datatypes import MetaRLGymError
@@ -47,7 +48,10 @@ def server_continuation(
     body = {"model": model, "prompt": prompt, "max_tokens": length, "temperature": temperature, "seed": 0}
     body |= {"top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0, "ignore_eos": True}
     body |= {"logprobs": 0, "return_token_ids": True, "add_special_tokens": False}
-    answer = HTTP.post(f"{url}/v1/completions", json=body, timeout=timeout)
+    try:
+        answer = HTTP.post(f"{url}/v1/completions", json=body, timeout=timeout)
+    except requests.RequestException as error:
+        raise MetaRLGymError(f"{url}: the probe got no answer in {timeout:g} s ({type(error).__name__})") from None
     if answer.status_code != 200:
         raise MetaRLGymError(f"{url}: the probe got HTTP {answer.status_code}: {answer.text[:200]}")
     choice = answer.json()["choices"][0]
