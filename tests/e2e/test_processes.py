@@ -32,10 +32,17 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "
 ZERO3 = [sys.executable, "-m", "accelerate.commands.launch", "--config-file", "configs/zero3_cpu.yaml"]
 
 
+@pytest.fixture(scope="module")
+def one(tmp_path_factory) -> Path:
+    """The run of one process."""
+    folder = tmp_path_factory.mktemp("processes") / "one"
+    train([sys.executable], folder, 64)
+    return folder
+
+
 @pytest.mark.parametrize("launcher", [TORCHRUN, ZERO3], ids=["torchrun", "ZeRO-3"])
-def test_two_processes_equal_one(launcher, tmp_path):
-    one, two = tmp_path / "one", tmp_path / "two"
-    train([sys.executable], one, 64)
+def test_two_processes_equal_one(launcher, one, tmp_path):
+    two = tmp_path / "two"
     train(launcher, two, 32)
 
     played = [(folder / "trials.jsonl").read_text().splitlines() for folder in (one, two)]

@@ -20,6 +20,8 @@ ENVIRONMENT = {
     "COLUMNS": "200",
     "PYTHONPATH": str(ROOT),
     "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "PYTHONWARNINGS": "ignore::FutureWarning",
 }
 READY_SECONDS = 300
