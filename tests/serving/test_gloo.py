@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from metarlgym.serving.gloo import GlooGroup
-from tests.e2e.vllm.conftest import free_port
+from tests.e2e.servers.conftest import free_port
 
 
 def test_broadcast_of_any_type():

@@ -4,7 +4,7 @@ import http.server
 import sys
 import threading
 
-from tests.e2e.vllm.conftest import LETTERS, ONE, ROOT, free_port, run, training
+from tests.e2e.servers.conftest import LETTERS, ONE, ROOT, free_port, run, training
 
 
 def check(done, folder, *marks):

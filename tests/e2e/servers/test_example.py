@@ -1,6 +1,6 @@
 """The GSM8K example as the README launches it, on bundled problems and a tiny model."""
 
-from tests.e2e.vllm.conftest import ROOT, ZERO3, free_port, metrics, run
+from tests.e2e.servers.conftest import ROOT, ZERO3, free_port, metrics, run
 
 
 def test_gsm8k_simple(serve, models, tmp_path):

@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tests.e2e.vllm.conftest import DOORS, LETTERS, ONE, ZERO3_TRAIN, metrics, run, training, trials
+from tests.e2e.servers.conftest import DOORS, LETTERS, ONE, ZERO3_TRAIN, metrics, run, training, trials
 
 TASKS = {"doors": DOORS, "tied": LETTERS}
 LORA = ["--use_peft", "true", "--lora_r", "8", "--lora_target_modules", "q_proj", "v_proj", "down_proj"]

@@ -5,7 +5,7 @@ import json
 import pytest
 from safetensors.torch import load_file
 
-from tests.e2e.vllm.conftest import LETTERS, ZERO3_TRAIN, end, metrics, run, start, training, trials, wait_for
+from tests.e2e.servers.conftest import LETTERS, ZERO3_TRAIN, end, metrics, run, start, training, trials, wait_for
 
 
 def test_killed_and_resumed_under_zero3(serve, tmp_path):

@@ -11,7 +11,7 @@ from trl.generation.vllm_client import VLLMClient
 from metarlgym.serving.gloo import GlooGroup
 from metarlgym.training.waiting import WeightSyncError
 from metarlgym.training.weight_sync import ServerGroupClient, own_address
-from tests.e2e.vllm.conftest import free_port
+from tests.e2e.servers.conftest import free_port
 from tests.fake_vllm import FakeVLLM
 
 

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from tests.e2e.vllm.conftest import run
+from tests.e2e.servers.conftest import run
 
 SCRIPT = """
 import json, sys

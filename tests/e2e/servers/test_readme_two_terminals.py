@@ -9,7 +9,7 @@ import subprocess
 
 import pytest
 
-from tests.e2e.vllm.conftest import ENVIRONMENT, ROOT, end, metrics, wait_for
+from tests.e2e.servers.conftest import ENVIRONMENT, ROOT, end, metrics, wait_for
 
 README = (ROOT / "README.md").read_text()
 SECTION = README.split("## Two terminals\n", 1)[1].split("\n## ", 1)[0].split("Without a GPU", 1)[1]

@@ -5,7 +5,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from metarlgym.training.probe import ProbeMismatch, compare, server_continuation
-from tests.e2e.vllm.conftest import LETTERS, ONE, Served, run, training
+from tests.e2e.servers.conftest import LETTERS, ONE, Served, run, training
 
 STALE = '''
 """A gloo engine as it was before tied heads were packed anew: the fault that the probe is there to catch."""
@@ -51,7 +51,7 @@ def test_a_stale_tied_head_stops_the_run(models, tmp_path):
     (plugin / "zz_stale-1.0.dist-info" / "entry_points.txt").write_text(
         "[vllm.general_plugins]\nzz_stale = zz_stale:register\n"
     )
-    from tests.e2e.vllm.conftest import ROOT
+    from tests.e2e.servers.conftest import ROOT
 
     server = Served(models["tied"], tmp_path, PYTHONPATH=f"{plugin}:{ROOT}").wait()
     try:

@@ -9,7 +9,7 @@ import time
 import psutil
 import pytest
 
-from tests.e2e.vllm.conftest import (
+from tests.e2e.servers.conftest import (
     LETTERS,
     ONE,
     ZERO3_TRAIN,
@@ -24,7 +24,7 @@ from tests.e2e.vllm.conftest import (
     trials,
     wait_for,
 )
-from tests.e2e.vllm.proxy import FaultyProxy
+from tests.e2e.servers.proxy import FaultyProxy
 
 
 @pytest.fixture(scope="module")
