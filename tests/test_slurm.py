@@ -121,13 +121,16 @@ class Job:
         return self.start(script, *arguments, **environment).wait(30)
 
     def calls(self, name: str) -> list[dict[str, Any]]:
+        return [call for call in self._recorded() if call["name"] == name and "event" not in call]
+
+    def _recorded(self) -> list[dict[str, Any]]:
+        """All whole lines; the programs may be writing another."""
         path = self.folder / "calls.jsonl"
-        found = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-        return [call for call in found if call["name"] == name and "event" not in call]
+        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+        return [json.loads(line) for line in lines if line.endswith("\n")]
 
     def ended(self, name: str) -> int:
-        lines = [json.loads(line) for line in (self.folder / "calls.jsonl").read_text().splitlines()]
-        return sum(call["name"] == name and call.get("event") == "ended" for call in lines)
+        return sum(call["name"] == name and call.get("event") == "ended" for call in self._recorded())
 
     def requeued(self) -> bool:
         return any(call["args"] == ["requeue", "42"] for call in self.calls("scontrol"))
