@@ -84,8 +84,8 @@ def wait_for_server(url: str, timeout: float, waiting: Callable[[str], None] | N
         elapsed = time.monotonic() - start
         if elapsed >= timeout:
             raise ConfigError(
-                f"{FIELD}={url!r}: no vLLM server answered in {elapsed:.0f} s (vllm_server_timeout={timeout:.3g}; last: "
-                f"{problem}). Start one with `metarlgym serve --model ...`, or correct the address."
+                f"{FIELD}={url!r}: no vLLM server answered in {elapsed:.0f} s (vllm_server_timeout={timeout:.3g}; "
+                f"last: {problem}). Start one with `metarlgym serve --model ...`, or correct the address."
             )
         if waiting is not None and not told:
             waiting(f"waiting for a vLLM server at {url} ({timeout:g} s at most)")
