@@ -72,7 +72,8 @@ def command(
     _check_free(host, port)
     sink = log.open("a") if log else None
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _interrupt)
+        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
+            signal.signal(number, _interrupt)
     # A group of its own: a Ctrl-C comes to this process, which ends the server and its workers in order.
     server = subprocess.Popen(words, env={**os.environ, **variables}, stdout=sink, stderr=sink, start_new_session=True)
     try:

@@ -30,7 +30,14 @@ def test_two_terminals(tmp_path):
     log = tmp_path / "terminal1.log"
     with log.open("w") as sink:
         server = subprocess.Popen(
-            ["bash", "-ec", SERVE], cwd=tmp_path, stdout=sink, stderr=sink, env=plain, start_new_session=True
+            ["bash", "-ec", SERVE],
+            cwd=tmp_path,
+            stdout=sink,
+            stderr=sink,
+            env=plain,
+            start_new_session=True,
+            # As in a terminal; a shell that runs these tests in the background has Ctrl-C ignored.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
     try:
         wait_for(lambda: "ready: runs/tiny at http://127.0.0.1:8000" in log.read_text(), 300, server, log)
