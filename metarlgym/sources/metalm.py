@@ -1,0 +1,203 @@
+"""MetaLM: sequences of repeating random elements with noise, each sequence a language of its own.
+
+The generator of PaddlePaddle's MetaGym (`metagym/metalm`, at the commit whose README documents `meta-lm-v0`), as coded.
+Where that README says otherwise, the code is followed:
+
+| | README | code, and here |
+|---|---|---|
+| content symbols | 1..V | 1..V-1 (`randint`'s upper bound is exclusive; id V is never used) |
+| separator | none | V+1 after every element, in input and label, never noised |
+| noise | "other numbers or 0" | corrupted with probability e; then 0 with probability .3, else uniform over 1..V-1, which may be the symbol itself |
+| element length | Poisson(l) | max(3, Poisson(l)) |
+| input and label | x and y of the same place | x noisy, not shifted; y the clean symbol that follows: `y[i]` is the clean `x[i + 1]` |
+| default L | 4096 | 2048 for the class, 4096 on the command line; here 4096 |
+
+Elements are chosen uniformly from all n (later commits of the original never choose the last). The dictionary is drawn
+anew for every sequence, unless `elements` fixes it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+
+from metarlgym.datatypes import ConfigError
+from metarlgym.sources.base import Source, check_memory, check_number, check_whole
+from metarlgym.sources.streams import below, gap, open_stream, uniform
+
+MASK = 0
+MASK_SHARE = 0.3
+"""Share of the corrupted symbols that become 0."""
+MIN_ELEMENT = 3
+
+
+class Dictionary(NamedTuple):
+    """Elements of B languages, end to end."""
+
+    symbols: np.ndarray
+    """`(B, S)` int64; element k of language b is `symbols[b, offsets[b, k]:offsets[b, k + 1]]`, the rest is filler."""
+    offsets: np.ndarray
+    """`(B, n + 1)` int64."""
+
+    def elements(self, b: int = 0) -> list[np.ndarray]:
+        """The elements of language `b`, one array each."""
+        return [self.symbols[b, i:j] for i, j in zip(self.offsets[b], self.offsets[b, 1:], strict=False)]
+
+
+class MetaLM(Source):
+    """MetaLM(V, n, l, e, L).
+
+    Args:
+        V: content symbols are 1..V-1, the separator is V+1; `vocab_size` is V+2.
+        n: elements of a language.
+        l: mean length of an element before the minimum of 3.
+        e: probability that a symbol is corrupted.
+        L: length of a sequence.
+        seed: draws languages and sequences; a number, a numpy Generator, or None for a random one.
+        elements: a fixed dictionary, n sequences of symbols in 1..V-1, used for every sample; then n and l describe it.
+    """
+
+    def __init__(
+        self,
+        V: int = 64,
+        n: int = 10,
+        l: float = 64,  # noqa: E741 (the published name)
+        e: float = 0.1,
+        L: int = 4096,
+        seed: int | np.random.Generator | None = None,
+        elements: Sequence[Sequence[int]] | None = None,
+    ) -> None:
+        super().__init__(seed)
+        self.V = check_whole("V", V, 2, why=": symbols are 1..V-1")
+        self.n = check_whole("n", n, 1)
+        self.l = check_number("l", l, 0, math.inf, open_low=True)
+        self.e = check_number("e", e, 0, 1)
+        self.L = self.length = check_whole("L", L, 1)
+        self.vocab_size = self.V + 2
+        self.separator = self.V + 1
+        check_memory("L", L, 3 * 8.0 * L, "one sequence")
+        check_memory("l", l, 8.0 * self.n * self.l, "one language")
+        self.fixed = None if elements is None else self._fix(elements)
+        """The dictionary of every sample, if it is fixed."""
+        if self.fixed is not None:
+            self.n = self.fixed.offsets.shape[1] - 1
+            self.l = float(self.fixed.offsets[0, -1] / self.n)
+        self._lengths = _poisson_table(self.l) if self.fixed is None else np.zeros(0)
+
+    def data_generator(self) -> tuple[np.ndarray, np.ndarray]:
+        """The next sample: input and label, each `(L,)` int64."""
+        x, y = self.batch(self._advance(1), 1)
+        return x[0], y[0]
+
+    def batch_generator(self, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
+        """The next `batch_size` samples: inputs and labels, each `(batch_size, L)` int64."""
+        return self.batch(self._advance(batch_size), batch_size)
+
+    def batch(self, start: int, count: int, split: str = "train") -> tuple[np.ndarray, np.ndarray]:
+        """Samples `start` to `start + count - 1`: inputs and labels, each `(count, L)` int64."""
+        check_memory("batch_size", count, 16.0 * count * self.L, "the batch")
+        x, y = np.empty((2, count, self.L), np.int64)
+        for first in range(0, count, 256):  # dictionaries of all at once would be padded to the longest
+            part = slice(first, min(count, first + 256))
+            book = self.dictionaries(start + first, part.stop - first, split)
+            _write(self._key(split, "sequence"), start + first, *book, self.V, self.e, x[part], y[part])
+        return x, y
+
+    def tokens(self, start: int, count: int, split: str = "train") -> np.ndarray:
+        return self.batch(start, count, split)[0]
+
+    def dictionaries(self, start: int, count: int, split: str = "train") -> Dictionary:
+        """The languages of samples `start` to `start + count - 1`."""
+        if self.fixed is not None:
+            symbols, offsets = self.fixed
+            return Dictionary(
+                np.broadcast_to(symbols, (count, symbols.shape[1])),
+                np.broadcast_to(offsets, (count, offsets.shape[1])),
+            )
+        offsets = np.zeros((count, self.n + 1), np.int64)
+        key = self._key(split, "language")
+        _draw_lengths(key, start, self._lengths, offsets)
+        symbols = np.ones((count, int(offsets[:, -1].max())), np.int64)
+        _draw_symbols(key, start, offsets, self.V, symbols)
+        return Dictionary(symbols, offsets)
+
+    def language(self, index: int = 0, split: str = "train") -> list[list[int]]:
+        """The elements of sample `index`, as plain lists: what `elements` takes."""
+        return [element.tolist() for element in self.dictionaries(index, 1, split).elements()]
+
+    def _fix(self, elements: Sequence[Sequence[int]]) -> Dictionary:
+        if not len(elements):
+            raise ConfigError("elements=[] holds no element: give at least one.")
+        for k, element in enumerate(elements):
+            if not len(element):
+                raise ConfigError(f"elements[{k}] is empty: give it at least one symbol.")
+            for symbol in element:
+                check_whole(f"elements[{k}]: symbol", symbol, 1, self.V - 1, ", the content symbols")
+        offsets = np.cumsum([0, *map(len, elements)])
+        return Dictionary(np.concatenate([np.asarray(s, np.int64) for s in elements])[None], offsets[None])
+
+
+def _poisson_table(mean: float) -> np.ndarray:
+    """Cumulative Poisson probabilities, to where 1 is reached in float64."""
+    most = int(mean + 12 * math.sqrt(mean) + 60)
+    k = np.arange(most + 1)
+    logs = k * math.log(mean) - mean - np.array([math.lgamma(i + 1.0) for i in k])
+    return np.minimum(np.cumsum(np.exp(logs)), 1.0)
+
+
+# A language's stream first gives the n lengths, then the symbols: so lengths can be drawn first and alone.
+@njit(cache=True)
+def _draw_lengths(key, start, table, offsets):
+    state = np.empty(2, np.uint64)
+    for b in range(offsets.shape[0]):
+        open_stream(key, start + b, state)
+        for k in range(offsets.shape[1] - 1):
+            length = np.searchsorted(table, uniform(state), side="right")
+            offsets[b, k + 1] = offsets[b, k] + max(MIN_ELEMENT, length)
+
+
+@njit(cache=True)
+def _draw_symbols(key, start, offsets, V, symbols):
+    state = np.empty(2, np.uint64)
+    n = offsets.shape[1] - 1
+    for b in range(offsets.shape[0]):
+        open_stream(key, start + b, state)
+        for _ in range(n):
+            uniform(state)
+        for i in range(offsets[b, n]):
+            symbols[b, i] = 1 + below(state, V - 1)
+
+
+@njit(cache=True)
+def _write(key, start, symbols, offsets, V, e, x, y):
+    state = np.empty(2, np.uint64)
+    n = offsets.shape[1] - 1
+    length = x.shape[1]
+    clean = np.empty(length + 1, np.int64)
+    log_keep = math.log1p(-e) if e < 1.0 else -np.inf
+    for b in range(x.shape[0]):
+        open_stream(key, start + b, state)
+        at = 0
+        while at <= length:
+            k = below(state, n)
+            first = offsets[b, k]
+            size = min(offsets[b, k + 1] - first, length + 1 - at)
+            for i in range(size):
+                clean[at + i] = symbols[b, first + i]
+            at += size
+            if at <= length:
+                clean[at] = V + 1
+                at += 1
+        for i in range(length):
+            x[b, i] = clean[i]
+            y[b, i] = clean[i + 1]
+        # Draws fall on separators too, and do nothing there.
+        at = gap(state, log_keep)
+        while at < length:
+            if x[b, at] <= V:
+                x[b, at] = MASK if uniform(state) < MASK_SHARE else 1 + below(state, V - 1)
+            at += 1 + gap(state, log_keep)

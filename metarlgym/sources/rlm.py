@@ -1,0 +1,206 @@
+"""Random Language Model: sequences that are the leaves of random trees, grown by a random context-free grammar.
+
+DeGiuli 2019 ("Random Language Model", Physical Review Letters 122, 128301), with fixed-depth trees and one vocabulary
+for hidden and observed symbols, as in the source this project reproduces (Random_Language_Model_Transformer_training):
+`M[a, b, c] = softmax over (b, c) of beta sqrt(ln V) g[a, b, c]`, g standard normal, is the probability that symbol a has
+the children (b, c). The same grammar holds at every level; the root is uniform, or as `probs` says; a tree of depth L
+has 2^L leaves. Higher beta is colder: rules are uniform at 0 and a few of the V^2 pairs remain above 2.
+
+What was wrong there is right here: a grammar is a function of `seed_rules` (and v) alone, and grammars of different beta
+are one draw g scaled; evaluation sequences come from streams of their own; the floor of the loss is computed exactly
+(`metarlgym.predictors.rlm`) instead of being taken from one rule, which is right for L = 1 only.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+from metarlgym.sources.base import Source, check_distribution, check_memory, check_number, check_whole
+from metarlgym.sources.streams import below, open_stream, uniform
+
+CHUNK = 8192
+"""Sequences made at once: larger batches leave the processor's caches and are slower by the token."""
+
+
+class RLM(Source):
+    """RLM(v, L, beta, seed_rules, seed_samples).
+
+    Args:
+        v: vocabulary.
+        L: depth of the trees; a sequence has 2^L tokens.
+        beta: inverse temperature of the rules.
+        seed_rules: draws the grammar.
+        seed_samples: draws the sequences; a number, a numpy Generator, or None for a random one.
+        num_data: size of a finite data set, whose sequences come again in the same order; None for fresh ones for ever.
+        probs: distribution of the root, `(v,)`; uniform where None.
+        transform: applied to the inputs of every batch, such as a one-hot encoding.
+        rules: a grammar of your own, `(v, v, v)`, instead of a drawn one; beta and seed_rules then have no effect.
+
+    Memory: about 24 v^3 bytes.
+    """
+
+    def __init__(
+        self,
+        v: int = 128,
+        L: int = 1,
+        beta: float = 2.0,
+        seed_rules: int = 12345,
+        seed_samples: int | np.random.Generator | None = 67890,
+        num_data: int | None = None,
+        probs: Any = None,
+        transform: Callable[[np.ndarray], Any] | None = None,
+        rules: Any = None,
+    ) -> None:
+        super().__init__(seed_samples)
+        self.v = self.vocab_size = check_whole("v", v, 2)
+        self.L = check_whole("L", L, 1)
+        self.beta = check_number("beta", beta, 0, math.inf)
+        self.seed_rules = check_whole("seed_rules", seed_rules, 0)
+        check_memory("v", v, 32.0 * v**3, "the grammar")
+        check_memory("L", L, 24.0 * 2.0**L, "one tree")
+        self.length = 2**self.L
+        self.num_data = None if num_data is None else check_whole("num_data", num_data, 1)
+        self.prior = np.full(v, 1 / v) if probs is None else check_distribution("probs", probs, (v,))
+        """Distribution of the root, `(v,)`."""
+        self.transform = transform
+        if rules is None:
+            self.M = draw_rules(self.v, self.beta, self.seed_rules)
+        else:
+            self.M = check_distribution("rules", rules, (v, v, v), sums_over=2)
+
+    @property
+    def rules(self) -> np.ndarray:
+        """`(v, v, v)`: probability of the children (b, c) of a, the published `M`."""
+        return self.M
+
+    def sample_batch(self, batch_size: int, L: int | None = None) -> tuple[Any, np.ndarray]:
+        """The next sequences: inputs `(batch_size, 2^L - 1)` and their last tokens `(batch_size,)`, int64."""
+        return self._split(self._trees(self._advance(batch_size), batch_size, "train", L)[-1])
+
+    def sample_eval_set(self, num_data: int, L: int | None = None) -> tuple[Any, np.ndarray]:
+        """Inputs and targets for evaluation: always the same, and from other streams than the batches."""
+        return self._split(self._trees(0, num_data, "eval", L)[-1])
+
+    def tokens(self, start: int, count: int, split: str = "train") -> np.ndarray:
+        return self._trees(start, count, split, None)[-1]
+
+    def trees(self, start: int, count: int, split: str = "train", L: int | None = None) -> list[np.ndarray]:
+        """Whole trees: `trees[k]` holds level k, shape `(count, 2^k)`; the children of node i are 2i and 2i + 1."""
+        return self._trees(start, count, split, L)
+
+    def marginal(self, level: int | None = None) -> np.ndarray:
+        """Exact distribution of a symbol at `level` (default: the leaves), averaged over its places, `(v,)`."""
+        either = (self.M.sum(2) + self.M.sum(1)) / 2
+        found = self.prior
+        for _ in range(self.L if level is None else level):
+            found = found @ either
+        return found
+
+    @cached_property
+    def _alias(self) -> np.ndarray:
+        """Alias tables (Walker 1977, Vose 1991) of all rules, `(v, v^2)` uint64: threshold and other outcome in one
+        word, so that a draw touches one place in memory."""
+        return _alias_tables(self.M.reshape(self.v, -1))
+
+    def _trees(self, start: int, count: int, split: str, depth: int | None) -> list[np.ndarray]:
+        depth = self.L if depth is None else check_whole("L", depth, 1)
+        check_memory("batch_size", count, 16.0 * count * 2.0**depth, "the batch")
+        if split == "train" and self.num_data is not None:
+            parts = []
+            while count > 0:
+                first = start % self.num_data
+                size = min(count, self.num_data - first)
+                parts.append(self._fresh(first, size, split, depth))
+                start, count = start + size, count - size
+            return [np.concatenate(level) for level in zip(*parts, strict=True)]
+        return self._fresh(start, count, split, depth)
+
+    def _fresh(self, start: int, count: int, split: str, depth: int) -> list[np.ndarray]:
+        levels = [np.empty((count, 2**k), np.int64) for k in range(depth + 1)]
+        key, roots = self._key(split, "sequence"), np.cumsum(self.prior)
+        roots[-1] = 1.0
+        for first in range(0, count, CHUNK):
+            part = slice(first, min(count, first + CHUNK))
+            state = np.empty((part.stop - first, 2), np.uint64)
+            _draw_roots(key, start + first, roots, state, levels[0][part])
+            for above, below_ in zip(levels, levels[1:], strict=False):
+                _draw_children(self._alias, self.v, state, above[part], below_[part])
+        return levels
+
+    def _split(self, leaves: np.ndarray) -> tuple[Any, np.ndarray]:
+        inputs = leaves[:, :-1]
+        return (inputs if self.transform is None else self.transform(inputs)), leaves[:, -1]
+
+
+def draw_rules(v: int, beta: float, seed_rules: int) -> np.ndarray:
+    """The grammar `M`, `(v, v, v)` float64: one draw of normal numbers for a seed, scaled by beta."""
+    draw = np.random.default_rng([seed_rules, v]).standard_normal((v, v * v))
+    draw *= beta * math.sqrt(math.log(v))
+    draw -= draw.max(1, keepdims=True)
+    np.exp(draw, out=draw)
+    draw /= draw.sum(1, keepdims=True)
+    return draw.reshape(v, v, v)
+
+
+_LOW = np.uint64(2**32 - 1)
+_S32 = np.uint64(32)
+
+
+@njit(cache=True)
+def _alias_tables(probabilities):
+    rows, n = probabilities.shape
+    tables = np.empty((rows, n), np.uint64)
+    share = np.empty(n)
+    small, large = np.empty(n, np.int64), np.empty(n, np.int64)
+    for r in range(rows):
+        smalls = larges = 0
+        for i in range(n):
+            share[i] = probabilities[r, i] * n
+            if share[i] < 1.0:
+                small[smalls] = i
+                smalls += 1
+            else:
+                large[larges] = i
+                larges += 1
+        while smalls > 0 and larges > 0:
+            smalls -= 1
+            i, j = small[smalls], large[larges - 1]
+            tables[r, i] = (np.uint64(share[i] * 4294967295.0) << _S32) | np.uint64(j)
+            share[j] -= 1.0 - share[i]
+            if share[j] < 1.0:
+                larges -= 1
+                small[smalls] = j
+                smalls += 1
+        # What is left has a share of 1 but for rounding: it is its own alias.
+        for k in range(smalls):
+            tables[r, small[k]] = (_LOW << _S32) | np.uint64(small[k])
+        for k in range(larges):
+            tables[r, large[k]] = (_LOW << _S32) | np.uint64(large[k])
+    return tables
+
+
+@njit(cache=True)
+def _draw_roots(key, start, cumulative, state, roots):
+    for b in range(roots.shape[0]):
+        open_stream(key, start + b, state[b])
+        roots[b, 0] = np.searchsorted(cumulative, uniform(state[b]), side="right")
+
+
+@njit(cache=True)
+def _draw_children(tables, v, state, above, below_):
+    n = tables.shape[1]
+    for b in range(above.shape[0]):
+        for i in range(above.shape[1]):
+            place = uniform(state[b]) * n
+            pair = np.int64(place)
+            entry = tables[above[b, i], pair]
+            if np.uint64((place - pair) * 4294967296.0) >= (entry >> _S32):
+                pair = np.int64(entry & _LOW)
+            below_[b, 2 * i] = pair // v
+            below_[b, 2 * i + 1] = pair % v
