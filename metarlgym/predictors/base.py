@@ -17,8 +17,8 @@ CHUNK_BYTES = 2**28
 class Predictor:
     """Says how probable each next symbol is, given the symbols before it.
 
-    A subclass sets `alphabet` and defines `reset`, `predict` and `update`, and, where there is a faster way than to call
-    them in turn, `predictions`.
+    A subclass sets `alphabet` and defines `reset`, `predict` and `update`, and, where there is a faster way than to
+    call them in turn, `predictions`.
 
     Args:
         alphabet: symbols are 0..alphabet-1.
@@ -96,7 +96,9 @@ class Predictor:
             raise ConfigError(f"{name} has shape {found.shape} and type {found.dtype}: give whole numbers, (B, T).")
         if found.size and not 0 <= found.min() <= found.max() < self.alphabet:
             worst = found.min() if found.min() < 0 else found.max()
-            raise ConfigError(f"{name} holds {worst}: symbols are 0..{self.alphabet - 1} with alphabet={self.alphabet}.")
+            raise ConfigError(
+                f"{name} holds {worst}: symbols are 0..{self.alphabet - 1} with alphabet={self.alphabet}."
+            )
         return np.ascontiguousarray(found, np.int64)
 
     def _check_symbol(self, symbol: int) -> int:

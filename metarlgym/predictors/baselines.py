@@ -11,8 +11,8 @@ from metarlgym.sources.base import check_whole
 class NGram(Predictor):
     """Adaptive n-grams, each order backing off to the one below by Witten and Bell's rule (1991, method C):
 
-    `p_k(a) = (count of a after the last k symbols + d p_{k-1}(a)) / (times seen + d)`, d the number of different symbols
-    seen after this context; below order 0 stands the uniform distribution.
+    `p_k(a) = (count of a after the last k symbols + d p_{k-1}(a)) / (times seen + d)`, d the number of different
+    symbols seen after this context; below order 0 stands the uniform distribution.
 
     Args:
         alphabet: symbols A.

@@ -46,8 +46,8 @@ class KT(Predictor):
                 self._counts[self._recent.popleft()] -= 1
 
     def predictions(self, sequences: Any, switches: Any = None) -> np.ndarray:
-        """As `Predictor.predictions`; with `switches`, `(B, T)` bool, counts start anew where it is True: what a learner
-        would do that is told the switch points."""
+        """As `Predictor.predictions`; with `switches`, `(B, T)` bool, counts start anew where it is True: what a
+        learner would do that is told the switch points."""
         found = self.check_sequences(sequences)
         marks = np.zeros(found.shape, np.bool_) if switches is None else np.ascontiguousarray(switches, np.bool_)
         out = np.empty((*found.shape, self.alphabet))

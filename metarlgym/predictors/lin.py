@@ -2,8 +2,8 @@
 
 Exact Bayes where segments are i.i.d. under a Dirichlet(alpha) prior and a segment ends after its m-th symbol with
 probability `hazard[m]`: one hypothesis for each time at which the current segment may have begun. Willems' linear-
-complexity weighting (also "Live and Die") is hazard 1/(2m). With other hazards it is Bayesian online changepoint detection
-(Adams and MacKay 2007, arXiv:0710.3742). O(t) time at the t-th symbol.
+complexity weighting (also "Live and Die") is hazard 1/(2m). With other hazards it is Bayesian online changepoint
+detection (Adams and MacKay 2007, arXiv:0710.3742). O(t) time at the t-th symbol.
 """
 
 from __future__ import annotations
@@ -41,6 +41,10 @@ class Renewal(Predictor):
         if not ((self._hazard >= 0) & (self._hazard <= 1)).all():
             raise ConfigError(f"hazard={hazard!r} holds numbers that are no probabilities: keep them in [0, 1].")
         self._logarithms = np.empty((2, 0))
+        self._logs, self._starts = np.empty(0), np.empty(0, np.int64)
+        self._before = np.empty((0, self.alphabet), np.int64)
+        self._alive = self._seen = 0
+        self._totals = np.zeros(self.alphabet, np.int64)
         self.reset()
 
     def reset(self) -> None:
@@ -61,7 +65,7 @@ class Renewal(Predictor):
         chances, weights = np.empty(self.alphabet), np.empty(self._alive)
         state = self._logs, self._starts, self._before, self._alive, self._seen, self._totals
         rounding = _predict(*state, self.alpha, weights, chances)
-        hazard = self._hazards(self._seen + 1)
+        hazard = self._hazards(self._logs.size)
         tables = self._tables(self._logs.size, hazard)
         self._alive = _update(symbol, *state, self.alpha, hazard, tables, weights, chances, rounding)
         self._seen += 1
@@ -133,8 +137,8 @@ class LIN(Renewal):
 
 @njit(cache=True)
 def _predict(logs, starts, before, alive, seen, totals, alpha, weights, chances):
-    """Fill `weights` (posterior of the hypotheses) and `chances`; returns the log of what the weights summed to, which is
-    0 but for rounding, and is taken out at every step so that it does not add up."""
+    """Fill `weights` (posterior of the hypotheses) and `chances`; returns the log of what the weights summed to, which
+    is 0 but for rounding, and is taken out at every step so that it does not add up."""
     A = totals.size
     chances[:] = 0.0
     high = -np.inf
@@ -172,7 +176,7 @@ def _update(symbol, logs, starts, before, alive, seen, totals, alpha, hazard, ta
             kept += 1
     totals[symbol] += 1
     if new > 0.0:
-        logs[kept] = math.log(new) - given
+        logs[kept] = math.log(new / chances[symbol])
         starts[kept] = seen + 1
         before[kept] = totals
         kept += 1

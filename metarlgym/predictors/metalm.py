@@ -32,7 +32,9 @@ class MetaLMFilter(Predictor):
         super().__init__(source.vocab_size)
         book = source.fixed if dictionary is None else dictionary
         if book is None:
-            raise ConfigError("dictionary=None: this source draws one for each sequence; give source.dictionaries(...).")
+            raise ConfigError(
+                "dictionary=None: this source draws one for each sequence; give source.dictionaries(...)."
+            )
         self._book = book
         self._separator = source.separator
         self._noise = np.array(

@@ -1,7 +1,7 @@
 """Partition Tree Weighting (Veness, White, Bowling and Gyorgy 2013, arXiv:1210.3572) over KT, for any alphabet.
 
-`PTW_d(x) = 1/2 KT(x) + 1/2 PTW_{d-1}(left half) PTW_{d-1}(right half)`, `PTW_0 = KT`: exact Bayes over all ways to cut a
-block of 2^d symbols by halving, each block cut with probability 1/2.
+`PTW_d(x) = 1/2 KT(x) + 1/2 PTW_{d-1}(left half) PTW_{d-1}(right half)`, `PTW_0 = KT`: exact Bayes over all ways to cut
+a block of 2^d symbols by halving, each block cut with probability 1/2.
 
 The state is the log-odds of "not cut" against "cut" of the block of each size that time is in, never the logarithm of a
 whole sequence's probability: so nothing grows with time but the odds. With p_j the prediction inside the block at level

@@ -1,8 +1,8 @@
 """Exact next-token prediction of the Random Language Model for one who knows the grammar: the floor of every learner.
 
-The inside-outside algorithm (Baker 1979) from left to right. Going down, `outside` is the distribution of a node's symbol
-given all leaves to its left; coming up, `inside` is the probability of the leaves below it given its symbol. Subtrees not
-seen yet drop out, since rules sum to 1. So one walk over the tree predicts every leaf:
+The inside-outside algorithm (Baker 1979) from left to right. Going down, `outside` is the distribution of a node's
+symbol given all leaves to its left; coming up, `inside` is the probability of the leaves below it given its symbol.
+Subtrees not seen yet drop out, since rules sum to 1. So one walk over the tree predicts every leaf:
 
     left child:    outside_l(b) = sum_a outside(a) sum_c M[a, b, c]
     right child:   outside_r(c) = sum_ab outside(a) M[a, b, c] inside_l(b)
@@ -57,7 +57,9 @@ class RLMPredictor(Predictor):
 
     def predict(self) -> np.ndarray:
         if self._walk is None:
-            raise ConfigError(f"depth={self.depth}: a sequence has {2**self.depth} tokens, all were seen. Call reset().")
+            raise ConfigError(
+                f"depth={self.depth}: a sequence has {2**self.depth} tokens, all were seen. Call reset()."
+            )
         return self._chances[0].copy()
 
     def update(self, symbol: int) -> None:
@@ -86,8 +88,8 @@ class RLMPredictor(Predictor):
         return out
 
     def entropy(self, sequences: Any) -> np.ndarray:
-        """Entropy of the exact prediction at each place, `(B, T)` nats. Its mean over sequences is the floor of the loss,
-        with less variance than `log_loss` has."""
+        """Entropy of the exact prediction at each place, `(B, T)` nats. Its mean over sequences is the floor of the
+        loss, with less variance than `log_loss` has."""
         chances = self.predictions(sequences)
         with np.errstate(divide="ignore", invalid="ignore"):
             return -np.where(chances > 0, chances * np.log(chances), 0.0).sum(-1)
@@ -125,7 +127,8 @@ def _scaled(rows: np.ndarray) -> np.ndarray:
 def rule_entropy(source: RLM) -> float:
     """Entropy H(right | left) of one rule from a root drawn by the source's prior, in nats.
 
-    The floor of the last token for L = 1; what the source this project reproduces reports for all L, where it is too high.
+    The floor of the last token for L = 1; what the source this project reproduces reports for all L, where it is too
+    high.
     """
     pairs = np.tensordot(source.prior, source.M, 1)
     left = pairs.sum(1)

@@ -3,14 +3,14 @@
 The generator of PaddlePaddle's MetaGym (`metagym/metalm`, at the commit whose README documents `meta-lm-v0`), as coded.
 Where that README says otherwise, the code is followed:
 
-| | README | code, and here |
-|---|---|---|
-| content symbols | 1..V | 1..V-1 (`randint`'s upper bound is exclusive; id V is never used) |
-| separator | none | V+1 after every element, in input and label, never noised |
-| noise | "other numbers or 0" | corrupted with probability e; then 0 with probability .3, else uniform over 1..V-1, which may be the symbol itself |
-| element length | Poisson(l) | max(3, Poisson(l)) |
-| input and label | x and y of the same place | x noisy, not shifted; y the clean symbol that follows: `y[i]` is the clean `x[i + 1]` |
-| default L | 4096 | 2048 for the class, 4096 on the command line; here 4096 |
+- Content symbols: the README says 1..V; the code draws 1..V-1 (`randint`'s upper bound is exclusive), id V is never
+used. - Separator: not in the README; the code writes V+1 after every element, in input and label, never noised. -
+Noise: the README says "other numbers or 0"; in the code a symbol is corrupted with probability e, and is then 0 with
+  probability .3, else uniform over 1..V-1, which may be the symbol itself.
+- Element length: the README says Poisson(l), the code max(3, Poisson(l)).
+- Input and label: the README has x and y of the same place; in the code x is noisy and not shifted, and `y[i]` is the
+  clean symbol of place i + 1.
+- Default L: 4096 in the README and on the original's command line, 2048 for its class; here 4096.
 
 Elements are chosen uniformly from all n (later commits of the original never choose the last). The dictionary is drawn
 anew for every sequence, unless `elements` fixes it.

@@ -1,15 +1,16 @@
 """Piecewise-stationary sources: i.i.d. symbols whose distribution changes at hidden times.
 
-The sources of Genewein et al. 2023 ("Memory-based meta-learning on non-stationary distributions", arXiv:2302.03067), for
-any alphabet. Each segment has its own distribution, drawn from a Dirichlet; a law says where segments end:
+The sources of Genewein et al. 2023 ("Memory-based meta-learning on non-stationary distributions", arXiv:2302.03067),
+for any alphabet. Each segment has its own distribution, drawn from a Dirichlet; a law says where segments end:
 
-| law | segments |
-|---|---|
-| `static` | one |
-| `regular` | all of length `period` |
-| `random` | lengths uniform over `low`..`high` |
-| `ptw` | the prior of Partition Tree Weighting (Veness et al. 2013, arXiv:1210.3572): blocks of 2^d, each split in halves with probability 1/2, down to single symbols |
-| `lin` | the prior of Willems' linear-complexity predictor (1996): a segment ends after its m-th symbol with probability 1/(2m) |
+- `static`: one segment.
+- `regular`: all of length `period`.
+- `random`: lengths uniform over `low`..`high`.
+- `ptw`: the prior of Partition Tree Weighting (Veness et al. 2013, arXiv:1210.3572): blocks of 2^d, each split in
+halves
+  with probability 1/2, down to single symbols.
+- `lin`: the prior of Willems' linear-complexity predictor (1996): a segment ends after its m-th symbol with probability
+  1/(2m).
 
 Switch points are drawn for each sequence (the original shares them within a batch for some laws), gaps are at least 1
 (there, a gap of 0 ends all switching), and the true distribution at every step is returned, for exact regret.
@@ -18,7 +19,7 @@ Switch points are drawn for each sequence (the original shares them within a bat
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit
@@ -72,7 +73,7 @@ class Piecewise(Source):
         self.law = law
         self.T = self.length = check_whole("T", T, 1)
         self.alphabet = self.vocab_size = check_whole("alphabet", alphabet, 2)
-        each = [concentration] * alphabet if np.ndim(concentration) == 0 else list(concentration)  # type: ignore[call-overload]
+        each: list[Any] = [concentration] * alphabet if np.ndim(concentration) == 0 else list(np.asarray(concentration))
         if len(each) != alphabet:
             raise ConfigError(f"concentration has {len(each)} numbers: give one, or one for each of the {alphabet}.")
         self.concentration = np.array([check_number("concentration", c, 0, np.inf, open_low=True) for c in each])

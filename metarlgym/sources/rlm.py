@@ -2,17 +2,18 @@
 
 DeGiuli 2019 ("Random Language Model", Physical Review Letters 122, 128301), with fixed-depth trees and one vocabulary
 for hidden and observed symbols, as in the source this project reproduces (Random_Language_Model_Transformer_training):
-`M[a, b, c] = softmax over (b, c) of beta sqrt(ln V) g[a, b, c]`, g standard normal, is the probability that symbol a has
-the children (b, c). The same grammar holds at every level; the root is uniform, or as `probs` says; a tree of depth L
-has 2^L leaves. Higher beta is colder: rules are uniform at 0 and a few of the V^2 pairs remain above 2.
+`M[a, b, c] = softmax over (b, c) of beta sqrt(ln V) g[a, b, c]`, g standard normal, is the probability that symbol a
+has the children (b, c). The same grammar holds at every level; the root is uniform, or as `probs` says; a tree of depth
+L has 2^L leaves. Higher beta is colder: rules are uniform at 0 and a few of the V^2 pairs remain above 2.
 
-What was wrong there is right here: a grammar is a function of `seed_rules` (and v) alone, and grammars of different beta
-are one draw g scaled; evaluation sequences come from streams of their own; the floor of the loss is computed exactly
-(`metarlgym.predictors.rlm`) instead of being taken from one rule, which is right for L = 1 only.
+What was wrong there is right here: a grammar is a function of `seed_rules` (and v) alone, and grammars of different
+beta are one draw g scaled; evaluation sequences come from streams of their own; the floor of the loss is computed
+exactly (`metarlgym.predictors.rlm`) instead of being taken from one rule, which is right for L = 1 only.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from functools import cached_property
@@ -22,7 +23,7 @@ import numpy as np
 from numba import njit
 
 from metarlgym.sources.base import Source, check_distribution, check_memory, check_number, check_whole
-from metarlgym.sources.streams import below, open_stream, uniform
+from metarlgym.sources.streams import open_stream, uniform
 
 CHUNK = 8192
 """Sequences made at once: larger batches leave the processor's caches and are slower by the token."""
@@ -129,7 +130,7 @@ class RLM(Source):
             part = slice(first, min(count, first + CHUNK))
             state = np.empty((part.stop - first, 2), np.uint64)
             _draw_roots(key, start + first, roots, state, levels[0][part])
-            for above, below_ in zip(levels, levels[1:], strict=False):
+            for above, below_ in itertools.pairwise(levels):
                 _draw_children(self._alias, self.v, state, above[part], below_[part])
         return levels
 
