@@ -1,5 +1,7 @@
 """The task groups that come with the project. One module each; importing this registers them."""
 
+import gymnasium
+
 from metarlgym.registry import register
 
 register(
@@ -32,3 +34,27 @@ register(
     "metarlgym.envs.gsm8k:GSM8K",
     summary="A word problem, several attempts, told whether right. Drop what was wrong, repeat what was right.",
 )
+register(
+    "MetaLM-v0",
+    "metarlgym.envs.meta_lm:MetaLMGame",
+    summary="A hidden language of repeating noisy words. Predict its next token; learn the words.",
+)
+register(
+    "RLM-v0",
+    "metarlgym.envs.rlm:RLMGame",
+    summary="A hidden random grammar. Predict the tokens of its sentences; learn the rules.",
+)
+register(
+    "Piecewise-v0",
+    "metarlgym.envs.piecewise:PiecewiseGame",
+    summary="A source that changes by a hidden law. Predict its symbols; learn when it changes.",
+)
+
+# The bare generator, known to gymnasium alone: it gives arrays, not text.
+for _name in ("meta-lm-v0", "metarlgym/meta-lm-v0"):
+    gymnasium.register(
+        _name,
+        entry_point="metarlgym.envs.meta_lm_generator:MetaLMGenerator",
+        order_enforce=False,
+        disable_env_checker=True,
+    )

@@ -83,6 +83,28 @@ class MetaLMFilter(Predictor):
                 out[part] = -np.log(np.take_along_axis(chances, wanted[part][..., None], 2)[..., 0])
         return out
 
+    def fill(self, sequences: Any, places: Any) -> np.ndarray:
+        """Distribution of the clean symbol at one hidden place of each sequence, given all its other symbols.
+
+        Args:
+            sequences: `(B, T)`; what stands at the hidden place does not matter.
+            places: `(B,)`.
+
+        Returns:
+            `(B, alphabet)` float64.
+        """
+        found = self.check_sequences(sequences)
+        at = np.asarray(places)
+        if at.shape != found.shape[:1] or at.dtype.kind not in "iu" or not ((at >= 0) & (at < found.shape[1])).all():
+            raise ConfigError(f"places={places!r} must hold one place of 0..{found.shape[1] - 1} for each sequence.")
+        out = np.empty((len(found), self.alphabet))
+        book = self._books(len(found), slice(0, len(found)))
+        _fill(found, at.astype(np.int64), *book, self._separator, self._noise, out)
+        if not (out.sum(1) > 0).all():
+            b = int((out.sum(1) > 0).argmin())
+            raise ConfigError(f"sequences[{b}] cannot be of this dictionary: check the dictionary, V and e.")
+        return out / out.sum(1, keepdims=True)
+
     def _run(self, sequences: np.ndarray, book: Dictionary, ahead: int = 0) -> np.ndarray:
         """Predictions before each symbol, or with `ahead` = 1 after it."""
         out = np.empty((*sequences.shape, self.alphabet))
@@ -169,3 +191,43 @@ def _predictions(sequences, symbols, offsets, separator, noise, noisy, ahead, ou
             if ahead == 1:
                 _predict(logs, place, symbols[b], offsets[b], separator, noise, noisy, out[b, t])
     return -1
+
+
+@njit(cache=True)
+def _fill(sequences, places, symbols, offsets, separator, noise, out):
+    """Fill `out` with weights of the clean symbols at the hidden places; a row of 0 where nothing fits."""
+    B, T = sequences.shape
+    n = offsets.shape[1] - 1
+    logs, trial = np.empty(n), np.empty(n)
+    chances, ahead = np.empty(out.shape[1]), np.empty(out.shape[1])
+    for b in range(B):
+        logs[:] = 0.0
+        place = 0
+        for t in range(places[b]):
+            place = _update(sequences[b, t], logs, place, symbols[b], offsets[b], separator, noise)
+            if place < 0:
+                break
+        out[b] = -np.inf
+        if place >= 0:
+            _predict(logs, place, symbols[b], offsets[b], separator, noise, False, chances)
+            for a in range(out.shape[1]):
+                if chances[a] > 0.0:
+                    # Which elements remain if the clean symbol is a.
+                    now = 0 if a == separator else place + 1
+                    for k in range(n):
+                        at = offsets[b, k] + place
+                        fits = a == separator or (at < offsets[b, k + 1] and symbols[b, at] == a)
+                        trial[k] = 0.0 if a == separator else logs[k] if fits else -np.inf
+                    total = math.log(chances[a])
+                    for t in range(places[b] + 1, T):
+                        _predict(trial, now, symbols[b], offsets[b], separator, noise, True, ahead)
+                        chance = ahead[sequences[b, t]]
+                        if chance == 0.0:
+                            total = -np.inf
+                            break
+                        total += math.log(chance)
+                        now = _update(sequences[b, t], trial, now, symbols[b], offsets[b], separator, noise)
+                    out[b, a] = total
+        high = out[b].max()
+        for a in range(out.shape[1]):
+            out[b, a] = math.exp(out[b, a] - high) if high > -np.inf else 0.0

@@ -110,6 +110,14 @@ class MetaLM(Source):
     def tokens(self, start: int, count: int, split: str = "train") -> np.ndarray:
         return self.batch(start, count, split)[0]
 
+    def clean(self, start: int, count: int, split: str = "train") -> np.ndarray:
+        """The inputs of the samples as they would be without noise, `(count, L)` int64."""
+        x, y = np.empty((2, count, self.L), np.int64)
+        # Elements are drawn before the noise, so they are the same without it.
+        book = self.dictionaries(start, count, split)
+        _write(self._key(split, "sequence"), start, *book, self.V, 0.0, x, y)
+        return x
+
     def dictionaries(self, start: int, count: int, split: str = "train") -> Dictionary:
         """The languages of samples `start` to `start + count - 1`."""
         if self.fixed is not None:
@@ -130,9 +138,13 @@ class MetaLM(Source):
         return [element.tolist() for element in self.dictionaries(index, 1, split).elements()]
 
     def _fix(self, elements: Sequence[Sequence[int]]) -> Dictionary:
+        if not isinstance(elements, Sequence | np.ndarray):
+            raise ConfigError(f"elements={elements!r} must be a list of elements, each a list of symbols.")
         if not len(elements):
             raise ConfigError("elements=[] holds no element: give at least one.")
         for k, element in enumerate(elements):
+            if np.ndim(element) == 0 and not isinstance(element, Sequence):
+                raise ConfigError(f"elements[{k}]={element!r} must be a list of symbols.")
             if not len(element):
                 raise ConfigError(f"elements[{k}] is empty: give it at least one symbol.")
             for symbol in element:

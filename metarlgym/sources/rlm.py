@@ -27,6 +27,7 @@ from metarlgym.sources.streams import open_stream, uniform
 
 CHUNK = 8192
 """Sequences made at once: larger batches leave the processor's caches and are slower by the token."""
+MOST_L = 48
 
 
 class RLM(Source):
@@ -60,7 +61,7 @@ class RLM(Source):
     ) -> None:
         super().__init__(seed_samples)
         self.v = self.vocab_size = check_whole("v", v, 2)
-        self.L = check_whole("L", L, 1)
+        self.L = check_whole("L", L, 1, MOST_L, ": a sequence has 2^L tokens")
         self.beta = check_number("beta", beta, 0, math.inf)
         self.seed_rules = check_whole("seed_rules", seed_rules, 0)
         check_memory("v", v, 32.0 * v**3, "the grammar")
@@ -86,6 +87,7 @@ class RLM(Source):
 
     def sample_eval_set(self, num_data: int, L: int | None = None) -> tuple[Any, np.ndarray]:
         """Inputs and targets for evaluation: always the same, and from other streams than the batches."""
+        check_whole("num_data", num_data, 1)
         return self._split(self._trees(0, num_data, "eval", L)[-1])
 
     def tokens(self, start: int, count: int, split: str = "train") -> np.ndarray:
@@ -110,7 +112,7 @@ class RLM(Source):
         return _alias_tables(self.M.reshape(self.v, -1))
 
     def _trees(self, start: int, count: int, split: str, depth: int | None) -> list[np.ndarray]:
-        depth = self.L if depth is None else check_whole("L", depth, 1)
+        depth = self.L if depth is None else check_whole("L", depth, 1, MOST_L, ": a sequence has 2^L tokens")
         check_memory("batch_size", count, 16.0 * count * 2.0**depth, "the batch")
         if split == "train" and self.num_data is not None:
             parts = []

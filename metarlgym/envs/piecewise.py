@@ -1,0 +1,233 @@
+"""Piecewise-v0: the law is hidden by which a source changes; predict its symbols."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from typing import Any, Literal
+
+import numpy as np
+
+from metarlgym.datatypes import JSON, ConfigError, Episode, Optimum
+from metarlgym.envs.prediction import HIDDEN, PredictionGame, best_scores, shown_words
+from metarlgym.predictors import PTW, Predictor, Renewal
+from metarlgym.seeding import derive
+from metarlgym.sources import Piecewise
+
+TRIALS = 2000
+"""Trials behind the optimum."""
+LAWS = ("regular:2", "regular:3", "regular:4", "regular:5")
+
+
+class PiecewiseGame(PredictionGame):
+    """Prediction on a piecewise-stationary source (`metarlgym.sources.piecewise`) whose switching law is hidden.
+
+    Which laws there are is told; which one it is, and the distribution of every segment, is not. Bayes' mixture over the
+    laws' exact predictors is the best learner, so the optimum is exact but for the simulation that averages it.
+
+    A law is worth little to one who only names tokens, since after a switch all are equally likely, whether it was
+    foreseen or not: with the settings below, .618 in the first episode and .621 once the law is known. Stated
+    probabilities, the default here, tell more: .836 and .851.
+
+    Args:
+        laws: each `static`, `lin`, `ptw`, `regular:PERIOD` or `random:LOW-HIGH`; equally likely.
+        alphabet: symbols.
+        concentration: of the segments' Dirichlet; small numbers give segments of nearly one symbol.
+        chunk: see `PredictionGame`.
+        questions: see `PredictionGame`.
+        answer: see `PredictionGame`.
+    """
+
+    word = "piecewise"
+
+    def __init__(
+        self,
+        laws: Sequence[str] = LAWS,
+        alphabet: int = 4,
+        concentration: float = 0.1,
+        chunk: int = 1,
+        questions: int = 12,
+        answer: Literal["token", "probabilities"] = "probabilities",
+        **kwargs: Any,
+    ) -> None:
+        if isinstance(laws, str) or not laws:
+            raise ConfigError(f"laws={laws!r} must be a list of laws, such as ['static', 'regular:5'].")
+        self.laws = tuple(laws)
+        self.alphabet, self.concentration = alphabet, concentration
+        for law in self.laws:
+            _source(law, 1, alphabet, concentration)  # refuses what cannot be
+        super().__init__(chunk, questions, answer=answer, **kwargs)
+        self._every = tuple(_predictor(law, self.stretch, alphabet, concentration) for law in self.laws)
+        told = "; ".join(_tell(law) for law in self.laws)
+        self.subject = (
+            "segments, each with hidden probabilities of its own. By one hidden law it is decided when a segment ends: "
+            f"{told}. The law is"
+        )
+
+    def words(self) -> Sequence[str]:
+        return [str(symbol) for symbol in range(1, self.alphabet + 1)]
+
+    def outcomes(self) -> Sequence[int]:
+        return range(self.alphabet)
+
+    def sample_task(self, rng: random.Random) -> JSON:
+        return {"law": self.laws[rng.randrange(len(self.laws))]}
+
+    def all_tasks(self) -> Iterable[JSON]:
+        return [{"law": law} for law in self.laws]
+
+    def draw(self, params: JSON, index: int) -> tuple[Sequence[int], Sequence[int]]:
+        source = _source(params["law"], self.stretch, self.alphabet, self.concentration)
+        tokens = source.tokens(index, 1)[0].tolist()
+        return tokens, tokens
+
+    def oracle(self, history: Sequence[Episode]) -> str:
+        """The best answer of Bayes' mixture over the laws, given all that was shown in the trial."""
+        numbers = {word: symbol for symbol, word in enumerate(self.words())}
+        logs = np.zeros(len(self.laws))
+        stretch: list[int] = []
+        for episode in history:
+            stretch, hidden = [], -1
+            for text in (episode.opening, *(turn.observation for turn in episode.turns)):
+                for word in shown_words(text, self.style):
+                    if word == HIDDEN:
+                        hidden = len(stretch)
+                    if word != HIDDEN and hidden >= 0 and len(stretch) == self.stretch:
+                        stretch[hidden], hidden = numbers.get(word, 0), -1
+                    elif len(stretch) < self.stretch:
+                        stretch.append(numbers.get(word, 0))
+                    if len(stretch) == self.stretch and hidden < 0:
+                        logs -= self._losses(stretch)
+                        stretch = []
+            if stretch and episode is not history[-1]:
+                logs -= self._losses(stretch)  # an episode that was cut short
+        if self.ask == "next":
+            hidden, stretch = len(stretch), [*stretch, 0]
+        chances = _mixture(self._every, np.array([stretch]), np.array([hidden]), logs[None])
+        return self.write_best(chances[0])
+
+    def _losses(self, stretch: Sequence[int]) -> np.ndarray:
+        return np.array([predictor.log_loss([stretch]).sum() for predictor in self._every])
+
+    def optimal_returns(self, episodes: int, free_shots: int = 0) -> Optimum:
+        """Bayes' mixture over the laws, simulated. What is shown does not depend on the answers, so the best learner
+        answers as if each question were the last."""
+        asked = self.chunk, self.questions, self.stride, self.ask, self.answer
+        scores = _bayes(self.laws, self.alphabet, float(self.concentration), *asked, episodes)
+        totals = scores[:, free_shots:].sum(1)
+        curve = tuple(scores.mean(0).tolist())
+        return Optimum(float(totals.mean()), curve, "simulated", float(totals.std() / np.sqrt(TRIALS)))
+
+    def no_memory_bound(self, episodes: int) -> float:
+        """Bayes' mixture that starts anew in each episode."""
+        first = self.optimal_returns(1).total
+        assert first is not None
+        return episodes * first
+
+
+def _source(law: str, T: int, alphabet: int, concentration: float) -> Piecewise:
+    name, _, numbers = law.partition(":")
+    settings: dict[str, int] = {}
+    try:
+        if name == "regular":
+            settings["period"] = int(numbers)
+        elif name == "random":
+            settings["low"], settings["high"] = map(int, numbers.split("-"))
+        elif numbers:
+            raise ValueError
+    except ValueError:
+        raise ConfigError(
+            f"laws: {law!r} is not known: use static, lin, ptw, regular:PERIOD or random:LOW-HIGH."
+        ) from None
+    return Piecewise(name, T, alphabet, concentration, seed=0, **settings)  # type: ignore[arg-type]
+
+
+def _predictor(law: str, T: int, alphabet: int, concentration: float) -> Predictor:
+    source = _source(law, T, alphabet, concentration)
+    hazard = source.hazard()
+    if hazard is None:
+        return PTW(source.depth, alphabet, concentration)
+    return Renewal(hazard, alphabet, concentration)
+
+
+def _tell(law: str) -> str:
+    name, _, numbers = law.partition(":")
+    low, _, high = numbers.partition("-")
+    return {
+        "static": "never",
+        "regular": f"every {numbers} tokens",
+        "random": f"after a random number of tokens from {low} to {high}",
+        "lin": "after its m-th token with probability 1/(2m)",
+        "ptw": "by halving: the stream is cut in two with probability 1/2, each half again, and so on",
+    }[name]
+
+
+def _mixture(
+    predictors: Sequence[Predictor], sequences: np.ndarray, places: np.ndarray, logs: np.ndarray
+) -> np.ndarray:
+    """Distribution of the symbol at one place of each sequence, under a mixture of predictors.
+
+    Args:
+        predictors: J of them.
+        sequences: `(N, T)`; what stands at the places does not matter.
+        places: `(N,)`.
+        logs: `(N, J)` log weights before the sequence.
+
+    Returns:
+        `(N, A)`.
+    """
+    size = predictors[0].alphabet
+    rows = np.arange(len(sequences))
+    found = np.empty((len(sequences), len(predictors), size))
+    for j, predictor in enumerate(predictors):
+        for a in range(size):
+            candidate = sequences.copy()
+            candidate[rows, places] = a
+            found[:, j, a] = logs[:, j] - predictor.log_loss(candidate).sum(1)
+    with np.errstate(divide="ignore"):
+        found = np.exp(found - found.max((1, 2), keepdims=True)).sum(1)
+    return found / found.sum(1, keepdims=True)
+
+
+@lru_cache(maxsize=32)
+def _bayes(
+    laws: tuple[str, ...],
+    alphabet: int,
+    concentration: float,
+    chunk: int,
+    questions: int,
+    stride: int,
+    ask: str,
+    answer: str,
+    episodes: int,
+) -> np.ndarray:
+    """Expected return of each episode of `TRIALS` trials for the best learner, `(TRIALS, episodes)`."""
+    T = chunk + questions * stride if ask == "next" else chunk
+    predictors = [_predictor(law, T, alphabet, concentration) for law in laws]
+    hidden = np.array([derive("Piecewise-v0", "optimum", i) % len(laws) for i in range(TRIALS)])
+    logs = np.zeros((TRIALS, len(laws)))
+    scores = np.zeros((TRIALS, episodes))
+    rng = np.random.default_rng(0)
+    stretches = 1 if ask == "next" else questions
+    for round_ in range(episodes * stretches):
+        tokens = np.empty((TRIALS, T), np.int64)
+        for j, law in enumerate(laws):
+            mine = hidden == j
+            tokens[mine] = _source(law, T, alphabet, concentration).tokens(10**9 * (1 + round_), int(mine.sum()))
+        if ask == "fill":
+            chances = _mixture(predictors, tokens, rng.integers(T, size=TRIALS), logs)
+            scores[:, round_ // stretches] += best_scores(chances, answer) / questions
+        predicted = np.stack([p.predictions(tokens) for p in predictors], 1)  # (N, J, T, A)
+        with np.errstate(divide="ignore"):
+            gains = np.log(np.take_along_axis(predicted, tokens[:, None, :, None], 3)[..., 0])
+        if ask == "next":
+            for k in range(questions):
+                place = chunk + k * stride
+                weights = logs + gains[:, :, :place].sum(2)
+                weights = np.exp(weights - weights.max(1, keepdims=True))
+                weights /= weights.sum(1, keepdims=True)
+                chances = np.einsum("nj,nja->na", weights, predicted[:, :, place])
+                scores[:, round_] += best_scores(chances, answer) / questions
+        logs += gains.sum(2)
+    return scores

@@ -1,0 +1,267 @@
+"""Prediction games: what an episode is in the sequence worlds.
+
+A task is a source (a language, a grammar, a switching law). An episode shows the beginning of a new stretch of it and
+asks for the next token, again and again; or it shows stretches with one hidden place and asks what stands there. Tokens
+are told after each answer, so that a stream can be learned from, within an episode and over a trial.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import re
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from metarlgym.datatypes import JSON, ConfigError, Step
+from metarlgym.env import Env
+from metarlgym.parsing import parse_action
+
+MIX = 0.01
+"""Share of the uniform distribution that is mixed into stated probabilities, so that no score is infinite."""
+SUM_TOLERANCE = 0.01
+"""How far from 1 stated probabilities may sum; they are then divided by their sum."""
+HIDDEN = "?"
+REST = "*"
+"""In stated probabilities: all tokens that are not named."""
+_SHOWN = re.compile(r"(?:Stream|Next|Hidden):((?: \S+)*)")
+
+
+class PredictionGame(Env):
+    """One episode of prediction. A subclass gives the words of the tokens and draws stretches.
+
+    Every question is worth 1/`questions`. A token as the answer earns it if right. Stated probabilities earn
+    `1 + log((1 - e) p + e / V) / log(V / e)` of it, p the probability given to the right token, V the number of possible
+    tokens and e = .01: a proper score between 0 and 1. What cannot be read, is negative or does not sum to 1 earns 0.
+
+    Args:
+        chunk: tokens shown before the first question (`ask="next"`), or of each stretch (`ask="fill"`).
+        questions: questions of an episode.
+        stride: tokens told after each answer, of which the first was asked for; `ask="next"` only.
+        ask: `next`: what comes next; `fill`: what stands at a hidden place, given what is before and after it.
+        answer: `token`, or `probabilities` such as `[3: 0.7, 5: 0.2, *: 0.1]`, * sharing its part among all others.
+    """
+
+    action_words = 1
+    visible_task = True
+    subject: str = "a source of tokens"
+    """What the stream comes from, for the rules of the game."""
+    legend: str = ""
+    """What tokens that are not numbers mean, for the rules of the game."""
+    word: str = "stream"
+    """The rules in terse style."""
+
+    def __init__(
+        self,
+        chunk: int,
+        questions: int,
+        stride: int = 1,
+        ask: Literal["next", "fill"] = "next",
+        answer: Literal["token", "probabilities"] = "token",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        for name, value in (("chunk", chunk), ("questions", questions), ("stride", stride)):
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ConfigError(f"{name}={value!r} must be a whole number of at least 1.")
+        if ask not in ("next", "fill"):
+            raise ConfigError(f"ask={ask!r} is not known: use 'next' or 'fill'.")
+        if answer not in ("token", "probabilities"):
+            raise ConfigError(f"answer={answer!r} is not known: use 'token' or 'probabilities'.")
+        if ask == "fill" and stride != 1:
+            raise ConfigError(f"stride={stride} goes with ask='next' only: leave it out.")
+        self.chunk, self.questions, self.stride = chunk, questions, stride
+        self.ask, self.answer = ask, answer
+        self.max_turns = questions
+        self.stretch = chunk + questions * stride if ask == "next" else chunk
+        """Tokens of one stretch."""
+        words = self.words()
+        self._words = words
+        self._outcomes = self.outcomes()
+        self._index = {words[symbol]: i for i, symbol in enumerate(self._outcomes)}
+
+    # ------------------------------------------------------------------ what a subclass writes
+
+    def words(self) -> Sequence[str]:
+        """How each symbol is written, by its number."""
+        raise NotImplementedError
+
+    def outcomes(self) -> Sequence[int]:
+        """The symbols that can be the right answer."""
+        raise NotImplementedError
+
+    def draw(self, params: JSON, index: int) -> tuple[Sequence[int], Sequence[int]]:
+        """Stretch number `index` of a task: its symbols as they are shown, and as they are asked for."""
+        raise NotImplementedError
+
+    # ------------------------------------------------------------------ the game
+
+    def rules(self) -> str:
+        if self.style == "terse":
+            return self.word
+        times = "once" if self.questions == 1 else f"{self.questions} times"
+        if self.ask == "next":
+            told = "the next token is" if self.stride == 1 else f"the next {self.stride} tokens are"
+            asked = f"see the beginning of a new stream and say {times} which token comes next; then {told} shown"
+        else:
+            asked = (
+                f"see {times} a new stretch in which one token is hidden as {HIDDEN}, and say which; then it is shown"
+            )
+        listed = ", ".join(self._words[s] for s in self._outcomes)
+        if self.answer == "token":
+            how = f"Answer with one token in brackets, such as [{self._words[self._outcomes[0]]}]."
+        else:
+            one, two = (self._words[s] for s in self._outcomes[:2])
+            how = (
+                f"Answer with probabilities in brackets that sum to 1, such as [{one}: 0.6, {two}: 0.3, {REST}: 0.1]; "
+                f"{REST} stands for all tokens that are not named. The more probable you called the right token, the "
+                "more points."
+            )
+        return (
+            f"A stream of tokens comes from {self.subject}, the same in every episode. In each episode you {asked}. "
+            f"{self.legend}Possible answers: {listed}. A whole episode is worth up to 1 point. {how}"
+        )
+
+    def on_reset(self, params: JSON, rng: random.Random) -> str:
+        self._params, self._rng = params, rng
+        self._asked, self._right = 0, 0
+        self._new_stretch()
+        if self.ask == "fill":
+            return self._fill_question()
+        self._at = self.chunk
+        shown = self._text(self._seen[: self.chunk])
+        return shown if self.style == "terse" else f"Stream: {shown}\nWhich token comes next?"
+
+    def on_step(self, action: str) -> Step:
+        given = self._read(action)
+        target = self._index[self._words[self._clean[self._at]]]
+        score, best = 0.0, False
+        if isinstance(given, int):
+            best = given == target
+            score = float(best)
+        elif given is not None:
+            score, best = log_score(given[target], len(given)), given[target] >= max(given)
+        self._right += best
+        self._asked += 1
+        over = self._asked == self.questions
+        text = self._answer(over)
+        if given is None and self.style == "chat":
+            text = f"That is no answer I can read. {text}"
+        won = over and self._right == self.questions
+        return Step(text, score / self.questions, over, False, {"valid": given is not None, "success": won})
+
+    def _answer(self, over: bool) -> str:
+        """Tell the token that was asked for, and ask again."""
+        terse = self.style == "terse"
+        if self.ask == "fill":
+            shown = self._words[self._seen[self._at]]
+            told = shown if terse else f"Hidden: {shown}"
+            if over:
+                return told
+            self._new_stretch()
+            return f"{told}{' ' if terse else chr(10)}{self._fill_question()}"
+        shown = self._text(self._seen[self._at : self._at + self.stride])
+        self._at += self.stride
+        if terse:
+            return shown
+        return f"Next: {shown}" if over else f"Next: {shown}\nWhich token comes next?"
+
+    def _new_stretch(self) -> None:
+        self._seen, self._clean = self.draw(self._params, self._rng.getrandbits(62))
+
+    def _fill_question(self) -> str:
+        self._at = self._rng.randrange(self.stretch)
+        words = [HIDDEN if i == self._at else self._words[s] for i, s in enumerate(self._seen)]
+        shown = " ".join(words)
+        return shown if self.style == "terse" else f"Stream: {shown}\nWhich token is hidden?"
+
+    def _text(self, symbols: Sequence[int]) -> str:
+        return " ".join(self._words[s] for s in symbols)
+
+    # ------------------------------------------------------------------ answers
+
+    def random_action(self, rng: random.Random) -> str:
+        """A uniformly random token, for sure."""
+        word = self._words[self._outcomes[rng.randrange(len(self._outcomes))]]
+        return self.write(word if self.answer == "token" else f"{word}:1")
+
+    def write(self, answer: str) -> str:
+        """An answer as the policy writes it."""
+        return answer if self.style == "terse" else f"[{answer}]"
+
+    def write_best(self, chances: np.ndarray) -> str:
+        """The best answer for one who holds these probabilities of the outcomes, `(len(outcomes),)`."""
+        if self.answer == "token":
+            return self.write(self._words[self._outcomes[int(chances.argmax())]])
+        stated = best_statement(chances[None])[0]
+        parts = [f"{self._words[s]}:{p:.6f}" for s, p in zip(self._outcomes, stated, strict=True) if p > 0]
+        return self.write(",".join(parts))
+
+    def _read(self, action: str) -> int | list[float] | None:
+        """The outcome answered, or the probabilities of all of them; None if there is neither."""
+        if self.answer == "token":
+            found = self._index.get(action)
+            return self._index.get(parse_action(action)) if found is None else found
+        stated: dict[str, float] = {}
+        for part in parse_action(action).split(","):
+            word, colon, number = part.rpartition(":")
+            word = word.strip()
+            try:
+                value = float(number)
+            except ValueError:
+                return None
+            if not colon or word in stated or not (word in self._index or word == REST) or not 0 <= value <= 1.01:
+                return None
+            stated[word] = value
+        total = sum(stated.values())
+        if not abs(total - 1) <= SUM_TOLERANCE:
+            return None
+        named = len(stated) - (REST in stated)
+        if REST in stated and named == len(self._outcomes) and stated[REST] > 0:
+            return None  # nothing is left that * could stand for
+        rest = stated.get(REST, 0.0) / max(1, len(self._outcomes) - named)
+        return [stated.get(word, rest) / total for word in self._index]
+
+
+def log_score(p: float, outcomes: int) -> float:
+    """The score of a stated probability: 1 + log((1 - e) p + e / V) / log(V / e), in [0, 1]."""
+    score = 1 + math.log((1 - MIX) * p + MIX / outcomes) / math.log(outcomes / MIX)
+    return min(1.0, max(0.0, score))
+
+
+def best_statement(chances: np.ndarray) -> np.ndarray:
+    """The stated probabilities that score best in expectation for one who holds `chances`, `(N, V)`.
+
+    Not `chances` themselves: the score mixes in e / V by itself, so what is less probable than that is called 0. The
+    mixture m = (1 - e) p + e / V that maximises sum q log m over m >= e / V, sum m = 1, is m = max(c q, e / V)
+    (water-filling; c is found by leaving out the least probable ones at a time).
+    """
+    size = chances.shape[1]
+    floor = MIX / size
+    order = np.sort(chances, 1)[:, ::-1]
+    kept = np.cumsum(order, 1)
+    count = np.arange(1, size + 1)
+    scale = (1 - (size - count) * floor) / np.maximum(kept, 1e-300)
+    fits = scale * order >= floor
+    last = size - 1 - fits[:, ::-1].argmax(1)
+    mixed = np.maximum(scale[np.arange(len(scale)), last][:, None] * chances, floor)
+    stated = np.maximum((mixed / mixed.sum(1, keepdims=True) - floor) / (1 - MIX), 0)
+    return stated / stated.sum(1, keepdims=True)
+
+
+def best_scores(chances: np.ndarray, answer: str) -> np.ndarray:
+    """Expected score `(N,)` of the best answers of one who rightly holds `chances`, `(N, V)`."""
+    if answer == "token":
+        return chances.max(1)
+    size = chances.shape[1]
+    mixed = (1 - MIX) * best_statement(chances) + MIX / size
+    return 1 + (chances * np.log(mixed)).sum(1) / math.log(size / MIX)
+
+
+def shown_words(text: str, style: str) -> list[str]:
+    """The tokens that a text of the game shows, hidden ones included."""
+    if style == "terse":
+        return text.split()
+    return [word for part in _SHOWN.findall(text) for word in part.split()]

@@ -1,0 +1,102 @@
+"""RLM-v0: the grammar of a Random Language Model is hidden; predict the tokens of its sentences."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from metarlgym.datatypes import JSON, ConfigError, Optimum
+from metarlgym.envs.prediction import PredictionGame, best_scores
+from metarlgym.predictors import RLMPredictor, fill
+from metarlgym.seeding import derive
+from metarlgym.sources import RLM
+
+GRAMMARS, SENTENCES = 200, 50
+"""Grammars behind the optimum, and sentences of each."""
+
+
+class RLMGame(PredictionGame):
+    """Prediction on sentences of a Random Language Model (`metarlgym.sources.rlm`) with one grammar in all episodes.
+
+    Args:
+        v: vocabulary.
+        L: depth of the trees; a sentence has 2^L tokens.
+        beta: inverse temperature of the rules; higher is more regular.
+        chunk: tokens shown before the first question; with `ask="next"`, `chunk + questions * stride` must be 2^L.
+            Default: half the sentence.
+        questions: default: what is left of the sentence; 1 with `ask="fill"`.
+    """
+
+    subject = "sentences of equal length that an unknown grammar makes"
+    word = "rlm"
+
+    def __init__(
+        self,
+        v: int = 8,
+        L: int = 3,
+        beta: float = 2.5,
+        chunk: int | None = None,
+        questions: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        RLM(v, L, beta)  # refuses what cannot be
+        self.v, self.L, self.beta = v, L, beta
+        asks_next = kwargs.get("ask", "next") == "next"
+        if chunk is None:
+            chunk = 2**L // 2 if asks_next else 2**L
+        if questions is None:
+            questions = max(1, (2**L - chunk) // kwargs.get("stride", 1)) if asks_next else 1
+        super().__init__(chunk, questions, **kwargs)
+        if self.stretch != 2**L:
+            parts = f"chunk={chunk} + questions={questions} * stride={self.stride}" if asks_next else f"chunk={chunk}"
+            raise ConfigError(f"{parts} = {self.stretch} must be the length of a sentence, 2^L = {2**L}.")
+
+    def words(self) -> Sequence[str]:
+        return [str(symbol) for symbol in range(1, self.v + 1)]
+
+    def outcomes(self) -> Sequence[int]:
+        return range(self.v)
+
+    def sample_task(self, rng: random.Random) -> JSON:
+        return {"grammar": rng.getrandbits(48)}
+
+    def draw(self, params: JSON, index: int) -> tuple[Sequence[int], Sequence[int]]:
+        tokens = _source(self.v, self.L, self.beta, params["grammar"]).tokens(index, 1)[0].tolist()
+        return tokens, tokens
+
+    def optimal_returns(self, episodes: int, free_shots: int = 0) -> Optimum:
+        """Upper bound: one who knows the grammar. No learner reaches it, since the grammar must be learned."""
+        places = tuple(range(self.chunk, self.stretch, self.stride)) if self.ask == "next" else ()
+        value, se = _known_grammar(self.v, self.L, self.beta, places, self.answer)
+        counted = episodes - free_shots
+        return Optimum(counted * value, (value,) * episodes, "upper_bound", counted * se)
+
+
+@lru_cache(maxsize=32)
+def _source(v: int, L: int, beta: float, grammar: int) -> RLM:
+    return RLM(v, L, beta, seed_rules=grammar, seed_samples=0)
+
+
+@lru_cache(maxsize=16)
+def _known_grammar(v: int, L: int, beta: float, places: tuple[int, ...], answer: str) -> tuple[float, float]:
+    """Expected return of an episode for one who knows the grammar, and its standard error over grammars.
+
+    Args:
+        places: those asked for in turn; none for one hidden place, uniformly drawn.
+    """
+    means = []
+    rng = np.random.default_rng(0)
+    for g in range(GRAMMARS):
+        source = RLM(v, L, beta, seed_rules=derive("RLM-v0", "optimum", g) % 2**48, seed_samples=1)
+        known, tokens = RLMPredictor(source), source.tokens(0, SENTENCES)
+        if places:
+            chances = known.predictions(tokens)[:, list(places)].reshape(-1, v)
+        else:
+            at = rng.integers(2**L, size=SENTENCES)
+            chances = np.stack([fill(known, row, int(place)) for row, place in zip(tokens, at, strict=True)])
+        means.append(best_scores(chances, answer).mean())
+    return float(np.mean(means)), float(np.std(means) / np.sqrt(GRAMMARS))
