@@ -41,14 +41,23 @@ def parse_env_args(text: str | None) -> dict[str, Any]:
     Raises:
         ConfigError: no JSON, or no JSON object.
     """
+    return parse_json(text, "env-args", ENV_ARGS_FIX)
+
+
+def parse_json(text: str | None, option: str, fix: str) -> dict[str, Any]:
+    """An option's JSON object as keyword arguments; `fix` shows how it is written.
+
+    Raises:
+        ConfigError: no JSON, or no JSON object.
+    """
     if text is None:
         return {}
     try:
         value = json.loads(text)
     except json.JSONDecodeError as error:
-        raise ConfigError(f"env-args={text!r} is no JSON ({error}): {ENV_ARGS_FIX}.") from None
+        raise ConfigError(f"{option}={text!r} is no JSON ({error}): {fix}.") from None
     if not isinstance(value, dict):
-        raise ConfigError(f"env-args={text!r} is no JSON object: {ENV_ARGS_FIX}.")
+        raise ConfigError(f"{option}={text!r} is no JSON object: {fix}.")
     return value
 
 

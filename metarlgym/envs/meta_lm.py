@@ -83,11 +83,11 @@ class MetaLMGame(PredictionGame):
 
 @lru_cache(maxsize=16)
 def _known_language(
-    V: int, n: int, l: float, e: float, chunk: int, questions: int, stride: int, ask: str, answer: str
+    V: int, n: int, mean: float, e: float, chunk: int, questions: int, stride: int, ask: str, answer: str
 ) -> tuple[float, float]:
     """Expected return of an episode for one who knows the language, and its standard error."""
     stretch = chunk + questions * stride if ask == "next" else chunk
-    source = MetaLM(V, n, l, e, stretch, seed=derive("MetaLM-v0", "optimum") % 2**62)
+    source = MetaLM(V, n, mean, e, stretch, seed=derive("MetaLM-v0", "optimum") % 2**62)
     outcomes = [*range(1, V), V + 1]
     scores = []
     for first in range(0, LANGUAGES, BLOCK):

@@ -23,8 +23,8 @@ LAWS = ("regular:2", "regular:3", "regular:4", "regular:5")
 class PiecewiseGame(PredictionGame):
     """Prediction on a piecewise-stationary source (`metarlgym.sources.piecewise`) whose switching law is hidden.
 
-    Which laws there are is told; which one it is, and the distribution of every segment, is not. Bayes' mixture over the
-    laws' exact predictors is the best learner, so the optimum is exact but for the simulation that averages it.
+    Which laws there are is told; which one it is, and the distribution of every segment, is not. Bayes' mixture over
+    the laws' exact predictors is the best learner, so the optimum is exact but for the simulation that averages it.
 
     A law is worth little to one who only names tokens, since after a switch all are equally likely, whether it was
     foreseen or not: with the settings below, .618 in the first episode and .621 once the law is known. Stated

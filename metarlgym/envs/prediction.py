@@ -33,8 +33,9 @@ class PredictionGame(Env):
     """One episode of prediction. A subclass gives the words of the tokens and draws stretches.
 
     Every question is worth 1/`questions`. A token as the answer earns it if right. Stated probabilities earn
-    `1 + log((1 - e) p + e / V) / log(V / e)` of it, p the probability given to the right token, V the number of possible
-    tokens and e = .01: a proper score between 0 and 1. What cannot be read, is negative or does not sum to 1 earns 0.
+    `1 + log((1 - e) p + e / V) / log(V / e)` of it, p the probability given to the right token, V the number of
+    possible tokens and e = .01: a proper score between 0 and 1. What cannot be read, is negative or does not sum to 1
+    earns 0.
 
     Args:
         chunk: tokens shown before the first question (`ask="next"`), or of each stretch (`ask="fill"`).

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+from metarlgym.datatypes import ConfigError
 from metarlgym.predictors.base import Predictor
 from metarlgym.sources.base import check_number, check_whole
 
@@ -50,6 +51,8 @@ class KT(Predictor):
         learner would do that is told the switch points."""
         found = self.check_sequences(sequences)
         marks = np.zeros(found.shape, np.bool_) if switches is None else np.ascontiguousarray(switches, np.bool_)
+        if marks.shape != found.shape:
+            raise ConfigError(f"switches has shape {marks.shape}: it must have that of sequences, {found.shape}.")
         out = np.empty((*found.shape, self.alphabet))
         _predictions(found, marks, self.alpha, self.window or 0, out)
         return out

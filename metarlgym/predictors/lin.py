@@ -38,8 +38,9 @@ class Renewal(Predictor):
         self._hazard = np.asarray(hazard, np.float64)
         if self._hazard.ndim != 1 or self._hazard.size < 2:
             raise ConfigError(f"hazard has shape {self._hazard.shape}: give (M + 1,) numbers, M >= 1.")
-        if not ((self._hazard >= 0) & (self._hazard <= 1)).all():
-            raise ConfigError(f"hazard={hazard!r} holds numbers that are no probabilities: keep them in [0, 1].")
+        wrong = ~((self._hazard >= 0) & (self._hazard <= 1))
+        if wrong.any():
+            raise ConfigError(f"hazard holds {self._hazard[wrong][0]}, which is no probability: keep it in [0, 1].")
         self._logarithms = np.empty((2, 0))
         self._logs, self._starts = np.empty(0), np.empty(0, np.int64)
         self._before = np.empty((0, self.alphabet), np.int64)

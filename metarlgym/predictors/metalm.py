@@ -35,6 +35,11 @@ class MetaLMFilter(Predictor):
             raise ConfigError(
                 "dictionary=None: this source draws one for each sequence; give source.dictionaries(...)."
             )
+        if not isinstance(book, Dictionary):
+            raise ConfigError(f"dictionary is a {type(book).__name__}: give source.dictionaries(...).")
+        if not 1 <= book.symbols.min() <= book.symbols.max() < source.V:
+            worst = book.symbols.min() if book.symbols.min() < 1 else book.symbols.max()
+            raise ConfigError(f"dictionary holds {worst}: symbols are 1..{source.V - 1} with V={source.V}.")
         self._book = book
         self._separator = source.separator
         self._noise = np.array(

@@ -22,6 +22,7 @@ import numpy as np
 
 from metarlgym.datatypes import ConfigError
 from metarlgym.predictors.base import Predictor
+from metarlgym.sources.base import check_whole
 from metarlgym.sources.rlm import RLM
 
 BLOCK_BYTES = 2**26
@@ -41,7 +42,7 @@ class RLMPredictor(Predictor):
 
     def __init__(self, source: RLM, depth: int | None = None) -> None:
         super().__init__(source.v)
-        self.depth = source.L if depth is None else depth
+        self.depth = source.L if depth is None else check_whole("depth", depth, 0)
         self._rules = source.M
         self._prior = source.prior
         v = source.v
@@ -70,6 +71,9 @@ class RLMPredictor(Predictor):
             self._chances = self._walk.send(np.array([symbol]))
         except StopIteration:
             self._walk = None
+        except ConfigError:
+            self.reset()
+            raise
 
     def predictions(self, sequences: Any) -> np.ndarray:
         found = self.check_sequences(sequences)

@@ -26,13 +26,16 @@ import numpy as np
 from numba import njit
 
 from metarlgym.datatypes import ConfigError
+from metarlgym.sources.alias import alias_draw, alias_tables
 from metarlgym.sources.base import Source, check_memory, check_number, check_whole
-from metarlgym.sources.streams import below, gap, open_stream, uniform
+from metarlgym.sources.streams import below, open_stream, uniform
 
 MASK = 0
 MASK_SHARE = 0.3
 """Share of the corrupted symbols that become 0."""
 MIN_ELEMENT = 3
+RUN = 63
+"""Longest run of clean symbols that is drawn at once."""
 
 
 class Dictionary(NamedTuple):
@@ -86,6 +89,7 @@ class MetaLM(Source):
         if self.fixed is not None:
             self.n = self.fixed.offsets.shape[1] - 1
             self.l = float(self.fixed.offsets[0, -1] / self.n)
+        self._gaps = _gap_table(self.e)
         self._lengths = _poisson_table(self.l) if self.fixed is None else np.zeros(0)
 
     def data_generator(self) -> tuple[np.ndarray, np.ndarray]:
@@ -104,7 +108,7 @@ class MetaLM(Source):
         for first in range(0, count, 256):  # dictionaries of all at once would be padded to the longest
             part = slice(first, min(count, first + 256))
             book = self.dictionaries(start + first, part.stop - first, split)
-            _write(self._key(split, "sequence"), start + first, *book, self.V, self.e, x[part], y[part])
+            _write(self._key(split, "sequence"), start + first, *book, self.V, self._gaps, x[part], y[part])
         return x, y
 
     def tokens(self, start: int, count: int, split: str = "train") -> np.ndarray:
@@ -115,7 +119,7 @@ class MetaLM(Source):
         x, y = np.empty((2, count, self.L), np.int64)
         # Elements are drawn before the noise, so they are the same without it.
         book = self.dictionaries(start, count, split)
-        _write(self._key(split, "sequence"), start, *book, self.V, 0.0, x, y)
+        _write(self._key(split, "sequence"), start, *book, self.V, _gap_table(0.0), x, y)
         return x
 
     def dictionaries(self, start: int, count: int, split: str = "train") -> Dictionary:
@@ -184,32 +188,46 @@ def _draw_symbols(key, start, offsets, V, symbols):
             symbols[b, i] = 1 + below(state, V - 1)
 
 
+def _gap_table(e: float) -> np.ndarray:
+    """Alias table of how many symbols stay clean before the next corrupted one: 0..RUN-1, or RUN, which stands for RUN
+    clean symbols and nothing said of the next (what comes then does not depend on what came before)."""
+    each = (1 - e) ** np.arange(RUN) * e
+    return alias_tables(np.append(each, (1 - e) ** RUN)[None])[0]
+
+
 @njit(cache=True)
-def _write(key, start, symbols, offsets, V, e, x, y):
+def _write(key, start, symbols, offsets, V, table, x, y):
     state = np.empty(2, np.uint64)
     n = offsets.shape[1] - 1
     length = x.shape[1]
-    clean = np.empty(length + 1, np.int64)
-    log_keep = math.log1p(-e) if e < 1.0 else -np.inf
     for b in range(x.shape[0]):
         open_stream(key, start + b, state)
+        row = x[b]
         at = 0
+        last = V + 1
         while at <= length:
             k = below(state, n)
             first = offsets[b, k]
-            size = min(offsets[b, k + 1] - first, length + 1 - at)
-            for i in range(size):
-                clean[at + i] = symbols[b, first + i]
+            size = offsets[b, k + 1] - first
+            fits = min(size, length - at)
+            row[at : at + fits] = symbols[b, first : first + fits]
+            if fits < size:  # the symbol after the input's last one is the last label
+                last = symbols[b, first + fits]
             at += size
-            if at <= length:
-                clean[at] = V + 1
-                at += 1
-        for i in range(length):
-            x[b, i] = clean[i]
-            y[b, i] = clean[i + 1]
-        # Draws fall on separators too, and do nothing there.
-        at = gap(state, log_keep)
+            if at < length:
+                row[at] = V + 1
+            at += 1
+        y[b, : length - 1] = row[1:]
+        y[b, length - 1] = last
+        at = alias_draw(table, uniform(state))
+        run = at == RUN
         while at < length:
-            if x[b, at] <= V:
-                x[b, at] = MASK if uniform(state) < MASK_SHARE else 1 + below(state, V - 1)
-            at += 1 + gap(state, log_keep)
+            if not run:
+                u = uniform(state)
+                other = 1 + np.int64((u - MASK_SHARE) * ((V - 1) / (1.0 - MASK_SHARE)))
+                noise = MASK if u < MASK_SHARE else min(other, V - 1)  # rounding could reach V
+                row[at] = noise if row[at] <= V else row[at]  # separators stay
+                at += 1
+            skip = alias_draw(table, uniform(state))
+            run = skip == RUN
+            at += skip

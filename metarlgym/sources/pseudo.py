@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from metarlgym.datatypes import ConfigError
 from metarlgym.sources.base import Source, check_memory, check_number, check_whole
 from metarlgym.sources.streams import open_stream, uniform
 
@@ -77,8 +78,12 @@ class PseudoLanguage(Source):
 
     def distribution(self, context: np.ndarray) -> np.ndarray:
         """Next-token probabilities `(V,)` after `context`, the last n_gram tokens (n_gram,), oldest first."""
+        found = np.asarray(context)
+        fits = found.shape == (self.n_gram,) and found.dtype.kind in "iu" and 0 <= found.min() <= found.max() < self.V
+        if not fits:
+            raise ConfigError(f"context={found.tolist()} must be n_gram={self.n_gram} tokens, each in 0..{self.V - 1}.")
         probabilities = np.empty(self.V)
-        _next(np.asarray(context, np.int64), self._parts, self._out, self._bias, self.scale, probabilities)
+        _next(found.astype(np.int64), self._parts, self._out, self._bias, self.scale, probabilities)
         return probabilities
 
 

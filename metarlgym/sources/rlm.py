@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+from metarlgym.sources.alias import alias_draw, alias_tables
 from metarlgym.sources.base import Source, check_distribution, check_memory, check_number, check_whole
 from metarlgym.sources.streams import open_stream, uniform
 
@@ -64,7 +65,7 @@ class RLM(Source):
         self.L = check_whole("L", L, 1, MOST_L, ": a sequence has 2^L tokens")
         self.beta = check_number("beta", beta, 0, math.inf)
         self.seed_rules = check_whole("seed_rules", seed_rules, 0)
-        check_memory("v", v, 32.0 * v**3, "the grammar")
+        check_memory("v", self.v, 32.0 * self.v**3, "the grammar")
         check_memory("L", L, 24.0 * 2.0**L, "one tree")
         self.length = 2**self.L
         self.num_data = None if num_data is None else check_whole("num_data", num_data, 1)
@@ -107,9 +108,8 @@ class RLM(Source):
 
     @cached_property
     def _alias(self) -> np.ndarray:
-        """Alias tables (Walker 1977, Vose 1991) of all rules, `(v, v^2)` uint64: threshold and other outcome in one
-        word, so that a draw touches one place in memory."""
-        return _alias_tables(self.M.reshape(self.v, -1))
+        """Alias tables of all rules, `(v, v^2)` uint64."""
+        return alias_tables(self.M.reshape(self.v, -1))
 
     def _trees(self, start: int, count: int, split: str, depth: int | None) -> list[np.ndarray]:
         depth = self.L if depth is None else check_whole("L", depth, 1, MOST_L, ": a sequence has 2^L tokens")
@@ -151,43 +151,6 @@ def draw_rules(v: int, beta: float, seed_rules: int) -> np.ndarray:
     return draw.reshape(v, v, v)
 
 
-_LOW = np.uint64(2**32 - 1)
-_S32 = np.uint64(32)
-
-
-@njit(cache=True)
-def _alias_tables(probabilities):
-    rows, n = probabilities.shape
-    tables = np.empty((rows, n), np.uint64)
-    share = np.empty(n)
-    small, large = np.empty(n, np.int64), np.empty(n, np.int64)
-    for r in range(rows):
-        smalls = larges = 0
-        for i in range(n):
-            share[i] = probabilities[r, i] * n
-            if share[i] < 1.0:
-                small[smalls] = i
-                smalls += 1
-            else:
-                large[larges] = i
-                larges += 1
-        while smalls > 0 and larges > 0:
-            smalls -= 1
-            i, j = small[smalls], large[larges - 1]
-            tables[r, i] = (np.uint64(share[i] * 4294967295.0) << _S32) | np.uint64(j)
-            share[j] -= 1.0 - share[i]
-            if share[j] < 1.0:
-                larges -= 1
-                small[smalls] = j
-                smalls += 1
-        # What is left has a share of 1 but for rounding: it is its own alias.
-        for k in range(smalls):
-            tables[r, small[k]] = (_LOW << _S32) | np.uint64(small[k])
-        for k in range(larges):
-            tables[r, large[k]] = (_LOW << _S32) | np.uint64(large[k])
-    return tables
-
-
 @njit(cache=True)
 def _draw_roots(key, start, cumulative, state, roots):
     for b in range(roots.shape[0]):
@@ -197,13 +160,8 @@ def _draw_roots(key, start, cumulative, state, roots):
 
 @njit(cache=True)
 def _draw_children(tables, v, state, above, below_):
-    n = tables.shape[1]
     for b in range(above.shape[0]):
         for i in range(above.shape[1]):
-            place = uniform(state[b]) * n
-            pair = np.int64(place)
-            entry = tables[above[b, i], pair]
-            if np.uint64((place - pair) * 4294967296.0) >= (entry >> _S32):
-                pair = np.int64(entry & _LOW)
+            pair = alias_draw(tables[above[b, i]], uniform(state[b]))
             below_[b, 2 * i] = pair // v
             below_[b, 2 * i + 1] = pair % v

@@ -9,6 +9,7 @@ generators"; the generator of Java's SplittableRandom): each stream has its own 
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import numpy as np
 from numba import njit
@@ -20,6 +21,7 @@ _ONE, _S27, _S30, _S31, _S33, _S11 = (np.uint64(n) for n in (1, 27, 30, 31, 33, 
 _UNIT = 2.0**-53
 
 
+@lru_cache(maxsize=1024)
 def stream_key(seed: int, *purpose: int | str) -> np.uint64:
     """The 64-bit name of a family of streams; `purpose` keeps families of one seed apart."""
     words = [seed & (2**64 - 1)]
@@ -56,20 +58,6 @@ def uniform(state):
 def below(state, n):
     """A whole number in 0..n-1; n is far below 2^53, so the bias is below 1e-9."""
     return np.int64(uniform(state) * n)
-
-
-@njit(cache=True)
-def gap(state, log_keep):
-    """How many failures come before the next success; `log_keep` is log(1 - chance of success).
-
-    One draw for a run of symbols instead of one for each.
-    """
-    if log_keep == 0.0:
-        return np.int64(2**62)
-    if log_keep == -np.inf:
-        return np.int64(0)
-    length = math.log(1.0 - uniform(state)) / log_keep
-    return np.int64(length) if length < 4e18 else np.int64(2**62)
 
 
 @njit(cache=True)

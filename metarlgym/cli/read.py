@@ -1,0 +1,193 @@
+"""`metarlgym read`: how well a causal language model learns a source in context, against its exact predictors."""
+
+from __future__ import annotations
+
+import itertools
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from metarlgym.cli.common import check_writable, output, parse_json
+from metarlgym.datatypes import ConfigError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from metarlgym.evaluation.reading import SymbolCodec
+
+
+class SourceName(StrEnum):
+    """Sources that have exact predictors."""
+
+    metalm = "metalm"
+    rlm = "rlm"
+    piecewise = "piecewise"
+
+
+def command(
+    source: Annotated[SourceName, typer.Argument(help="What the sequences come from.")],
+    model: Annotated[
+        str | None, typer.Option("--model", help="Folder or hub id; with --server, only its tokenizer is used.")
+    ] = None,
+    server: Annotated[
+        str | None, typer.Option("--server", metavar="URL", help="A vLLM server that holds the model.")
+    ] = None,
+    source_args: Annotated[
+        str | None,
+        typer.Option("--source-args", metavar="JSON", help='The source\'s settings, such as \'{"law": "lin"}\'.'),
+    ] = None,
+    sequences: Annotated[int, typer.Option("--sequences", "-n", min=1, help="Sequences to read.")] = 100,
+    start: Annotated[int, typer.Option(min=0, help="Number of the first of them, in the eval split.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Draws the sequences.")] = 0,
+    noisy: Annotated[
+        bool, typer.Option("--noisy", help="MetaLM: score the next token as it is seen, not the clean one.")
+    ] = False,
+    renormalise: Annotated[
+        bool, typer.Option("--renormalise", help="Give the alphabet's tokens a sum of 1, leaving out all others.")
+    ] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
+    threads: Annotated[int, typer.Option(min=1, help="Torch threads on a CPU; one suits tiny models.")] = 1,
+    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the curves here.")] = None,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw the curves here.")] = None,
+) -> None:
+    """Give sequences to a model as its prompt and report its loss by position.
+
+    Symbols are written as words with a space between them; a model without a tokenizer reads the symbols as token
+    ids. MetaLM is scored on the clean next token, which takes a tokenizer with one token for each symbol, and a model
+    in this process; else use --noisy.
+
+    \b
+    Examples:
+      metarlgym read piecewise --model runs/x --source-args '{"law": "lin"}' --plot read.png
+      metarlgym read rlm --server http://127.0.0.1:8000 --source-args '{"v": 16, "L": 4}'
+    """
+    check_writable(json_file, "json")
+    check_writable(plot, "plot", (".png", ".pdf", ".svg"))
+    if model is None and server is None:
+        raise ConfigError("read needs a model: --model runs/quickstart/final, or --server http://127.0.0.1:8000.")
+    console = output()
+    with console.status("loading"):
+        from metarlgym.evaluation.reading_report import plot_reading, report, yardstick_losses
+        from metarlgym.sources import RLM, MetaLM, Piecewise, Source
+
+        made: Source = _make(
+            {"metalm": MetaLM, "rlm": RLM, "piecewise": Piecewise}[source.value],
+            parse_json(source_args, "source-args", "write it like --source-args '{\"L\": 4}'"),
+            seed,
+        )
+    labelled = isinstance(made, MetaLM) and not noisy
+    if labelled and server is not None:
+        raise ConfigError(
+            f"server={server!r} tells log-probabilities of the prompt only, none of clean labels: add --noisy."
+        )
+    tokens = made.tokens(start, sequences, "eval")
+    labels = made.batch(start, sequences, "eval")[1] if labelled and isinstance(made, MetaLM) else None
+    words = None
+    if isinstance(made, MetaLM):  # as in MetaLM-v0; V is never used
+        words = ["_", *map(str, range(1, made.V)), str(made.V), "|"]
+    name, losses = _read(model, server, made.vocab_size, words, tokens, labels, renormalise, device, threads)
+    with console.status("running the exact predictors"):
+        found = report(losses, yardstick_losses(made, start, sequences, labelled))
+    _show(found)
+    settings = {"source": source.value, "source_args": source_args, "sequences": sequences, "start": start}
+    settings |= {"seed": seed, "model": name, "noisy": noisy, "renormalise": renormalise}
+    if json_file is not None:
+        from metarlgym.evaluation.model_eval import write_json
+
+        write_json(settings | {"curves": found}, json_file)
+        console.print(f"written: {json_file}")
+    if plot is not None:
+        plot_reading(found, f"{name} reads {source.value}, {sequences} sequences", plot)
+        console.print(f"written: {plot}")
+
+
+def _make(kind: Any, settings: dict[str, Any], seed: int) -> Any:
+    name = "seed_samples" if kind.__name__ == "RLM" else "seed"
+    try:
+        return kind(**{name: seed, **settings})
+    except TypeError as error:
+        raise ConfigError(f"source-args={settings!r}: {str(error).rpartition('() ')[2]}.") from None
+
+
+def _read(
+    model: str | None,
+    server: str | None,
+    alphabet: int,
+    words: list[str] | None,
+    tokens: np.ndarray,
+    labels: np.ndarray | None,
+    renormalise: bool,
+    device: str,
+    threads: int,
+) -> tuple[str, np.ndarray]:
+    """The model's name and its losses."""
+    from rich.progress import Progress
+
+    from metarlgym.evaluation.reading import describe_server, read_from_server, read_in_process
+
+    console = output()
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("reading", total=len(tokens))
+
+        def progress(count: int) -> None:
+            bar.advance(task, count)
+
+        if server is not None:
+            if renormalise:
+                raise ConfigError("renormalise: a server tells the tokens of the prompt only; leave it out.")
+            served = describe_server(server)
+            codec = _codec(model or served.root, alphabet, words)
+            return served.name, read_from_server(server, served, codec, tokens, progress=progress)
+        assert model is not None
+        import torch
+
+        from metarlgym.training.loading import device as best_device
+        from metarlgym.training.loading import load_model
+        from metarlgym.training.run import quiet
+
+        quiet()
+        torch.set_num_threads(threads)
+        place = best_device() if device == "auto" else torch.device(device)
+        loaded = load_model(model).to(place)
+        codec = _codec(model, alphabet, words)
+        return model, read_in_process(loaded, codec, tokens, labels, renormalise, progress)
+
+
+def _codec(model: str, alphabet: int, words: list[str] | None) -> SymbolCodec:
+    from metarlgym.evaluation.reading import SymbolCodec
+    from metarlgym.training.loading import load_tokenizer
+
+    files = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "tokenizer.model")
+    folder = Path(model)
+    bare = folder.is_dir() and not any((folder / file).exists() for file in files)
+    return SymbolCodec(None if bare else load_tokenizer(model), alphabet, words)
+
+
+def _show(found: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    parts = 4
+    length = len(found["model"]["by_position"])
+    edges = [round(k * length / parts) for k in range(parts + 1)]
+    table = Table(title="loss in nats a symbol", box=None, pad_edge=False)
+    table.add_column("")
+    table.add_column("mean", justify="right")
+    for low, high in itertools.pairwise(edges):
+        table.add_column(f"{low + 1} to {high}", justify="right")
+    for line in found.values():
+        if "by_position" not in line:
+            continue
+        values = line["by_position"]
+        means = []
+        for low, high in itertools.pairwise(edges):
+            kept = [v for v in values[low:high] if v is not None]
+            means.append(f"{sum(kept) / len(kept):.3f}" if kept else "-")
+        error = "" if line["mean_se"] is None else f" ± {line['mean_se']:.3f}"
+        table.add_row(line["what"], f"{line['mean']:.3f}{error}", *means)
+    above = found["above_floor"]
+    console = output()
+    console.print(table)
+    error = "" if above["mean_se"] is None else f" ± {above['mean_se']:.4f}"
+    console.print(f"the model is {above['mean']:.4f}{error} nats a symbol above the floor")

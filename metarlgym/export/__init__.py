@@ -1,0 +1,1 @@
+"""Sequences of the sources as files that other programs read."""
