@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -50,11 +51,12 @@ class Predictor:
         """
         found = self.check_sequences(sequences)
         out = np.empty((*found.shape, self.alphabet))
+        twin = copy.copy(self)  # what was seen online stays
         for sequence, row in zip(found, out, strict=True):
-            self.reset()
+            twin.reset()
             for t, symbol in enumerate(sequence):
-                row[t] = self.predict()
-                self.update(int(symbol))
+                row[t] = twin.predict()
+                twin.update(int(symbol))
         return out
 
     def log_loss(self, sequences: Any, labels: Any = None) -> np.ndarray:
@@ -108,7 +110,8 @@ class Predictor:
 def fill(predictor: Predictor, sequence: Any, place: int) -> np.ndarray:
     """Distribution of the symbol at `place` given all the others, before and after it, `(alphabet,)`.
 
-    Bayes' rule over the predictor's probabilities of the whole sequence, once for each symbol.
+    Bayes' rule over the predictor's probabilities of the whole sequence, once for each symbol. `MetaLMFilter`, where what
+    is hidden is a clean symbol among noisy ones, has a `fill` of its own.
     """
     candidates = np.repeat(predictor.check_sequences(sequence)[:1], predictor.alphabet, 0)
     check_whole("place", place, 0, candidates.shape[1] - 1)

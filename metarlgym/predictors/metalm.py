@@ -58,17 +58,24 @@ class MetaLMFilter(Predictor):
 
     def predict(self) -> np.ndarray:
         chances = np.empty(self.alphabet)
-        book = self._book.symbols[0], self._book.offsets[0]
-        _predict(self._logs, self._place, *book, self._separator, self._noise, self._noisy, chances)
+        _predict(self._logs, self._place, *self._only(), self._separator, self._noise, self._noisy, chances)
         return chances
 
     def update(self, symbol: int) -> None:
         self._check_symbol(symbol)
-        book = self._book.symbols[0], self._book.offsets[0]
-        self._place = _update(symbol, self._logs, self._place, *book, self._separator, self._noise)
+        self._place = _update(symbol, self._logs, self._place, *self._only(), self._separator, self._noise)
         if self._place < 0:
             self.reset()
             raise ConfigError(f"symbol={symbol} cannot follow in a sequence of this dictionary: check the dictionary.")
+
+    def _only(self) -> tuple[np.ndarray, np.ndarray]:
+        """The one language that is followed symbol by symbol."""
+        if len(self._book.symbols) > 1:
+            raise ConfigError(
+                f"dictionary holds {len(self._book.symbols)} languages: one sequence is followed symbol by symbol, so "
+                "give that of one; or use log_loss or predictions."
+            )
+        return self._book.symbols[0], self._book.offsets[0]
 
     def predictions(self, sequences: Any) -> np.ndarray:
         found = self.check_sequences(sequences)

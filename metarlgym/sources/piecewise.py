@@ -76,7 +76,7 @@ class Piecewise(Source):
         each: list[Any] = [concentration] * alphabet if np.ndim(concentration) == 0 else list(np.asarray(concentration))
         if len(each) != alphabet:
             raise ConfigError(f"concentration has {len(each)} numbers: give one, or one for each of the {alphabet}.")
-        self.concentration = np.array([check_number("concentration", c, 0, np.inf, open_low=True) for c in each])
+        self.concentration = np.array([check_number("concentration", c, 1e-300, np.inf) for c in each])
         self.period = check_whole("period", period, 1)
         self.low = check_whole("low", low, 1)
         self.high = check_whole("high", high, self.low, why=", which is low" if high < low else "")

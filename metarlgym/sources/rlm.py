@@ -63,7 +63,7 @@ class RLM(Source):
         super().__init__(seed_samples)
         self.v = self.vocab_size = check_whole("v", v, 2)
         self.L = check_whole("L", L, 1, MOST_L, ": a sequence has 2^L tokens")
-        self.beta = check_number("beta", beta, 0, math.inf)
+        self.beta = check_number("beta", beta, 0, 1e6)
         self.seed_rules = check_whole("seed_rules", seed_rules, 0)
         check_memory("v", self.v, 32.0 * self.v**3, "the grammar")
         check_memory("L", L, 24.0 * 2.0**L, "one tree")
