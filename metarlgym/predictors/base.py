@@ -110,8 +110,8 @@ class Predictor:
 def fill(predictor: Predictor, sequence: Any, place: int) -> np.ndarray:
     """Distribution of the symbol at `place` given all the others, before and after it, `(alphabet,)`.
 
-    Bayes' rule over the predictor's probabilities of the whole sequence, once for each symbol. `MetaLMFilter`, where what
-    is hidden is a clean symbol among noisy ones, has a `fill` of its own.
+    Bayes' rule over the predictor's probabilities of the whole sequence, once for each symbol. `MetaLMFilter`, where
+    what is hidden is a clean symbol among noisy ones, has a `fill` of its own.
     """
     candidates = np.repeat(predictor.check_sequences(sequence)[:1], predictor.alphabet, 0)
     check_whole("place", place, 0, candidates.shape[1] - 1)
