@@ -18,6 +18,8 @@ from metarlgym.datatypes import ConfigError
 from metarlgym.predictors.base import Predictor
 from metarlgym.sources.base import check_number
 
+NEGLIGIBLE = -700.0
+"""Log weights this far below the largest count as 0 in sums; they are kept, and may grow again."""
 CAPACITY = 64
 """Symbols that the online state first has room for."""
 
@@ -146,7 +148,8 @@ def _predict(logs, starts, before, alive, seen, totals, alpha, weights, chances)
     for k in range(alive):
         high = max(high, logs[k])
     for k in range(alive):
-        weights[k] = w = math.exp(logs[k] - high)
+        # Below, a weight would be a denormal number, which processors are slow at; beside 1 it is nothing.
+        weights[k] = w = math.exp(logs[k] - high) if logs[k] - high > NEGLIGIBLE else 0.0
         w /= seen - starts[k] + A * alpha
         for a in range(A):
             chances[a] += w * (totals[a] - before[k, a] + alpha)

@@ -52,6 +52,6 @@ def alias_draw(table, u):
     place = u * table.size
     slot = np.int64(place)
     entry = table[slot]
-    # Without a branch: which way it goes cannot be predicted.
-    keeps = np.uint64((place - slot) * 4294967296.0) < (entry >> _S32)
-    return slot if keeps else np.int64(entry & _LOW)
+    keeps = np.int64(np.uint64((place - slot) * 4294967296.0) < (entry >> _S32))
+    other = np.int64(entry & _LOW)
+    return other + keeps * (slot - other)  # no branch: which way it would go cannot be predicted

@@ -108,7 +108,7 @@ class MetaLM(Source):
         for first in range(0, count, 256):  # dictionaries of all at once would be padded to the longest
             part = slice(first, min(count, first + 256))
             book = self.dictionaries(start + first, part.stop - first, split)
-            _write(self._key(split, "sequence"), start + first, *book, self.V, self._gaps, x[part], y[part])
+            _write(self._keys(split), start + first, *book, self.V, self._gaps, x[part], y[part])
         return x, y
 
     def tokens(self, start: int, count: int, split: str = "train") -> np.ndarray:
@@ -117,9 +117,8 @@ class MetaLM(Source):
     def clean(self, start: int, count: int, split: str = "train") -> np.ndarray:
         """The inputs of the samples as they would be without noise, `(count, L)` int64."""
         x, y = np.empty((2, count, self.L), np.int64)
-        # Elements are drawn before the noise, so they are the same without it.
         book = self.dictionaries(start, count, split)
-        _write(self._key(split, "sequence"), start, *book, self.V, _gap_table(0.0), x, y)
+        _write(self._keys(split), start, *book, self.V, _gap_table(0.0), x, y)
         return x
 
     def dictionaries(self, start: int, count: int, split: str = "train") -> Dictionary:
@@ -140,6 +139,9 @@ class MetaLM(Source):
     def language(self, index: int = 0, split: str = "train") -> list[list[int]]:
         """The elements of sample `index`, as plain lists: what `elements` takes."""
         return [element.tolist() for element in self.dictionaries(index, 1, split).elements()]
+
+    def _keys(self, split: str) -> np.ndarray:
+        return np.array([self._key(split, "sequence"), self._key(split, "noise")])
 
     def _fix(self, elements: Sequence[Sequence[int]]) -> Dictionary:
         if not isinstance(elements, Sequence | np.ndarray):
@@ -195,39 +197,41 @@ def _gap_table(e: float) -> np.ndarray:
     return alias_tables(np.append(each, (1 - e) ** RUN)[None])[0]
 
 
+# Elements and noise have streams of their own, so that the clean sequence is the same whatever the noise.
 @njit(cache=True)
-def _write(key, start, symbols, offsets, V, table, x, y):
-    state = np.empty(2, np.uint64)
+def _write(keys, start, symbols, offsets, V, gaps, x, y):
+    state, noise_state = np.empty(2, np.uint64), np.empty(2, np.uint64)
     n = offsets.shape[1] - 1
     length = x.shape[1]
     for b in range(x.shape[0]):
-        open_stream(key, start + b, state)
-        row = x[b]
+        open_stream(keys[0], start + b, state)
+        open_stream(keys[1], start + b, noise_state)
+        row, label = x[b], y[b]
+        corrupt = alias_draw(gaps, uniform(noise_state))
+        skips = corrupt == RUN  # nothing is corrupted there, the next gap begins
         at = 0
-        last = V + 1
         while at <= length:
             k = below(state, n)
             first = offsets[b, k]
             size = offsets[b, k + 1] - first
-            fits = min(size, length - at)
-            row[at : at + fits] = symbols[b, first : first + fits]
-            if fits < size:  # the symbol after the input's last one is the last label
-                last = symbols[b, first + fits]
-            at += size
-            if at < length:
-                row[at] = V + 1
-            at += 1
-        y[b, : length - 1] = row[1:]
-        y[b, length - 1] = last
-        at = alias_draw(table, uniform(state))
-        run = at == RUN
-        while at < length:
-            if not run:
-                u = uniform(state)
-                other = 1 + np.int64((u - MASK_SHARE) * ((V - 1) / (1.0 - MASK_SHARE)))
-                noise = MASK if u < MASK_SHARE else min(other, V - 1)  # rounding could reach V
-                row[at] = noise if row[at] <= V else row[at]  # separators stay
-                at += 1
-            skip = alias_draw(table, uniform(state))
-            run = skip == RUN
-            at += skip
+            end = at + size
+            fits = min(end, length)
+            row[at:fits] = symbols[b, first : first + fits - at]
+            low, high = max(at, 1), min(end, length + 1)
+            label[low - 1 : high - 1] = symbols[b, first + low - at : first + high - at]
+            if end <= length:
+                label[end - 1] = V + 1
+                if end < length:
+                    row[end] = V + 1
+            # Right after the element was written, while it is in the fastest cache.
+            while corrupt <= end and corrupt < length:
+                if not skips:
+                    u = uniform(noise_state)
+                    other = 1 + np.int64((u - MASK_SHARE) * ((V - 1) / (1.0 - MASK_SHARE)))
+                    noise = min(other, V - 1) * np.int64(u >= MASK_SHARE)  # rounding could reach V; MASK is 0
+                    row[corrupt] = noise if corrupt < end else V + 1  # separators stay
+                    corrupt += 1
+                gap = alias_draw(gaps, uniform(noise_state))
+                skips = gap == RUN
+                corrupt += gap
+            at = end + 1
