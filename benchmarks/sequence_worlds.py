@@ -6,7 +6,7 @@ MetaLM: the defaults (V 64, n 10, l 64, e .1) at L = 4096; the plain loop draws 
 symbol by symbol. Both make the same number of samples in turn, by batch size. RLM: batches of 2,000, 8,000 and
 20,000 whole trees, alias tables built beforehand (their time is given); the plain loop draws each pair by bisection
 in the cumulative rules. PTW and LIN: predictions of both symbols for all sequences, against a plain-Python
-implementation of each on a few sequences, scaled. Growth: one sequence of T = 2^10 to 2^16 (LIN to 2^14); the
+implementation of each on a few sequences, scaled. Growth: one sequence of T = 2^10 to 2^16 (LIN to 2^14), PTW of depth log2 T; the
 exponent is the slope of log time over log T between the two longest. Everything is compiled before it is timed.
 """
 
@@ -115,12 +115,13 @@ def predictors(report: Report, repetitions: int, quick: bool) -> None:
 
 def growth(report: Report, quick: bool) -> None:
     tokens = Piecewise("lin", 2**16, seed=0).tokens(0, 1)
-    for name, predictor, longest in (("PTW", PTW(16), 10 if quick else 16), ("LIN", LIN(), 10 if quick else 14)):
+    for name, longest in (("PTW", 10 if quick else 16), ("LIN", 10 if quick else 14)):
 
-        def seconds(length: int, predictor: PTW | LIN = predictor) -> float:
-            return min(timed(lambda: predictor.predictions(tokens[:, :length])) for _ in range(3))
+        def seconds(power: int, name: str = name) -> float:
+            predictor = PTW(power) if name == "PTW" else LIN()
+            return min(timed(lambda: predictor.predictions(tokens[:, : 2**power])) for _ in range(3))
 
-        times = {power: seconds(2**power) for power in range(longest - 4, longest + 1)}
+        times = {power: seconds(power) for power in range(longest - 4, longest + 1)}
         for power, found in times.items():
             report.add(f"{name}, T = 2^{power}", 1e9 * found / 2**power, "ns a symbol")
         slopes = [math.log2(b / a) for a, b in itertools.pairwise(list(times.values())[-3:])]
