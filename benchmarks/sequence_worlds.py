@@ -6,8 +6,8 @@ MetaLM: the defaults (V 64, n 10, l 64, e .1) at L = 4096; the plain loop draws 
 symbol by symbol. Both make the same number of samples in turn, by batch size. RLM: batches of 2,000, 8,000 and
 20,000 whole trees, alias tables built beforehand (their time is given); the plain loop draws each pair by bisection
 in the cumulative rules. PTW and LIN: predictions of both symbols for all sequences, against a plain-Python
-implementation of each on a few sequences, scaled. Growth: one sequence of T = 2^10 to 2^16 (LIN to 2^14), PTW of depth log2 T; the
-exponent is the slope of log time over log T between the two longest. Everything is compiled before it is timed.
+implementation of each on a few sequences, scaled. Growth: one sequence of T = 2^12 to 2^16 (PTW, of depth log2 T) and
+2^10 to 2^14 (LIN); the exponent is the slope of log time over log T at the long end. All is compiled before timing.
 """
 
 from __future__ import annotations
