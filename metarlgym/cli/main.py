@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from metarlgym import __version__
-from metarlgym.cli import bench, check, eval, list_envs, new_model, play, serve, train
+from metarlgym.cli import bench, check, eval, generate, list_envs, new_model, play, plot, read, serve, train, yardsticks
 from metarlgym.datatypes import MetaRLGymError
 
 app = typer.Typer(
@@ -28,8 +28,12 @@ app.command("check")(check.command)
 app.command("train", context_settings=train.PASS_THROUGH)(train.command)
 app.command("serve", context_settings=serve.PASS_THROUGH)(serve.command)
 app.command("eval")(eval.command)
+app.command("read")(read.command)
 app.command("new-model")(new_model.command)
 app.add_typer(bench.app, name="bench")
+app.add_typer(generate.app, name="generate")
+app.add_typer(plot.app, name="plot")
+app.add_typer(yardsticks.app, name="yardsticks")
 
 
 def _version(value: bool) -> None:

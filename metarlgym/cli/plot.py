@@ -1,0 +1,146 @@
+"""`metarlgym plot`: pictures of the sequence worlds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from metarlgym.cli.common import check_writable, output
+from metarlgym.datatypes import ConfigError
+
+app = typer.Typer(no_args_is_help=True, help="Draw the sequence worlds: grammars, sources, predictors.")
+Out = Annotated[Path, typer.Option("--out", help="Picture to write: .png, .pdf or .svg.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Draws the sequences.")]
+Index = Annotated[int, typer.Option("--index", min=0, help="Number of the sequence.")]
+Rules = Annotated[int, typer.Option("--seed-rules", min=0, help="Draws the grammar.")]
+
+
+@app.command("tree")
+def tree(
+    out: Out,
+    v: Annotated[int, typer.Option("--v", help="Vocabulary.")] = 8,
+    L: Annotated[int, typer.Option("--L", help="Depth; the tree has 2^L leaves.")] = 4,
+    beta: Annotated[float, typer.Option("--beta", help="Inverse temperature of the rules.")] = 2.0,
+    seed_rules: Rules = 12345,
+    seed: Seed = 67890,
+    index: Index = 0,
+) -> None:
+    """A derivation of a Random Language Model with its leaves, which are the sequence."""
+    _check(out)
+    from metarlgym.evaluation.plots_rlm import plot_tree
+    from metarlgym.sources import RLM
+
+    _done(plot_tree(RLM(v, L, beta, seed_rules, seed), index, path=out), out)
+
+
+@app.command("tokens")
+def tokens(
+    out: Out,
+    v: Annotated[int, typer.Option("--v", help="Vocabulary.")] = 32,
+    L: Annotated[int, typer.Option("--L", help="Depth of the trees.")] = 3,
+    betas: Annotated[str, typer.Option("--betas", help="Inverse temperatures, with commas.")] = "0.5,1,1.5,2,3",
+    seed_rules: Rules = 12345,
+) -> None:
+    """Exact frequencies of tokens, pairs and rules of one grammar over beta."""
+    _check(out)
+    from metarlgym.evaluation.plots_rlm import plot_tokens
+    from metarlgym.sources import RLM
+
+    _done(plot_tokens([RLM(v, L, beta, seed_rules) for beta in _numbers("betas", betas)], path=out), out)
+
+
+@app.command("entropy")
+def entropy(
+    out: Out,
+    sizes: Annotated[str, typer.Option("--sizes", help="Vocabularies, with commas.")] = "16,32,64,128",
+    highest: Annotated[float, typer.Option("--highest", min=0.5, help="Beta goes from 0 to this.")] = 4.0,
+    steps: Annotated[int, typer.Option("--steps", min=2, help="How many betas.")] = 33,
+    grammars: Annotated[int, typer.Option("--grammars", min=1, help="Grammars averaged.")] = 3,
+    seed_rules: Rules = 0,
+) -> None:
+    """Entropies of grammars by beta, the transition marked: pairs from 1, tokens from sqrt 2, rules frozen at 2."""
+    _check(out)
+    vocabularies = [int(size) for size in _numbers("sizes", sizes)]
+    if min(vocabularies) < 2 or max(vocabularies) > 512:
+        raise ConfigError(f"sizes={sizes!r} must be vocabularies from 2 to 512.")
+    import numpy as np
+    from rich.table import Table
+
+    from metarlgym.evaluation.plots_rlm import entropy_curves, plot_entropy
+
+    betas = np.linspace(0, highest, steps)
+    console = output()
+    with console.status("drawing grammars"):
+        curves = entropy_curves(vocabularies, betas.tolist(), grammars, seed_rules)
+    table = Table(title="entropy over 2 ln V: of a sibling pair / of one rule", box=None)
+    table.add_column("beta", justify="right")
+    for v in vocabularies:
+        table.add_column(f"V = {v}", justify="right")
+    for beta in (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0):
+        if beta <= highest:
+            i = int(np.abs(betas - beta).argmin())
+            cells = [f"{curves[v][i, 0]:.3f} / {curves[v][i, 1]:.3f}" for v in vocabularies]
+            table.add_row(f"{betas[i]:.2f}", *cells)
+    console.print(table)
+    _done(plot_entropy(curves, betas.tolist(), out), out)
+
+
+@app.command("piecewise")
+def piecewise(
+    out: Out,
+    law: Annotated[str, typer.Option("--law", help="static, regular, random, ptw or lin.")] = "ptw",
+    T: Annotated[int, typer.Option("--T", help="Length of the sequence.")] = 256,
+    period: Annotated[int, typer.Option("--period", help="Length of the segments of regular.")] = 20,
+    low: Annotated[int, typer.Option("--low", help="Shortest segment of random.")] = 1,
+    high: Annotated[int, typer.Option("--high", help="Longest segment of random.")] = 39,
+    seed: Seed = 0,
+    index: Index = 0,
+) -> None:
+    """A binary piecewise source: its switch points, and the predictors' probabilities and regret over time."""
+    _check(out)
+    from metarlgym.evaluation.plots_sources import plot_piecewise
+    from metarlgym.sources import Piecewise
+
+    source = Piecewise(law, T, period=period, low=low, high=high, seed=seed)
+    _done(plot_piecewise(source, index, path=out), out)
+
+
+@app.command("metalm")
+def metalm(
+    out: Out,
+    V: Annotated[int, typer.Option("--V", help="Content symbols are 1..V-1.")] = 64,
+    n: Annotated[int, typer.Option("--n", help="Elements of a language.")] = 10,
+    l: Annotated[float, typer.Option("--l", help="Mean length of an element.")] = 32.0,  # noqa: E741
+    e: Annotated[float, typer.Option("--e", help="Probability that a symbol is corrupted.")] = 0.1,
+    L: Annotated[int, typer.Option("--L", help="Length of a sequence.")] = 4096,
+    sequences: Annotated[int, typer.Option("--sequences", min=1, help="Sequences averaged.")] = 16,
+    order: Annotated[int, typer.Option("--order", min=0, help="Tokens that the n-gram sees.")] = 3,
+    seed: Seed = 0,
+) -> None:
+    """MetaLM's loss by position: cheap learners against the floor, and published networks where settings are theirs."""
+    _check(out)
+    from metarlgym.evaluation.plots_sources import metalm_losses, plot_metalm
+    from metarlgym.sources import MetaLM
+
+    console = output()
+    source = MetaLM(V, n, l, e, L, seed)
+    with console.status("reading sequences"):
+        losses = metalm_losses(source, sequences, order)
+    _done(plot_metalm(source, losses, out), out)
+
+
+def _check(out: Path) -> None:
+    check_writable(out, "out", (".png", ".pdf", ".svg"))
+
+
+def _done(_: Any, out: Path) -> None:
+    output().print(f"written: {out}", soft_wrap=True)
+
+
+def _numbers(name: str, text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise ConfigError(f"{name}={text!r} must be numbers with commas, such as 1,2,3.") from None

@@ -1,0 +1,197 @@
+"""A causal transformer with the relative positions of Transformer-XL (Dai et al. 2019, arXiv:1901.02860), without its
+memory of earlier segments. No kept causal model of transformers has them; the other kinds of positions come from there.
+
+The score of query i and key j <= i is `(q_i + u) . k_j + (q_i + v) . r_{i-j}`, r a linear map of the sinusoid of the
+distance, u and v learned for each head.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationMixin, PreTrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import CausalLMOutput
+
+from metarlgym.datatypes import ConfigError
+
+
+class RelativeConfig(PreTrainedConfig):
+    """Settings of `RelativeForCausalLM`.
+
+    Args:
+        vocab_size: tokens.
+        hidden_size: width.
+        num_hidden_layers: blocks.
+        num_attention_heads: heads; must divide the width.
+        widening: width of the MLPs over `hidden_size`.
+        dropout: in attention and MLPs.
+        sliding_window: how many tokens, itself included, a token sees; None for all before it.
+        max_position_embeddings: None: distances have no bound.
+    """
+
+    model_type = "metarlgym_relative"
+
+    def __init__(
+        self,
+        vocab_size: int = 2,
+        hidden_size: int = 64,
+        num_hidden_layers: int = 2,
+        num_attention_heads: int = 4,
+        widening: int = 4,
+        dropout: float = 0.0,
+        sliding_window: int | None = None,
+        max_position_embeddings: int | None = None,
+        initializer_range: float | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if hidden_size % num_attention_heads or hidden_size % 2:
+            raise ConfigError(
+                f"hidden_size={hidden_size} must be even and a multiple of num_attention_heads={num_attention_heads}."
+            )
+        self.vocab_size = vocab_size
+        self.hidden_size = hidden_size
+        self.num_hidden_layers = num_hidden_layers
+        self.num_attention_heads = num_attention_heads
+        self.widening = widening
+        self.dropout = dropout
+        self.sliding_window = sliding_window
+        self.max_position_embeddings = max_position_embeddings
+        self.initializer_range = hidden_size**-0.5 if initializer_range is None else initializer_range
+        kwargs.setdefault("tie_word_embeddings", False)
+        super().__init__(**kwargs)
+
+
+class RelativeAttention(nn.Module):
+    """Causal self-attention with relative positions."""
+
+    def __init__(self, config: RelativeConfig) -> None:
+        super().__init__()
+        self.heads, self.width = config.num_attention_heads, config.hidden_size
+        self.size = self.width // self.heads
+        self.dropout, self.window = config.dropout, config.sliding_window
+        self.qkv = nn.Linear(self.width, 3 * self.width, bias=False)
+        self.distance = nn.Linear(self.width, self.width, bias=False)
+        self.out = nn.Linear(self.width, self.width, bias=False)
+        self.content_bias = nn.Parameter(torch.zeros(self.heads, 1, self.size))
+        self.distance_bias = nn.Parameter(torch.zeros(self.heads, 1, self.size))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """`(B, T, width)` to the same."""
+        B, T, _ = x.shape
+        q, k, v = self.qkv(x).view(B, T, 3, self.heads, self.size).permute(2, 0, 3, 1, 4)
+        far = self.distance(_sinusoids(T, self.width, x)).view(T, self.heads, self.size).transpose(0, 1)
+        # Row i, column d: the score of distance d. What is asked for is column j = i - d.
+        by_distance = (q + self.distance_bias) @ far.transpose(1, 2)
+        steps = torch.arange(T, device=x.device)
+        apart = steps[:, None] - steps[None]
+        seen = apart >= 0 if self.window is None else (apart >= 0) & (apart < self.window)
+        bias = by_distance.gather(3, apart.clamp(min=0).expand(B, self.heads, T, T)) / math.sqrt(self.size)
+        bias = bias.masked_fill(~seen, -torch.inf)
+        dropout = self.dropout if self.training else 0.0
+        found = functional.scaled_dot_product_attention(q + self.content_bias, k, v, bias, dropout)
+        return self.out(found.transpose(1, 2).reshape(B, T, self.width))
+
+
+class RelativeBlock(nn.Module):
+    """Attention and MLP, each normalised before and added."""
+
+    def __init__(self, config: RelativeConfig) -> None:
+        super().__init__()
+        width = config.hidden_size
+        self.before_attention, self.before_mlp = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.attention = RelativeAttention(config)
+        inner = config.widening * width
+        self.mlp = nn.Sequential(
+            nn.Linear(width, inner), nn.GELU(), nn.Linear(inner, width), nn.Dropout(config.dropout)
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x + self.attention(self.before_attention(x))
+        return x + self.mlp(self.before_mlp(x))
+
+
+class RelativeForCausalLM(PreTrainedModel, GenerationMixin):
+    """A transformer with relative positions that predicts the next token. It keeps no cache of keys and values."""
+
+    config_class = RelativeConfig
+    base_model_prefix = "blocks"
+    main_input_name = "input_ids"
+    _supports_sdpa = True
+
+    def __init__(self, config: RelativeConfig) -> None:
+        super().__init__(config)
+        self.embedding = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.blocks = nn.ModuleList(RelativeBlock(config) for _ in range(config.num_hidden_layers))
+        self.norm = nn.LayerNorm(config.hidden_size)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, nn.Linear | nn.Embedding):
+            nn.init.normal_(module.weight, std=self.config.initializer_range)
+        if isinstance(module, nn.Linear) and module.bias is not None:
+            nn.init.zeros_(module.bias)
+        if isinstance(module, nn.LayerNorm):
+            module.reset_parameters()
+        if isinstance(module, RelativeAttention):
+            nn.init.zeros_(module.content_bias)
+            nn.init.zeros_(module.distance_bias)
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.embedding
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.embedding = value  # type: ignore[assignment]
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.lm_head
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        **kwargs: Any,
+    ) -> CausalLMOutput:
+        """Logits `(B, T, vocab_size)`, and the loss where there are labels (Hugging Face's: shifted inside).
+
+        Args:
+            input_ids: `(B, T)`.
+            attention_mask: padding may be at the end only, where a causal model does not see it.
+            labels: `(B, T)`, -100 is no target.
+            output_hidden_states: also return the input of each block and the last norm, `(B, T, width)` each.
+        """
+        if attention_mask is not None and not bool(attention_mask[:, 0].all()):
+            raise ConfigError("attention_mask pads at the beginning: this network takes padding at the end only.")
+        x = self.embedding(input_ids)
+        hidden = [x]
+        for block in self.blocks:
+            x = block(x)
+            hidden.append(x)
+        last = self.norm(x)
+        logits = self.lm_head(last)
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
+        kept = (*hidden[:-1], last) if output_hidden_states else None
+        return CausalLMOutput(loss=loss, logits=logits, hidden_states=kept)
+
+    def prepare_inputs_for_generation(self, input_ids: torch.Tensor, **kwargs: Any) -> dict[str, Any]:
+        """The whole sequence at every step."""
+        return {"input_ids": input_ids}
+
+
+def _sinusoids(length: int, width: int, like: torch.Tensor) -> torch.Tensor:
+    """Sinusoids of the distances 0..length-1, `(length, width)`."""
+    rates = torch.exp(torch.arange(0, width, 2, device=like.device) * (-math.log(10_000.0) / width))
+    angles = torch.arange(length, device=like.device)[:, None] * rates
+    return torch.cat([angles.sin(), angles.cos()], 1).to(like.dtype)
+
+
+AutoConfig.register(RelativeConfig.model_type, RelativeConfig)
+AutoModelForCausalLM.register(RelativeConfig, RelativeForCausalLM)
