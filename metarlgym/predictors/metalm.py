@@ -77,9 +77,11 @@ class MetaLMFilter(Predictor):
             )
         return self._book.symbols[0], self._book.offsets[0]
 
-    def predictions(self, sequences: Any) -> np.ndarray:
+    def predictions(self, sequences: Any, after: bool = False) -> np.ndarray:
+        """As `Predictor.predictions`; with `after`, entry t is the distribution of the clean symbol t + 1 given symbols
+        0..t: what MetaLM's label t is drawn from."""
         found = self.check_sequences(sequences)
-        return self._run(found, self._books(len(found), slice(0, len(found))))
+        return self._run(found, self._books(len(found), slice(0, len(found))), int(after))
 
     def log_loss(self, sequences: Any, labels: Any = None) -> np.ndarray:
         if labels is None and not self._noisy:

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
-import yaml
-from trl import ModelConfig, TrlParser
+from trl import ModelConfig
 
 from metarlgym.datatypes import ConfigError
 from metarlgym.training.config import MetaGRPOConfig
+from metarlgym.training.flat import plain, read_flat
 from metarlgym.training.scratch import ScratchArguments
 
 
@@ -81,7 +78,7 @@ class Settings:
             for item in dataclasses.fields(part):
                 given = item.name in self.given and item.name not in ONCE
                 if given or item.name in OWN_FIELDS:
-                    out[item.name] = _plain(getattr(part, item.name))
+                    out[item.name] = plain(getattr(part, item.name))
         return out
 
 
@@ -94,45 +91,6 @@ OWN_FIELDS = {name for group in (RunArguments, MetaGRPOConfig, ScratchArguments)
 }  # the last two are derived unless given
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, str | int | float | bool | None):
-        return getattr(value, "value", value)
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
-    return str(getattr(value, "value", value))
-
-
-def known_fields() -> list[str]:
-    """Names that a config file may set."""
-    return sorted({item.name for group in GROUPS for item in dataclasses.fields(group) if item.init})
-
-
-def find_config(name: str) -> Path:
-    """A config file by path, or by name among those that ship with the package."""
-    path = Path(name)
-    if path.is_file():
-        return path
-    bundled = Path(str(files("metarlgym"))) / "configs"
-    shipped = bundled if bundled.is_dir() else Path(str(files("metarlgym"))).parent / "configs"
-    for candidate in (shipped / path.name, shipped / f"{path.name}.yaml"):
-        if candidate.is_file():
-            return candidate
-    runs = [p for p in shipped.glob("*.yaml") if "compute_environment" not in p.read_text()]  # others are accelerate's
-    names = ", ".join(sorted(p.stem for p in runs))
-    raise ConfigError(f"config={name!r}: no such file, and none of that name ships with the package ({names}).")
-
-
-def _check_names(names: Sequence[str], where: str) -> None:
-    known = known_fields()
-    for name in names:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=3)
-            hint = f"did you mean {' or '.join(near)}?" if near else "see `metarlgym train --help-config`."
-            raise ConfigError(f"{name!r} in {where} is no setting: {hint}")
-
-
 def parse(arguments: Sequence[str]) -> Settings:
     """Read `--config FILE` and overrides such as `--max_steps 10`.
 
@@ -140,44 +98,7 @@ def parse(arguments: Sequence[str]) -> Settings:
         ConfigError: a name or a value that does not fit, before anything is loaded.
     """
     original = list(arguments)
-    arguments = [part for a in arguments for part in (a.split("=", 1) if a.startswith("--") and "=" in a else [a])]
-    given: dict[str, Any] = {}
-    if "--config" in arguments:
-        place = arguments.index("--config") + 1
-        if place >= len(arguments):
-            raise ConfigError("--config needs a file: --config configs/quickstart.yaml.")
-        path = find_config(arguments[place])
-        arguments[place] = str(path)
-        try:
-            content = yaml.safe_load(path.read_text()) or {}
-        except yaml.YAMLError as error:
-            raise ConfigError(f"config={str(path)!r} is no YAML: {' '.join(str(error).split())}.") from None
-        if not isinstance(content, dict):
-            raise ConfigError(f"config={str(path)!r} must hold `name: value` lines.")
-        _check_names([name for name in content if name != "env"], str(path))
-        given |= {k: v for k, v in content.items() if k != "env"}
-        if "output_dir" not in given and "--output_dir" not in arguments:
-            arguments += ["--output_dir", f"runs/{path.stem}"]
-    else:
-        arguments += [] if "--output_dir" in arguments else ["--output_dir", "runs/run"]
-    names = [a[2:].replace("-", "_") for a in arguments if a.startswith("--")]
-    arguments = [f"--{a[2:].replace('-', '_')}" if a.startswith("--") else a for a in arguments]
-    _check_names([name for name in names if name != "config" and not name.startswith("no_")], "the command line")
-    given |= dict.fromkeys(names, True)
-    parser = TrlParser(GROUPS)
-    problems: list[str] = []
-
-    def problem(message: str) -> None:
-        problems.append(message)
-        raise ConfigError(message)
-
-    parser.error = problem  # argparse would print its usage and exit
-    try:
-        run, grpo, scratch, model = parser.parse_args_and_config(arguments)
-    except ConfigError:
-        raise
-    except (ValueError, TypeError) as error:
-        raise ConfigError(f"settings: {error}") from error
+    (run, grpo, scratch, model), given = read_flat(arguments, GROUPS, "train")
     if not run.env_id:
         raise ConfigError("env_id is missing: name a task group, such as env_id: Doors-v0 (see `metarlgym list`).")
     return Settings(run, grpo, scratch, model, given, original)
