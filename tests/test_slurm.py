@@ -323,7 +323,8 @@ def test_the_real_programs_know_these_options(job: Job, script: str) -> None:
     from typer.main import get_command
 
     from metarlgym.cli.main import app
-    from metarlgym.training.arguments import known_fields
+    from metarlgym.training.arguments import GROUPS
+    from metarlgym.training.flat import known_fields
 
     assert job.run(script, TP="2") == 0
     trainer = job.calls("accelerate")[0]["args"]
@@ -331,7 +332,7 @@ def test_the_real_programs_know_these_options(job: Job, script: str) -> None:
     parsed = launch_command_parser().parse_args(trainer[1:])
     assert parsed.module and parsed.training_script == "metarlgym.train"
     names = {word[2:] for word in parsed.training_script_args if word.startswith("--")}
-    assert names - {"config"} <= set(known_fields())
+    assert names - {"config"} <= set(known_fields(GROUPS))
     serve = get_command(app).commands["serve"]  # type: ignore[attr-defined]
     known = {name for parameter in serve.params for name in parameter.opts}
     assert {word for word in job.calls("metarlgym")[0]["args"] if word.startswith("--")} <= known

@@ -6,7 +6,8 @@ import pytest
 import yaml
 
 from metarlgym import ConfigError
-from metarlgym.training.arguments import find_config, known_fields, parse
+from metarlgym.training.arguments import GROUPS, parse
+from metarlgym.training.flat import find_config, known_fields
 
 DOORS = ["--env_id", "Doors-v0"]
 
@@ -69,7 +70,7 @@ def test_what_is_said_of_one_start_is_not_written_down(flag):
 
 
 def test_known_fields_are_ours_and_trls():
-    assert {"env_id", "episodes", "scratch_layers", "model_name_or_path", "learning_rate"} <= set(known_fields())
+    assert {"env_id", "episodes", "scratch_layers", "model_name_or_path", "learning_rate"} <= set(known_fields(GROUPS))
 
 
 # ---------------------------------------------------------------------- what does not
