@@ -19,7 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     start_only = "--start-only" in arguments  # set by ourselves: see training/start.py
     arguments = [a for a in arguments if a not in ("--dry-run", "--dry_run", "--start-only")]
     errors = Console(stderr=True)
-    _without_gpu()
+    without_gpu()
     try:
         from metarlgym.training.arguments import parse
         from metarlgym.training.run import run_training
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _without_gpu() -> None:
+def without_gpu() -> None:
     """DeepSpeed looks for its accelerator when it is first imported, and stops without this where there is none."""
     import torch
 

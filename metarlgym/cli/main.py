@@ -11,7 +11,21 @@ from rich.console import Console
 from rich.text import Text
 
 from metarlgym import __version__
-from metarlgym.cli import bench, check, eval, generate, list_envs, new_model, play, plot, read, serve, train, yardsticks
+from metarlgym.cli import (
+    bench,
+    check,
+    eval,
+    generate,
+    list_envs,
+    new_model,
+    play,
+    plot,
+    pretrain,
+    read,
+    serve,
+    train,
+    yardsticks,
+)
 from metarlgym.datatypes import MetaRLGymError
 
 app = typer.Typer(
@@ -26,6 +40,7 @@ app.command("list")(list_envs.command)
 app.command("play")(play.command)
 app.command("check")(check.command)
 app.command("train", context_settings=train.PASS_THROUGH)(train.command)
+app.command("pretrain", context_settings=train.PASS_THROUGH)(pretrain.command)
 app.command("serve", context_settings=serve.PASS_THROUGH)(serve.command)
 app.command("eval")(eval.command)
 app.command("read")(read.command)

@@ -45,7 +45,7 @@ def command(
       accelerate launch -m metarlgym.train --config quickstart
     """
     if help_config:
-        _print_settings()
+        _print_train_settings()
         return
     from metarlgym.train import main
 
@@ -53,28 +53,35 @@ def command(
     raise typer.Exit(main([*arguments, *(["--dry-run"] if dry_run else [])]))
 
 
-def _print_settings() -> None:
+def _print_train_settings() -> None:
     console = output()
     with console.status("reading the settings"):
         from metarlgym.training.arguments import RunArguments
         from metarlgym.training.config import MetaGRPOConfig
         from metarlgym.training.scratch import ScratchArguments
 
-    for title, group in (
-        ("The run", RunArguments),
-        ("Trials, credit and limits", MetaGRPOConfig),
-        ("Models from scratch (where no model_name_or_path is given)", ScratchArguments),
-    ):
+    groups = {
+        "The run": RunArguments,
+        "Trials, credit and limits": MetaGRPOConfig,
+        "Models from scratch (where no model_name_or_path is given)": ScratchArguments,
+    }
+    print_settings(groups)
+    console.print(
+        "Every field of TRL's GRPOConfig (learning_rate, max_steps, per_device_train_batch_size, ...) and ModelConfig "
+        "(model_name_or_path, dtype, use_peft, ...) can be set too, in the file and as --name value."
+    )
+
+
+def print_settings(groups: dict[str, type]) -> None:
+    """A table for each data class of settings, by title: those it declares itself."""
+    console = output()
+    for title, group in groups.items():
         table = Table("setting", "default", "meaning", title=title, title_justify="left", box=None, pad_edge=False)
         for item in dataclasses.fields(group):
             if item.name in group.__annotations__:  # not those inherited from TRL
                 table.add_row(item.name, _default(item), item.metadata.get("help", ""))
         console.print(table)
         console.print()
-    console.print(
-        "Every field of TRL's GRPOConfig (learning_rate, max_steps, per_device_train_batch_size, ...) and ModelConfig "
-        "(model_name_or_path, dtype, use_peft, ...) can be set too, in the file and as --name value."
-    )
 
 
 def _default(item: Any) -> str:

@@ -1,0 +1,115 @@
+"""PretrainConfig: transformers' TrainingArguments with what training by log-loss on fresh sequences adds."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from transformers import TrainingArguments
+
+from metarlgym.datatypes import ConfigError
+from metarlgym.sources import RLM, MetaLM, Piecewise, Source
+
+SOURCES: dict[str, type[Source]] = {"piecewise": Piecewise, "rlm": RLM, "metalm": MetaLM}
+
+
+@dataclass
+class PretrainConfig(TrainingArguments):
+    r"""
+    Configuration of the [`PretrainTrainer`]. Every field of [`~transformers.TrainingArguments`] can be set too.
+
+    Parameters:
+        source (`str`): `piecewise`, `rlm` or `metalm`.
+        source_args (`dict`): its settings, without its seed.
+        source_seed (`int`): draws the sequences.
+        loss_on (`str`): `all` positions, or the `last` symbol of each sequence.
+        gradient_chunk (`int`, *optional*): backpropagate through this many symbols at a time, state carried on.
+        variable_length (`bool`): cut each step's sequences to 2, 4, ... or all of their symbols, by chance.
+        momentum (`float`): of `optim: sgd`.
+        decay_steps (`int`, *optional*): the cosine reaches its end after this many steps, whatever `max_steps` is.
+        min_lr_rate (`float`): where the cosine ends, over the peak.
+        checkpoints (`int`): checkpoints at logarithmically spaced steps.
+        eval_sequences (`int`): held-out sequences on which every checkpoint is examined.
+        final_eval_sequences (`int`): held-out sequences for `summary.json`.
+    """
+
+    source: str = field(default="", metadata={"help": f"What to learn: {', '.join(SOURCES)}."})
+    source_args: dict[str, Any] | str | None = field(default=None, metadata={"help": "Its settings, as JSON."})
+    source_seed: int = field(default=0, metadata={"help": "Draws the sequences."})
+    loss_on: str = field(default="all", metadata={"help": "all positions, or the last symbol of each sequence."})
+    gradient_chunk: int | None = field(
+        default=None, metadata={"help": "Backpropagate through this many symbols at a time; the state goes on."}
+    )
+    variable_length: bool = field(
+        default=False, metadata={"help": "Cut each step's sequences to 2, 4, ... or all of their symbols, by chance."}
+    )
+    momentum: float = field(default=0.9, metadata={"help": "Momentum of optim: sgd."})
+    decay_steps: int | None = field(default=None, metadata={"help": "Steps of the cosine; default max_steps."})
+    min_lr_rate: float = field(default=0.0, metadata={"help": "Where the cosine ends, over the peak."})
+    checkpoints: int = field(default=10, metadata={"help": "Checkpoints at logarithmically spaced steps."})
+    eval_sequences: int = field(default=256, metadata={"help": "Held-out sequences examined at each checkpoint."})
+    final_eval_sequences: int = field(default=2000, metadata={"help": "Held-out sequences behind summary.json."})
+
+    # defaults other than transformers'
+    per_device_train_batch_size: int = field(default=64, metadata={"help": "Sequences in a batch on each device."})
+    learning_rate: float = field(default=1e-3, metadata={"help": "Peak step size."})
+    max_steps: int = field(default=1000, metadata={"help": "Steps."})
+    lr_scheduler_type: str = field(default="cosine", metadata={"help": "cosine (our own, see decay_steps), or any."})
+    warmup_steps: float = field(default=0, metadata={"help": "Steps of linear warm-up."})
+    logging_steps: float = field(default=50, metadata={"help": "Steps between lines of metrics.jsonl."})
+    save_strategy: str = field(default="no", metadata={"help": "Beside the logarithmically spaced checkpoints."})
+    report_to: str = field(default="none", metadata={"help": "Where else to log."})
+    seed: int = field(default=0, metadata={"help": "Draws the weights."})
+
+    def __post_init__(self) -> None:
+        if isinstance(self.source_args, str):
+            try:
+                self.source_args = json.loads(self.source_args)
+            except json.JSONDecodeError as error:
+                raise ConfigError(
+                    f'source_args={self.source_args!r} is no JSON ({error}): write {{"law": "lin"}}.'
+                ) from None
+        if self.source_args is not None and not isinstance(self.source_args, dict):
+            raise ConfigError(f"source_args={self.source_args!r} must be a mapping of settings.")
+        if self.source not in SOURCES:
+            raise ConfigError(f"source={self.source!r} is not known: use one of {', '.join(SOURCES)}.")
+        if self.loss_on not in ("all", "last"):
+            raise ConfigError(f"loss_on={self.loss_on!r} is not known: use 'all' or 'last'.")
+        if self.loss_on == "last" and self.source != "rlm":
+            raise ConfigError(f"loss_on='last' is for source=rlm, not {self.source}: leave it out.")
+        if self.gradient_chunk is not None and self.gradient_chunk < 1:
+            raise ConfigError(f"gradient_chunk={self.gradient_chunk} must be at least 1.")
+        if self.gradient_chunk is not None and self.loss_on == "last":
+            raise ConfigError("gradient_chunk goes with loss_on='all': most chunks would have no loss.")
+        if self.max_steps < 1:
+            raise ConfigError(f"max_steps={self.max_steps} must be at least 1: fresh sequences never end.")
+        for name in ("checkpoints", "eval_sequences", "final_eval_sequences"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name}={getattr(self, name)} must be at least 1.")
+        if not 0 <= self.momentum < 1:
+            raise ConfigError(f"momentum={self.momentum} must be at least 0 and below 1.")
+        if not 0 <= self.min_lr_rate <= 1:
+            raise ConfigError(f"min_lr_rate={self.min_lr_rate} must be in [0, 1].")
+        # The stream is told where to begin, which costs nothing; transformers would make and drop all before.
+        self.ignore_data_skip = True
+        # Every process draws the same stream, and accelerate gives each its part.
+        self.accelerator_config = {"dispatch_batches": False, "split_batches": False}
+        self.remove_unused_columns = False
+        self.dataloader_pin_memory = self.dataloader_pin_memory and torch.cuda.is_available()
+        super().__post_init__()
+
+    def make_source(self) -> Source:
+        """The source that is learned.
+
+        Raises:
+            ConfigError: a setting it has not, or a value that does not fit.
+        """
+        assert not isinstance(self.source_args, str)
+        kind = SOURCES[self.source]
+        name = "seed_samples" if kind is RLM else "seed"
+        try:
+            return kind(**{name: self.source_seed, **(self.source_args or {})})  # type: ignore[arg-type]
+        except TypeError as error:
+            raise ConfigError(f"source_args={self.source_args!r}: {str(error).rpartition('() ')[2]}.") from None
