@@ -97,7 +97,8 @@ class PretrainConfig(TrainingArguments):
         # Every process draws the same stream, and accelerate gives each its part.
         self.accelerator_config = {"dispatch_batches": False, "split_batches": False}
         self.remove_unused_columns = False
-        self.dataloader_pin_memory = self.dataloader_pin_memory and torch.cuda.is_available()
+        if not torch.cuda.is_available():
+            self.dataloader_pin_memory = False  # there is nothing to pin for
         super().__post_init__()
 
     def make_source(self) -> Source:

@@ -1,0 +1,147 @@
+"""Networks with memory: causal, saved and loaded whole, generating as their logits say."""
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from metarlgym import ConfigError
+from metarlgym.pretraining.networks import NETWORKS, POSITIONS, NetworkArguments, make_network
+from metarlgym.pretraining.recurrent import CELLS
+from metarlgym.pretraining.stack_rnn import StackRNN
+
+KINDS = {
+    **{positions: {"positions": positions} for positions in POSITIONS},
+    "rotary-window": {"positions": "rotary", "sliding_window": 4},
+    "relative-window": {"positions": "relative", "sliding_window": 4},
+    **{cell: {"network": cell, "mlp_before": 1, "mlp_after": 1} for cell in CELLS},
+}
+
+
+@pytest.fixture(params=KINDS, ids=str)
+def kind(request):
+    return KINDS[request.param]
+
+
+@pytest.fixture
+def network(kind):
+    return make_network(NetworkArguments(hidden_size=16, num_heads=2, **kind), 5, 32).eval()
+
+
+IDS = torch.randint(5, (3, 10), generator=torch.Generator().manual_seed(0))
+
+
+@torch.no_grad()
+def test_is_causal_and_remembers(network, kind):
+    before = network(input_ids=IDS).logits
+    changed = IDS.clone()
+    changed[:, 5] = (changed[:, 5] + 1) % 5
+    apart = (network(input_ids=changed).logits - before).abs().amax((0, 2))
+    assert (apart[:5] == 0).all() and (apart[5:7] > 1e-5).all()
+    # Two layers with a window of 4 see 6 symbols back and no further.
+    far = IDS.clone()
+    far[:, 0] = (far[:, 0] + 1) % 5
+    seen = (network(input_ids=far).logits - before).abs().amax((0, 2))[9]
+    assert (seen < 1e-6) == ("sliding_window" in kind)
+
+
+@torch.no_grad()
+def test_saves_loads_and_generates(network, tmp_path):
+    network.save_pretrained(tmp_path)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
+    assert torch.equal(loaded(input_ids=IDS).logits, network(input_ids=IDS).logits)
+    expected = IDS
+    for _ in range(6):
+        expected = torch.cat([expected, network(input_ids=expected).logits[:, -1:].argmax(-1)], 1)
+    assert torch.equal(loaded.generate(IDS, max_new_tokens=6, do_sample=False), expected)
+
+
+def test_labels_shifted_inside(network):
+    """As with all of Hugging Face's causal models."""
+    out = network(input_ids=IDS, labels=IDS)
+    by_hand = torch.nn.functional.cross_entropy(out.logits[:, :-1].reshape(-1, 5).float(), IDS[:, 1:].reshape(-1))
+    assert out.loss.item() == pytest.approx(by_hand.item(), abs=1e-5)
+
+
+def test_seed_draws_the_weights():
+    one, same, other = (make_network(NetworkArguments(network="lstm"), 5, 32, seed) for seed in (0, 0, 1))
+    assert torch.equal(one.lm_head.weight, same.lm_head.weight)
+    assert not torch.equal(one.lm_head.weight, other.lm_head.weight)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@torch.no_grad()
+def test_recurrent_state_goes_on(cell):
+    network = make_network(NetworkArguments(network=cell, num_layers=2), 5, 32).eval()
+    whole = network(input_ids=IDS).logits
+    first = network(input_ids=IDS[:, :4])
+    rest = network(input_ids=IDS[:, 4:], state=first.state)
+    assert torch.allclose(torch.cat([first.logits, rest.logits], 1), whole, atol=1e-6)
+
+
+@torch.no_grad()
+def test_relative_positions_are_relative():
+    """With a window, what lies before it does not matter, so the same symbols later in a sequence look the same."""
+    args = NetworkArguments(positions="relative", num_layers=1, hidden_size=16, num_heads=2, sliding_window=3)
+    network = make_network(args, 5, 32).eval()
+    early = network(input_ids=torch.tensor([[4, 1, 2, 3]])).logits[0, -1]
+    late = network(input_ids=torch.tensor([[0, 0, 4, 0, 2, 1, 2, 3]])).logits[0, -1]
+    assert torch.allclose(early, late, atol=1e-6)
+
+
+class TestStack:
+    def test_pushes_and_pops(self):
+        """With the choice of action forced, the stack is a stack."""
+        layer = StackRNN(1, 3, stacks=1, cells=4)
+        values = [0.9, 0.2, 0.6]
+        with torch.no_grad():
+            for parameter in layer.parameters():
+                parameter.zero_()
+            stack = torch.zeros(1, 1, 4)
+            for value in values:
+                layer.act.bias.copy_(torch.tensor([50.0, 0, 0]))
+                layer.value.bias.fill_(float(torch.logit(torch.tensor(value))))
+                _, (_, stack) = layer(torch.zeros(1, 1, 1), (torch.zeros(1, 3), stack))
+            assert stack[0, 0].tolist() == pytest.approx([0.6, 0.2, 0.9, 0.0], abs=1e-5)
+            layer.act.bias.copy_(torch.tensor([0, 50.0, 0]))
+            _, (_, stack) = layer(torch.zeros(1, 1, 1), (torch.zeros(1, 3), stack))
+            assert stack[0, 0].tolist() == pytest.approx([0.2, 0.9, 0.0, 0.0], abs=1e-5)
+            layer.act.bias.copy_(torch.tensor([0, 0, 50.0]))
+            _, (_, stack) = layer(torch.zeros(1, 1, 1), (torch.zeros(1, 3), stack))
+            assert stack[0, 0].tolist() == pytest.approx([0.2, 0.9, 0.0, 0.0], abs=1e-5)
+
+    def test_what_was_pushed_is_seen_later(self):
+        layer = StackRNN(2, 4)
+        inputs = torch.randn(1, 6, 2, requires_grad=True)
+        layer(inputs)[0][0, -1].sum().backward()
+        assert (inputs.grad[0].abs().sum(1) > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"network": "cnn"}, "network='cnn'"),
+        ({"positions": "learned"}, "positions='learned'"),
+        ({"hidden_size": 0}, "hidden_size=0"),
+        ({"num_heads": 3}, "num_heads=3"),
+        ({"num_heads": 64}, "num_heads=64"),
+        ({"dropout": 1.0}, "dropout=1.0"),
+        ({"dropout": 0.1}, "dropout=0.1"),
+        ({"positions": "alibi", "sliding_window": 4}, "sliding_window=4"),
+        ({"network": "lstm", "sliding_window": 4}, "sliding_window=4"),
+        ({"sliding_window": 0}, "sliding_window=0"),
+    ],
+)
+def test_bad_settings(settings, told):
+    with pytest.raises(ConfigError) as error:
+        NetworkArguments(**settings)
+    assert told in str(error.value) and "\n" not in str(error.value)
+
+
+def test_padding_at_the_beginning_is_refused():
+    for network in NETWORKS[1:], "relative":
+        args = NetworkArguments(positions="relative") if network == "relative" else NetworkArguments(network="rnn")
+        model = make_network(args, 5, 32)
+        mask = torch.ones_like(IDS)
+        mask[0, 0] = 0
+        with pytest.raises(ConfigError, match="at the end only"):
+            model(input_ids=IDS, attention_mask=mask)

@@ -1,0 +1,205 @@
+"""Pretraining runs at tiny sizes: what is written, resume, schedules, chunks, losses that are no number."""
+
+import json
+import math
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from metarlgym import ConfigError, MetaRLGymError
+from metarlgym.cli.main import main
+from metarlgym.pretraining.networks import NetworkArguments, make_network
+from metarlgym.pretraining.run import parse, run_pretraining
+from metarlgym.pretraining.trainer import PretrainTrainer, spaced_steps
+
+SMALL = {
+    "--source": "piecewise",
+    "--source_args": '{"law": "lin", "T": 16}',
+    "--hidden_size": 8,
+    "--num_layers": 1,
+    "--num_heads": 2,
+    "--per_device_train_batch_size": 4,
+    "--max_steps": 6,
+    "--logging_steps": 1,
+    "--checkpoints": 3,
+    "--eval_sequences": 8,
+    "--final_eval_sequences": 20,
+    "--use_cpu": "true",
+    "--threads": 1,
+}
+
+
+def flags(folder, *flags_, **changes):
+    said = {**SMALL, "--output_dir": folder, **{f"--{name}": value for name, value in changes.items()}}
+    return [str(part) for pair in said.items() for part in pair] + list(flags_)
+
+
+def train(folder, *flags_, **changes):
+    return run_pretraining(parse(flags(folder, *flags_, **changes)))
+
+
+def metrics(folder, name="loss"):
+    lines = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
+    return {line["step"]: line[name] for line in lines if name in line}
+
+
+def weights(folder):
+    return load_file(Path(folder) / "final" / "model.safetensors")
+
+
+def trainer(folder, network="lstm", **changes):
+    settings = parse(flags(folder, **changes))
+    source = settings.config.make_source()
+    network = make_network(NetworkArguments(network=network, hidden_size=8, num_heads=2), source.vocab_size, 16)
+    return PretrainTrainer(network, settings.config)
+
+
+def test_what_a_run_leaves(tmp_path):
+    summary = train(tmp_path / "run")
+    folder = tmp_path / "run"
+    written = json.loads((folder / "summary.json").read_text())
+    assert written == json.loads(json.dumps(summary))
+    assert {"final_loss", "floor", "gap", "parameters", "cumulative_regret", "data_share"} <= summary.keys()
+    assert summary["gap"] == pytest.approx(summary["final_loss"] / summary["floor"] - 1) and summary["gap"] > 0
+    for name in ("curves.json", "curves.png", "dynamics.png", "config.yaml", "final/config.json", "best/config.json"):
+        assert (folder / name).exists(), name
+    assert sorted(metrics(folder)) == [1, 2, 3, 4, 5, 6]
+    assert sorted(metrics(folder, "eval_loss")) == [1, 2, 6]
+    assert summary["best_eval_loss"] == pytest.approx(min(metrics(folder, "eval_loss").values()))
+    with pytest.raises(ConfigError, match="holds another run"):
+        train(folder)
+    again = run_pretraining(parse(["--config", str(folder / "config.yaml"), "--output_dir", str(tmp_path / "again")]))
+    assert again["final_loss"] == summary["final_loss"]
+
+
+def test_killed_and_resumed_equals_uninterrupted(tmp_path):
+    """`kill -9` in the middle, then --resume: the same losses and the same weights."""
+    changes = {"max_steps": 40, "checkpoints": 8, "variable_length": "true"}
+    train(tmp_path / "whole", **changes)
+    command = [sys.executable, "-m", "metarlgym.pretrain", *flags(tmp_path / "cut", **changes)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not list((tmp_path / "cut").glob("checkpoint-*/COMPLETE")) and time.monotonic() < deadline:
+        assert process.poll() is None
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "cut" / "final").exists()
+    train(tmp_path / "cut", "--resume", **changes)
+    assert metrics(tmp_path / "cut") == metrics(tmp_path / "whole")
+    one, two = weights(tmp_path / "cut"), weights(tmp_path / "whole")
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_loss_that_is_no_number_stops_with_the_last_checkpoint(tmp_path):
+    with pytest.raises(MetaRLGymError) as error:
+        train(tmp_path / "run", network="rnn", learning_rate=1e38, max_steps=30, max_grad_norm=0, optim="sgd")
+    told = str(error.value)
+    assert "the loss is nan" in told and "checkpoint-1" in told and "learning_rate" in told and "\n" not in told
+
+
+@pytest.mark.parametrize("network", ["transformer", "lstm", "stack_rnn"])
+def test_chunks_of_the_whole_length_are_the_whole(network, tmp_path):
+    """One chunk gives the gradient of plain backpropagation, several another one of about its size."""
+    gradients = {}
+    for chunk in (None, 16, 4):
+        changes = {} if chunk is None else {"gradient_chunk": chunk}
+        made = trainer(tmp_path / str(chunk), network, **changes)
+        batch = next(iter(made.get_train_dataloader()))
+        made.current_gradient_accumulation_steps = 1
+        loss = made.training_step(made.model, batch)
+        gradients[chunk] = torch.cat([p.grad.flatten() for p in made.model.parameters()]), float(loss)
+    assert gradients[16][1] == pytest.approx(gradients[None][1], abs=1e-6)
+    assert gradients[4][1] == pytest.approx(gradients[None][1], abs=1e-5)  # the same forward pass
+    assert torch.allclose(gradients[16][0], gradients[None][0], atol=1e-6)
+    apart = (gradients[4][0] - gradients[None][0]).norm() / gradients[None][0].norm()
+    assert 1e-4 < apart < 1
+
+
+def test_chunks_need_a_memory(tmp_path):
+    made = trainer(tmp_path, "transformer", gradient_chunk=4)
+    made.model = make_network(NetworkArguments(positions="relative", hidden_size=8, num_heads=2), 2, 16)
+    made.current_gradient_accumulation_steps = 1
+    with pytest.raises(ConfigError, match="keeps no state"):
+        made.training_step(made.model, next(iter(made.get_train_dataloader())))
+
+
+def test_loss_on_the_last_symbol(tmp_path):
+    changes = {"source": "rlm", "source_args": '{"v": 5, "L": 2}', "loss_on": "last"}
+    made = trainer(tmp_path, **changes)
+    batch = next(iter(made.get_train_dataloader()))
+    inputs, targets = made.source.tokens(0, 4)[:, :-1], made.source.tokens(0, 4)[:, -1]
+    logits = made.model(input_ids=torch.from_numpy(inputs)).logits[:, -1]
+    by_hand = torch.nn.functional.cross_entropy(logits, torch.from_numpy(targets))
+    assert made.compute_loss(made.model, batch).item() == pytest.approx(by_hand.item(), abs=1e-6)
+
+
+def test_sgd_with_momentum_and_a_cosine_of_its_own_length(tmp_path):
+    made = trainer(tmp_path, optim="sgd", momentum=0.8, decay_steps=100, warmup_steps=10, min_lr_rate=0.1)
+    made.create_optimizer_and_scheduler(30)
+    assert isinstance(made.optimizer, torch.optim.SGD) and made.optimizer.defaults["momentum"] == 0.8
+    rates = []
+    for _ in range(120):
+        rates.append(made.lr_scheduler.get_last_lr()[0] / 1e-3)
+        made.optimizer.step()
+        made.lr_scheduler.step()
+    assert rates[0] == pytest.approx(0.1) and rates[10] == pytest.approx(1)
+    assert rates[55] == pytest.approx(0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * 0.5)))
+    assert rates[100] == pytest.approx(0.1) and rates[119] == pytest.approx(0.1)
+
+
+def test_variable_lengths_are_powers_of_two(tmp_path):
+    made = trainer(tmp_path, variable_length="true")
+    lengths = set()
+    for step in range(40):
+        made.state.global_step = step
+        lengths.add(made._length())
+    assert lengths == {2, 4, 8, 16}
+
+
+def test_spaced_steps():
+    assert spaced_steps(1000, 4) == [1, 10, 100, 1000]
+    assert spaced_steps(5, 20) == [1, 2, 3, 4, 5] and spaced_steps(7, 1) == [1, 7]
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"source": "wiki"}, "source='wiki'"),
+        ({"source_args": '{"T": 0}'}, "T=0"),
+        ({"source_args": '{"speed": 1}'}, "speed"),
+        ({"source_args": "[1]"}, "source_args="),
+        ({"loss_on": "first"}, "loss_on='first'"),
+        ({"loss_on": "last"}, "loss_on='last'"),
+        ({"max_steps": 0}, "max_steps=0"),
+        ({"gradient_chunk": 0}, "gradient_chunk=0"),
+        ({"momentum": 1.5}, "momentum=1.5"),
+        ({"network": "cnn"}, "network='cnn'"),
+        ({"learning": 1}, "'learning'"),
+        ({"model_name_or_path": "runs/none"}, "runs/none"),
+    ],
+)
+def test_bad_input(changes, told, tmp_path, capsys):
+    assert main(["pretrain", *flags(tmp_path / "run", **changes)]) == 2
+    line = capsys.readouterr().err
+    assert told in line and line.strip().count("\n") == 0
+    assert not (tmp_path / "run" / "final").exists()
+
+
+def test_goes_on_from_a_model(tmp_path):
+    first = train(tmp_path / "one")
+    second = train(tmp_path / "two", model_name_or_path=tmp_path / "one" / "final", learning_rate=1e-9)
+    assert second["final_loss"] == pytest.approx(first["final_loss"], abs=1e-4)
+    with pytest.raises(ConfigError, match=r"token ids 0\.\.1"):
+        train(
+            tmp_path / "three",
+            model_name_or_path=tmp_path / "one" / "final",
+            source="rlm",
+            source_args='{"v": 5, "L": 2}',
+        )
