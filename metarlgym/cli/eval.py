@@ -15,6 +15,7 @@ from rich.console import Console
 from metarlgym import registry
 from metarlgym.cli.common import Baseline, EnvArgs, FreeShots, check_writable, output, parse_env_args
 from metarlgym.datatypes import ConfigError, MetaTrajectory
+from metarlgym.env import Env
 from metarlgym.memory import make_memory
 from metarlgym.rollout.limits import Limits
 from metarlgym.tasks import TaskGroup
@@ -114,6 +115,8 @@ def command(
     if name is None:
         raise ConfigError("env is missing: name a task group, such as --env Doors-v0 (see metarlgym list).")
     group = TaskGroup(name, run.default("env_args", arguments, {}), seed)
+    if policy is Baseline.oracle and type(group.env).oracle is Env.oracle:
+        raise ConfigError(f"policy=oracle: {group.env_id} has no oracle (none is known); see its optimum instead.")
     limits = Limits(**{limit: run.default(key, None, None) for key, limit in LIMITS.items() if key in run.settings})
     if max_action_tokens is not None:
         limits = replace(limits, action_tokens=max_action_tokens)

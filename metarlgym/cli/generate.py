@@ -42,7 +42,7 @@ PartSize = Annotated[
 @app.command("metalm")
 def metalm(
     out: Out,
-    sequences: Sequences,
+    sequences: Annotated[int, typer.Option("--sequences", help="Sequences, of all shards together.")],
     V: Annotated[int, typer.Option("--V", help="Content symbols are 1..V-1; V+1 separates elements.")] = 64,
     n: Annotated[int, typer.Option("--n", help="Elements of a language.")] = 10,
     l: Annotated[float, typer.Option("--l", help="Mean length of an element.")] = 64.0,  # noqa: E741
@@ -57,7 +57,7 @@ def metalm(
 
     \b
     Example:
-      metarlgym generate metalm --sequences 100000 --out data/metalm
+      metarlgym generate metalm --sequences 100000 --out metalm
     """
     _generate("metalm", {"V": V, "n": n, "l": l, "e": e, "L": L}, out, sequences, seed, split, shard, part_size)
 
@@ -83,7 +83,7 @@ def rlm(
 
     \b
     Example:
-      metarlgym generate rlm --L 4 --sequences 1000000 --out data/rlm.parquet
+      metarlgym generate rlm --L 4 --sequences 1000000 --out rlm.parquet
     """
     settings = {"v": v, "L": L, "beta": beta, "seed_rules": seed_rules, "num_data": num_data}
     _generate("rlm", settings, out, sequences, seed, split, shard, part_size)
@@ -115,7 +115,7 @@ def piecewise(
 
     \b
     Example:
-      metarlgym generate piecewise --law lin --sequences 10000 --probabilities --out data/lin.parquet
+      metarlgym generate piecewise --law lin --sequences 10000 --probabilities --out lin.parquet
     """
     each = concentration or [0.5]
     settings = {
@@ -150,7 +150,7 @@ def pseudo(
 
     \b
     Example:
-      metarlgym generate pseudo --sequences 1000 --shard 0/4 --out data/pseudo
+      metarlgym generate pseudo --sequences 1000 --shard 0/4 --out pseudo
     """
     settings = {
         "V": V,

@@ -62,9 +62,10 @@ def entropy(
 ) -> None:
     """Entropies of grammars by beta, the transition marked: pairs from 1, tokens from sqrt 2, rules frozen at 2."""
     _check(out)
-    vocabularies = [int(size) for size in _numbers("sizes", sizes)]
-    if min(vocabularies) < 2 or max(vocabularies) > 512:
-        raise ConfigError(f"sizes={sizes!r} must be vocabularies from 2 to 512.")
+    numbers = _numbers("sizes", sizes)
+    if not all(size.is_integer() and 2 <= size <= 512 for size in numbers):
+        raise ConfigError(f"sizes={sizes!r} must be whole numbers from 2 to 512.")
+    vocabularies = [int(size) for size in numbers]
     import numpy as np
     from rich.table import Table
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 from enum import StrEnum
 from pathlib import Path
@@ -77,6 +78,10 @@ def command(
             parse_json(source_args, "source-args", "write it like --source-args '{\"L\": 4}'"),
             seed,
         )
+    if noisy and not isinstance(made, MetaLM):
+        raise ConfigError("noisy goes with metalm, whose tokens have clean labels: leave it out.")
+    if made.length < 2:
+        raise ConfigError("source-args: sequences of 1 symbol leave nothing to predict: make them longer.")
     labelled = isinstance(made, MetaLM) and not noisy
     if labelled and server is not None:
         raise ConfigError(
@@ -107,8 +112,10 @@ def _make(kind: Any, settings: dict[str, Any], seed: int) -> Any:
     name = "seed_samples" if kind.__name__ == "RLM" else "seed"
     try:
         return kind(**{name: seed, **settings})
-    except TypeError as error:
-        raise ConfigError(f"source-args={settings!r}: {str(error).rpartition('() ')[2]}.") from None
+    except TypeError:
+        known = [parameter for parameter in inspect.signature(kind).parameters if parameter not in (name, "transform")]
+        unknown = ", ".join(repr(s) for s in settings if s not in known) or "the values"
+        raise ConfigError(f"source-args: {unknown} fit no setting of the source: it has {', '.join(known)}.") from None
 
 
 def _read(
@@ -149,8 +156,11 @@ def _read(
 
         quiet()
         torch.set_num_threads(threads)
-        place = best_device() if device == "auto" else torch.device(device)
-        loaded = load_model(model).to(place)
+        loaded = load_model(model)
+        try:
+            loaded = loaded.to(best_device() if device == "auto" else torch.device(device))
+        except (RuntimeError, AssertionError) as error:
+            raise ConfigError(f"device={device!r} cannot be used ({str(error).splitlines()[0][:120]}).") from None
         codec = _codec(model, alphabet, words)
         return model, read_in_process(loaded, codec, tokens, labels, renormalise, progress)
 

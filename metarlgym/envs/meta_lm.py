@@ -53,7 +53,10 @@ class MetaLMGame(PredictionGame):
         if V < 3:
             raise ConfigError(f"V={V} has one content symbol, nothing to predict: use at least 3.")
         super().__init__(chunk, questions, **kwargs)
-        self.legend = "Words are made of numbers; | stands after each word, _ is a number that cannot be read. "
+        self.legend = (
+            "Words are made of numbers; | stands after each word, _ is a number that cannot be read. You are asked for "
+            "the token without misprint; what is shown may be misprinted. "
+        )
 
     def words(self) -> Sequence[str]:
         return ["_", *map(str, range(1, self.V)), "", "|"]  # id V is never used

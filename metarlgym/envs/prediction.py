@@ -23,6 +23,8 @@ MIX = 0.01
 """Share of the uniform distribution that is mixed into stated probabilities, so that no score is infinite."""
 SUM_TOLERANCE = 0.01
 """How far from 1 stated probabilities may sum; they are then divided by their sum."""
+SURE = (0.25, 0.4, 0.55, 0.7, 0.85, 0.95, 1.0)
+"""Probabilities that random play states. In terse style they are all the statements that a model from scratch knows."""
 HIDDEN = "?"
 REST = "*"
 """In stated probabilities: all tokens that are not named."""
@@ -64,9 +66,7 @@ class PredictionGame(Env):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        for name, value in (("chunk", chunk), ("questions", questions), ("stride", stride)):
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ConfigError(f"{name}={value!r} must be a whole number of at least 1.")
+        check_counts(chunk=chunk, questions=questions, stride=stride)
         if ask not in ("next", "fill"):
             raise ConfigError(f"ask={ask!r} is not known: use 'next' or 'fill'.")
         if answer not in ("token", "probabilities"):
@@ -143,7 +143,8 @@ class PredictionGame(Env):
             best = given == target
             score = float(best)
         elif given is not None:
-            score, best = log_score(given[target], len(given)), given[target] >= max(given)
+            score = log_score(given[target], len(given))
+            best = given[target] == max(given) and given.count(given[target]) == 1  # hedging is no success
         self._right += best
         self._asked += 1
         over = self._asked == self.questions
@@ -184,18 +185,34 @@ class PredictionGame(Env):
     # ------------------------------------------------------------------ answers
 
     def random_action(self, rng: random.Random) -> str:
-        """A uniformly random token, for sure."""
+        """A uniformly random token; as probabilities, with one of the `SURE` numbers."""
         word = self._words[self._outcomes[rng.randrange(len(self._outcomes))]]
-        return self.write(word if self.answer == "token" else f"{word}:1")
+        return self.write(word if self.answer == "token" else self._statement(word, SURE[rng.randrange(len(SURE))]))
+
+    def _statement(self, word: str, chance: float) -> str:
+        """One token with its probability, the others sharing the rest; a single word."""
+        return f"{word}:{chance:g}" if chance == 1 else f"{word}:{chance:g},{REST}:{1 - chance:.2g}"
 
     def write(self, answer: str) -> str:
         """An answer as the policy writes it."""
         return answer if self.style == "terse" else f"[{answer}]"
 
     def write_best(self, chances: np.ndarray) -> str:
-        """The best answer for one who holds these probabilities of the outcomes, `(len(outcomes),)`."""
+        """The best answer for one who holds these probabilities of the outcomes, `(len(outcomes),)`.
+
+        As probabilities in terse style, the best of the few that a model from scratch knows: those of `random_action`.
+        """
+        best = int(chances.argmax())
         if self.answer == "token":
-            return self.write(self._words[self._outcomes[int(chances.argmax())]])
+            return self.write(self._words[self._outcomes[best]])
+        if self.style == "terse":
+
+            def value(p: float) -> float:
+                size = len(chances)
+                rest = log_score((1 - p) / (size - 1), size)
+                return float(chances[best] * log_score(p, size) + (1 - chances[best]) * rest)
+
+            return self.write(self._statement(self._words[self._outcomes[best]], max(SURE, key=value)))
         stated = best_statement(chances[None])[0]
         parts = [f"{self._words[s]}:{p:.6f}" for s, p in zip(self._outcomes, stated, strict=True) if p > 0]
         return self.write(",".join(parts))
@@ -224,6 +241,17 @@ class PredictionGame(Env):
             return None  # nothing is left that * could stand for
         rest = stated.get(REST, 0.0) / max(1, len(self._outcomes) - named)
         return [stated.get(word, rest) / total for word in self._index]
+
+
+def check_counts(**counts: Any) -> None:
+    """Refuse what is no whole number of at least 1, by name.
+
+    Raises:
+        ConfigError: naming it.
+    """
+    for name, value in counts.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ConfigError(f"{name}={value!r} must be a whole number of at least 1.")
 
 
 def log_score(p: float, outcomes: int) -> float:

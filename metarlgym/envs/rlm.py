@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from metarlgym.datatypes import JSON, ConfigError, Optimum
-from metarlgym.envs.prediction import PredictionGame, best_scores
+from metarlgym.envs.prediction import PredictionGame, best_scores, check_counts
 from metarlgym.predictors import RLMPredictor, fill
 from metarlgym.seeding import derive
 from metarlgym.sources import RLM
 
+KEPT_BYTES = 2**29
+"""Memory for the grammars of tasks that are being played."""
 GRAMMARS, SENTENCES = 200, 50
 """Grammars behind the optimum, and sentences of each."""
 
@@ -45,6 +47,8 @@ class RLMGame(PredictionGame):
     ) -> None:
         RLM(v, L, beta)  # refuses what cannot be
         self.v, self.L, self.beta = v, L, beta
+        given = {"chunk": chunk, "questions": questions, "stride": kwargs.get("stride")}
+        check_counts(**{name: value for name, value in given.items() if value is not None})
         asks_next = kwargs.get("ask", "next") == "next"
         if chunk is None:
             chunk = 2**L // 2 if asks_next else 2**L
@@ -76,9 +80,18 @@ class RLMGame(PredictionGame):
         return Optimum(counted * value, (value,) * episodes, "upper_bound", counted * se)
 
 
-@lru_cache(maxsize=32)
 def _source(v: int, L: int, beta: float, grammar: int) -> RLM:
-    return RLM(v, L, beta, seed_rules=grammar, seed_samples=0)
+    """A task's source. All trials of a group play the same grammar, so the last ones are kept."""
+    return _kept_sources(v)(L, beta, grammar)
+
+
+@lru_cache(maxsize=8)
+def _kept_sources(v: int) -> Callable[[int, float, int], RLM]:
+    @lru_cache(maxsize=max(2, KEPT_BYTES // (16 * v**3)))
+    def make(L: int, beta: float, grammar: int) -> RLM:
+        return RLM(v, L, beta, seed_rules=grammar, seed_samples=0)
+
+    return make
 
 
 @lru_cache(maxsize=16)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from metarlgym.datatypes import ConfigError
-from metarlgym.sources.rlm import RLM, draw_rules
+from metarlgym.sources.rlm import RLM, base_draw, scaled_rules
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -59,12 +59,14 @@ def entropy_curves(
     sizes: Sequence[int], betas: Sequence[float], grammars: int = 3, seed: int = 0
 ) -> dict[int, np.ndarray]:
     """Mean `Entropies` of some grammars, `(len(betas), 4)` for each vocabulary. Grammar g has the seed `seed` + g."""
-    return {
-        v: np.array(
-            [np.mean([grammar_entropies(draw_rules(v, b, seed + g)) for g in range(grammars)], 0) for b in betas]
-        )
-        for v in sizes
-    }
+    found = {}
+    for v in sizes:
+        table = np.zeros((len(betas), 4))
+        for g in range(grammars):
+            draw = base_draw(v, seed + g)
+            table += [grammar_entropies(scaled_rules(draw, beta)) for beta in betas]
+        found[v] = table / grammars
+    return found
 
 
 def rule_entropy_limit(betas: Any) -> np.ndarray:

@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from metarlgym.evaluation.plots_rlm import finish, new_figure
-from metarlgym.predictors import KT, LIN, PTW, LempelZiv, MetaLMFilter, NGram, Predictor, Renewal, regret
+from metarlgym.predictors import (
+    KT,
+    LIN,
+    PTW,
+    LempelZiv,
+    MetaLMFilter,
+    NGram,
+    Predictor,
+    exact_predictor,
+    regret,
+    symmetric_concentration,
+)
 from metarlgym.sources import MetaLM, Piecewise
 
 if TYPE_CHECKING:
@@ -37,11 +48,14 @@ PUBLISHED_SETTINGS = (64, 10, 32.0, 0.1)
 
 def piecewise_predictors(source: Piecewise) -> dict[str, Predictor]:
     """What is drawn beside a source: KT, PTW, LIN and, if the law has one and is not LIN's, its own exact predictor."""
-    size = source.alphabet
-    found: dict[str, Predictor] = {"KT": KT(size), "PTW": PTW(source.depth, size), "LIN": LIN(size)}
-    hazard = source.hazard()
-    if hazard is not None and source.law not in ("lin", "static"):
-        found["law known"] = Renewal(hazard, size)
+    size, alpha = source.alphabet, symmetric_concentration(source)
+    found: dict[str, Predictor] = {
+        "KT": KT(size, alpha),
+        "PTW": PTW(source.depth, size, alpha),
+        "LIN": LIN(size, alpha),
+    }
+    if source.law in ("regular", "random"):
+        found["law known"] = exact_predictor(source)
     return found
 
 

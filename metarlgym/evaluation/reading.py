@@ -30,8 +30,8 @@ class SymbolCodec:
     """How a source's symbols become a model's tokens.
 
     Args:
-        tokenizer: writes each symbol as a word, a space before it (but for the first); None for a model whose token ids
-            are the symbols themselves.
+        tokenizer: writes each symbol as a word with a space before it; None for a model whose token ids are the symbols
+            themselves.
         words: how each symbol is written; its number where None.
         alphabet: symbols 0..alphabet-1.
 
@@ -41,10 +41,9 @@ class SymbolCodec:
 
     def __init__(self, tokenizer: Any | None, alphabet: int, words: Sequence[str] | None = None) -> None:
         self.start: list[int] = []
-        self.first: list[list[int]] = [[symbol] for symbol in range(alphabet)]
-        """Tokens of each symbol where it begins a sequence."""
-        self.later = self.first
-        """Tokens of each symbol elsewhere."""
+        """Tokens before the first symbol; without them the first symbol is not predicted."""
+        self.tokens: list[list[int]] = [[symbol] for symbol in range(alphabet)]
+        """Tokens of each symbol."""
         if tokenizer is None:
             return
         names = [str(symbol) for symbol in range(alphabet)] if words is None else list(words)
@@ -58,28 +57,33 @@ class SymbolCodec:
                 )
             return ids
 
-        self.first = [encode(word) for word in names]
-        self.later = [encode(f" {word}") for word in names]
+        self.tokens = [encode(f" {word}") for word in names]
         if tokenizer.bos_token_id is not None:
             self.start = [tokenizer.bos_token_id]
 
     @property
     def single(self) -> np.ndarray | None:
-        """The token of each symbol, `(alphabet,)`, if every symbol is one token wherever it stands, else None."""
-        if all(len(ids) == 1 for ids in self.first) and self.first == self.later:
-            return np.array([ids[0] for ids in self.later])
-        if all(len(ids) == 1 for ids in self.later):  # only the first symbol of a sequence is spelled otherwise
-            return np.array([ids[0] for ids in self.later])
-        return None
+        """The token of each symbol, `(alphabet,)`, if every symbol is one token, else None."""
+        if any(len(ids) != 1 for ids in self.tokens):
+            return None
+        return np.array([ids[0] for ids in self.tokens])
 
     def encode(self, sequence: np.ndarray) -> tuple[list[int], np.ndarray]:
         """Token ids of a sequence, and for each symbol where its tokens end, `(T,)`."""
-        ids = [*self.start, *self.first[sequence[0]]]
-        ends = [len(ids)]
-        for symbol in sequence[1:]:
-            ids += self.later[symbol]
+        ids = list(self.start)
+        ends = []
+        for symbol in sequence:
+            ids += self.tokens[symbol]
             ends.append(len(ids))
         return ids, np.array(ends)
+
+    def losses(self, token_losses: np.ndarray, ends: np.ndarray) -> np.ndarray:
+        """Losses of the symbols, `(T,)`, from those of the tokens, whose first is NaN."""
+        starts = np.concatenate([[len(self.start)], ends[:-1]])
+        found = np.array([token_losses[i:j].sum() for i, j in zip(starts, ends, strict=True)])
+        if not self.start:
+            found[0] = np.nan  # of several tokens, only the later ones were predicted
+        return found
 
 
 def read_in_process(
@@ -103,7 +107,7 @@ def read_in_process(
 
     Returns:
         `(B, T)` nats. Without labels, entry t is the loss of symbol t after symbols 0..t-1; entry 0 is NaN where no
-        token comes before it.
+        start token comes before it.
 
     Raises:
         ConfigError: the sequences do not fit the model's context or vocabulary, or a symbol is several tokens.
@@ -142,7 +146,7 @@ def read_in_process(
             logs = logits.log_softmax(-1)
             for row, (_, ends) in enumerate(encoded):
                 if labels is None:
-                    losses[first + row] = _symbol_losses(_next_losses(logs[row], batch[row]), ends)
+                    losses[first + row] = codec.losses(_next_losses(logs[row], batch[row])[: ends[-1]], ends)
                 else:
                     wanted = torch.as_tensor(single[labels[first + row]], device=logs.device)  # type: ignore[index]
                     places = torch.as_tensor(ends - 1, device=logs.device)
@@ -157,14 +161,6 @@ def _next_losses(logs: torch.Tensor, ids: torch.Tensor) -> np.ndarray:
     """Loss of each token, NaN for the first, `(tokens,)`."""
     found = -logs[:-1].gather(1, ids[1:, None])[:, 0].double().cpu().numpy()
     return np.concatenate([[np.nan], found])
-
-
-def _symbol_losses(token_losses: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    """Sums over each symbol's tokens."""
-    starts = np.concatenate([[ends[0] - 1], ends[:-1]])
-    if ends[0] > 1:  # tokens of the first symbol after a start token, or after its own first token
-        starts[0] = 1 if np.isnan(token_losses[0]) else 0
-    return np.array([token_losses[i:j].sum() for i, j in zip(starts, ends, strict=True)])
 
 
 class Served(NamedTuple):
@@ -255,7 +251,7 @@ def read_from_server(
             raise MetaRLGymError(f"server={url!r} gives no prompt log-probabilities: use a vLLM server.")
         pairs = zip(told[1:], ids[1:], strict=True)
         token_losses = np.array([np.nan, *(-place[str(token)]["logprob"] for place, token in pairs)])
-        losses[row] = _symbol_losses(token_losses, ends)
+        losses[row] = codec.losses(token_losses, ends)
         return row
 
     with ThreadPoolExecutor(SERVER_REQUESTS) as pool:
@@ -276,7 +272,7 @@ def _check_fit(codec: SymbolCodec, sequences: np.ndarray, room: int | None, voca
             f"length={sequences.shape[1]} makes {longest} tokens, more than the model's context of {room}: "
             "read shorter sequences."
         )
-    most = max(max(ids) for ids in (*codec.first, *codec.later))
+    most = max(max(ids) for ids in codec.tokens)
     if vocabulary is not None and most >= vocabulary:
         raise ConfigError(
             f"model: it knows token ids 0..{vocabulary - 1}, the source needs {most}: use a model made for this source."

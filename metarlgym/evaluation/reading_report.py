@@ -7,7 +7,18 @@ from typing import Any
 
 import numpy as np
 
-from metarlgym.predictors import KT, LIN, PTW, LempelZiv, MetaLMFilter, NGram, Predictor, Renewal, RLMPredictor
+from metarlgym.predictors import (
+    KT,
+    LIN,
+    PTW,
+    LempelZiv,
+    MetaLMFilter,
+    NGram,
+    Predictor,
+    RLMPredictor,
+    exact_predictor,
+    symmetric_concentration,
+)
 from metarlgym.sources import RLM, MetaLM, Piecewise, Source
 
 FLOOR = "floor"
@@ -27,32 +38,30 @@ def yardstick_losses(source: Source, start: int, count: int, with_labels: bool) 
     few = tokens[:CHEAP]
     found: dict[str, tuple[str, np.ndarray]] = {}
     if isinstance(source, Piecewise):
-        found[FLOOR] = (f"exact predictor of {source.law}", _exact(source).log_loss(tokens))
+        found[FLOOR] = (f"exact predictor of {source.law}", exact_predictor(source).log_loss(tokens))
+        alpha = symmetric_concentration(source)
         others: dict[str, Predictor] = {
-            "KT": KT(source.alphabet),
-            "PTW": PTW(source.depth, source.alphabet),
-            "LIN": LIN(source.alphabet),
+            "KT": KT(source.alphabet, alpha),
+            "PTW": PTW(source.depth, source.alphabet, alpha),
+            "LIN": LIN(source.alphabet, alpha),
         }
         for name, predictor in others.items():
             found[name] = (name, predictor.log_loss(tokens))
         return found
     if isinstance(source, RLM):
         found[FLOOR] = ("known grammar", RLMPredictor(source).log_loss(tokens))
-        found["n-gram"] = ("n-gram, within the sequence", NGram(source.v, 3).log_loss(few))
+        found["n-gram"] = (f"n-gram ({len(few)} sequences)", NGram(source.v, 3).log_loss(few))
         return found
     assert isinstance(source, MetaLM)
     labels = source.batch(start, count, "eval")[1] if with_labels else None
     known = MetaLMFilter(source, source.dictionaries(start, count, "eval"), noisy=not with_labels)
     found[FLOOR] = ("known dictionary", known.log_loss(tokens, labels))
     for name, learner in (("n-gram", NGram(source.vocab_size, 3)), ("LZ", LempelZiv(source.vocab_size))):
-        found[name] = (name, learner.log_loss(few, None if labels is None else labels[:CHEAP]))
+        found[name] = (
+            f"{name} ({len(few)} sequences)",
+            learner.log_loss(few, None if labels is None else labels[:CHEAP]),
+        )
     return found
-
-
-def _exact(source: Piecewise) -> Predictor:
-    hazard = source.hazard()
-    alpha = float(source.concentration[0])
-    return PTW(source.depth, source.alphabet, alpha) if hazard is None else Renewal(hazard, source.alphabet, alpha)
 
 
 def curve(losses: np.ndarray) -> dict[str, Any]:
@@ -76,8 +85,8 @@ def report(losses: np.ndarray, others: dict[str, tuple[str, np.ndarray]]) -> dic
         losses: `(N, T)` of the model, NaN where it predicted nothing.
         others: `yardstick_losses`.
     """
-    blank = np.isnan(losses[0])
-    found: dict[str, Any] = {"model": {"what": "model", **curve(losses)}}
+    blank = np.isnan(losses).any(0)
+    found: dict[str, Any] = {"model": {"what": "model", **curve(np.where(blank, np.nan, losses))}}
     for name, (what, values) in others.items():
         found[name] = {"what": what, **curve(np.where(blank, np.nan, values))}
     floor = others[FLOOR][1]

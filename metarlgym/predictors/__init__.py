@@ -2,6 +2,7 @@
 
 from metarlgym.predictors.base import Predictor, fill, regret
 from metarlgym.predictors.baselines import LempelZiv, NGram
+from metarlgym.predictors.exact import exact_predictor, symmetric_concentration
 from metarlgym.predictors.kt import KT
 from metarlgym.predictors.lin import LIN, Renewal
 from metarlgym.predictors.metalm import MetaLMFilter
@@ -18,7 +19,9 @@ __all__ = [
     "Predictor",
     "RLMPredictor",
     "Renewal",
+    "exact_predictor",
     "fill",
     "regret",
     "rule_entropy",
+    "symmetric_concentration",
 ]

@@ -22,7 +22,16 @@ import numpy as np
 import torch
 
 from metarlgym.datatypes import ConfigError
-from metarlgym.predictors import KT, LIN, PTW, MetaLMFilter, Predictor, Renewal, RLMPredictor
+from metarlgym.predictors import (
+    KT,
+    LIN,
+    PTW,
+    MetaLMFilter,
+    Predictor,
+    RLMPredictor,
+    exact_predictor,
+    symmetric_concentration,
+)
 from metarlgym.sources import RLM, MetaLM, Piecewise, Source
 
 CELLS = 2**24
@@ -125,13 +134,9 @@ class Examination:
         if isinstance(source, RLM):
             return {"floor": RLMPredictor(source)}
         assert isinstance(source, Piecewise)
-        size, alpha = source.alphabet, float(source.concentration[0])
-        if not (source.concentration == alpha).all():
-            raise ConfigError("concentration must be one number for the exact predictors.")
-        hazard = source.hazard()
-        exact = PTW(source.depth, size, alpha) if hazard is None else Renewal(hazard, size, alpha)
+        size, alpha = source.alphabet, symmetric_concentration(source)
         return {
-            "floor": exact,
+            "floor": exact_predictor(source),
             "PTW": PTW(source.depth, size, alpha),
             "LIN": LIN(size, alpha),
             "KT": KT(size, alpha),

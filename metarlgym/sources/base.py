@@ -42,6 +42,11 @@ class Source:
             raise ConfigError(f"split={split!r} is not known: use 'train' or 'eval'.")
         return stream_key(self.seed, type(self).__name__, split, purpose)
 
+    @staticmethod
+    def _check_range(start: int, count: int) -> None:
+        check_whole("start", start, 0, 2**62)
+        check_whole("count", count, 0, 2**62)
+
     def _advance(self, count: int) -> int:
         """The next `count` indices are taken; returns the first."""
         check_whole("batch_size", count, 1)
@@ -86,7 +91,10 @@ def check_distribution(name: str, values: Any, shape: tuple[int, ...], sums_over
     Raises:
         ConfigError: wrong shape, negative or NaN entries, or a sum that is not 1.
     """
-    table = np.asarray(values, dtype=np.float64)
+    try:
+        table = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise ConfigError(f"{name}={str(values)[:40]!r} is no table of numbers: it must have shape {shape}.") from None
     if table.shape != shape:
         raise ConfigError(f"{name} has shape {table.shape}: it must have {shape}.")
     if not (np.isfinite(table).all() and (table >= 0).all()):

@@ -3,9 +3,10 @@
 The generator of PaddlePaddle's MetaGym (`metagym/metalm`, at the commit whose README documents `meta-lm-v0`), as coded.
 Where that README says otherwise, the code is followed:
 
-- Content symbols: the README says 1..V; the code draws 1..V-1 (`randint`'s upper bound is exclusive), id V is never
-used. - Separator: not in the README; the code writes V+1 after every element, in input and label, never noised. -
-Noise: the README says "other numbers or 0"; in the code a symbol is corrupted with probability e, and is then 0 with
+- Content symbols: the README says 1..V; the code draws 1..V-1 (the upper bound of `randint` is exclusive), id V is
+  never used.
+- Separator: not in the README; the code writes V+1 after every element, in input and label, never noised.
+- Noise: the README says "other numbers or 0"; in the code a symbol is corrupted with probability e, and is then 0 with
   probability .3, else uniform over 1..V-1, which may be the symbol itself.
 - Element length: the README says Poisson(l), the code max(3, Poisson(l)).
 - Input and label: the README has x and y of the same place; in the code x is noisy and not shifted, and `y[i]` is the
@@ -34,6 +35,8 @@ MASK = 0
 MASK_SHARE = 0.3
 """Share of the corrupted symbols that become 0."""
 MIN_ELEMENT = 3
+DICTIONARY_CELLS = 2**24
+"""Symbols of dictionaries that are held at once."""
 RUN = 63
 """Longest run of clean symbols that is drawn at once."""
 
@@ -75,7 +78,7 @@ class MetaLM(Source):
         elements: Sequence[Sequence[int]] | None = None,
     ) -> None:
         super().__init__(seed)
-        self.V = check_whole("V", V, 2, why=": symbols are 1..V-1")
+        self.V = check_whole("V", V, 2, 2**31, ": symbols are 1..V-1")
         self.n = check_whole("n", n, 1)
         self.l = check_number("l", l, 0, math.inf, open_low=True)
         self.e = check_number("e", e, 0, 1)
@@ -103,23 +106,25 @@ class MetaLM(Source):
 
     def batch(self, start: int, count: int, split: str = "train") -> tuple[np.ndarray, np.ndarray]:
         """Samples `start` to `start + count - 1`: inputs and labels, each `(count, L)` int64."""
-        check_memory("batch_size", count, 16.0 * count * self.L, "the batch")
-        x, y = np.empty((2, count, self.L), np.int64)
-        for first in range(0, count, 256):  # dictionaries of all at once would be padded to the longest
-            part = slice(first, min(count, first + 256))
-            book = self.dictionaries(start + first, part.stop - first, split)
-            _write(self._keys(split), start + first, *book, self.V, self._gaps, x[part], y[part])
-        return x, y
+        return self._make(start, count, split, self._gaps)
 
     def tokens(self, start: int, count: int, split: str = "train") -> np.ndarray:
         return self.batch(start, count, split)[0]
 
     def clean(self, start: int, count: int, split: str = "train") -> np.ndarray:
         """The inputs of the samples as they would be without noise, `(count, L)` int64."""
+        return self._make(start, count, split, _gap_table(0.0))[0]
+
+    def _make(self, start: int, count: int, split: str, gaps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        self._check_range(start, count)
+        check_memory("batch_size", count, 16.0 * count * self.L, "the batch")
         x, y = np.empty((2, count, self.L), np.int64)
-        book = self.dictionaries(start, count, split)
-        _write(self._keys(split), start, *book, self.V, _gap_table(0.0), x, y)
-        return x
+        step = int(min(256, max(1, DICTIONARY_CELLS // (self.n * max(self.l, MIN_ELEMENT)))))
+        for first in range(0, count, step):
+            part = slice(first, min(count, first + step))
+            book = self.dictionaries(start + first, part.stop - first, split)
+            _write(self._keys(split), start + first, *book, self.V, gaps, x[part], y[part])
+        return x, y
 
     def dictionaries(self, start: int, count: int, split: str = "train") -> Dictionary:
         """The languages of samples `start` to `start + count - 1`."""

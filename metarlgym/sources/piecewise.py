@@ -7,8 +7,7 @@ for any alphabet. Each segment has its own distribution, drawn from a Dirichlet;
 - `regular`: all of length `period`.
 - `random`: lengths uniform over `low`..`high`.
 - `ptw`: the prior of Partition Tree Weighting (Veness et al. 2013, arXiv:1210.3572): blocks of 2^d, each split in
-halves
-  with probability 1/2, down to single symbols.
+  halves with probability 1/2, down to single symbols.
 - `lin`: the prior of Willems' linear-complexity predictor (1996): a segment ends after its m-th symbol with probability
   1/(2m).
 
@@ -28,6 +27,7 @@ from metarlgym.datatypes import ConfigError
 from metarlgym.sources.base import Source, check_memory, check_number, check_whole
 from metarlgym.sources.streams import below, dirichlet, open_stream, uniform
 
+MOST = 2**62
 LAWS = ("static", "regular", "random", "ptw", "lin")
 
 
@@ -73,19 +73,24 @@ class Piecewise(Source):
         self.law = law
         self.T = self.length = check_whole("T", T, 1)
         self.alphabet = self.vocab_size = check_whole("alphabet", alphabet, 2)
-        each: list[Any] = [concentration] * alphabet if np.ndim(concentration) == 0 else list(np.asarray(concentration))
+        several = isinstance(concentration, list | tuple | np.ndarray)
+        each: list[Any] = list(concentration) if several else [concentration] * alphabet  # type: ignore[arg-type]
         if len(each) != alphabet:
             raise ConfigError(f"concentration has {len(each)} numbers: give one, or one for each of the {alphabet}.")
-        self.concentration = np.array([check_number("concentration", c, 1e-300, np.inf) for c in each])
-        self.period = check_whole("period", period, 1)
-        self.low = check_whole("low", low, 1)
-        self.high = check_whole("high", high, self.low, why=", which is low" if high < low else "")
+        self.concentration = np.array([check_number("concentration", c, 0, np.inf, open_low=True) for c in each])
+        self.concentration = np.maximum(self.concentration, 1e-300)  # below, its logarithms overflow
+        self.period = check_whole("period", period, 1, MOST)
+        self.low = check_whole("low", low, 1, MOST)
+        self.high = check_whole("high", high, 1, MOST)
+        if self.high < self.low:
+            raise ConfigError(f"low={low} is above high={high}: exchange them.")
         self.depth = max(0, (self.T - 1).bit_length())
         """Depth of the tree of `ptw`: the smallest d with 2^d >= T."""
         check_memory("T", T, 8.0 * T * (alphabet + 2), "one sequence")
 
     def batch(self, start: int, count: int, split: str = "train") -> PiecewiseBatch:
         """Sequences `start` to `start + count - 1` with the truth about them."""
+        self._check_range(start, count)
         check_memory("batch_size", count, 8.0 * count * self.T * (self.alphabet + 2), "the batch")
         found = PiecewiseBatch(
             np.empty((count, self.T), np.int64),

@@ -46,7 +46,7 @@ class PseudoLanguage(Source):
         seed: int | np.random.Generator | None = None,
     ) -> None:
         super().__init__(seed)
-        self.V = self.vocab_size = check_whole("V", V, 2)
+        self.V = self.vocab_size = check_whole("V", V, 2, 2**31)
         self.n_gram = check_whole("n_gram", n_gram, 1)
         check_whole("n_emb", n_emb, 1)
         check_whole("n_hidden", n_hidden, 1)
@@ -66,6 +66,7 @@ class PseudoLanguage(Source):
 
     def batch(self, start: int, count: int, split: str = "train") -> tuple[np.ndarray, np.ndarray]:
         """Sequences and the true probability of each of their tokens: `(count, L)` int64 and float64."""
+        self._check_range(start, count)
         check_memory("batch_size", count, 16.0 * count * self.length, "the batch")
         tokens = np.empty((count, self.length), np.int64)
         chances = np.empty((count, self.length))

@@ -112,16 +112,20 @@ class RLM(Source):
         return alias_tables(self.M.reshape(self.v, -1))
 
     def _trees(self, start: int, count: int, split: str, depth: int | None) -> list[np.ndarray]:
+        self._check_range(start, count)
         depth = self.L if depth is None else check_whole("L", depth, 1, MOST_L, ": a sequence has 2^L tokens")
         check_memory("batch_size", count, 16.0 * count * 2.0**depth, "the batch")
         if split == "train" and self.num_data is not None:
-            parts = []
-            while count > 0:
-                first = start % self.num_data
-                size = min(count, self.num_data - first)
-                parts.append(self._fresh(first, size, split, depth))
-                start, count = start + size, count - size
-            return [np.concatenate(level) for level in zip(*parts, strict=True)]
+            first = start % self.num_data
+            before = min(count, self.num_data - first)
+            if before < count:  # the data set begins again
+                size = min(count, self.num_data)
+                places = (first + np.arange(count)) % self.num_data
+                if size == self.num_data:
+                    return [level[places] for level in self._fresh(0, size, split, depth)]
+                parts = self._fresh(first, before, split, depth), self._fresh(0, count - before, split, depth)
+                return [np.concatenate(levels) for levels in zip(*parts, strict=True)]
+            start = first
         return self._fresh(start, count, split, depth)
 
     def _fresh(self, start: int, count: int, split: str, depth: int) -> list[np.ndarray]:
@@ -141,14 +145,24 @@ class RLM(Source):
         return (inputs if self.transform is None else self.transform(inputs)), leaves[:, -1]
 
 
+def base_draw(v: int, seed_rules: int) -> np.ndarray:
+    """The normal numbers `g` behind a grammar, `(v, v^2)` float64."""
+    return np.random.default_rng([seed_rules, v]).standard_normal((v, v * v))
+
+
+def scaled_rules(draw: np.ndarray, beta: float) -> np.ndarray:
+    """The grammar `M`, `(v, v, v)` float64, of a base draw."""
+    v = len(draw)
+    logits = draw * (beta * math.sqrt(math.log(v)))
+    logits -= logits.max(1, keepdims=True)
+    np.exp(logits, out=logits)
+    logits /= logits.sum(1, keepdims=True)
+    return logits.reshape(v, v, v)
+
+
 def draw_rules(v: int, beta: float, seed_rules: int) -> np.ndarray:
     """The grammar `M`, `(v, v, v)` float64: one draw of normal numbers for a seed, scaled by beta."""
-    draw = np.random.default_rng([seed_rules, v]).standard_normal((v, v * v))
-    draw *= beta * math.sqrt(math.log(v))
-    draw -= draw.max(1, keepdims=True)
-    np.exp(draw, out=draw)
-    draw /= draw.sum(1, keepdims=True)
-    return draw.reshape(v, v, v)
+    return scaled_rules(base_draw(v, seed_rules), beta)
 
 
 @njit(cache=True)

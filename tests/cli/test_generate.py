@@ -123,7 +123,7 @@ def test_datasets_reads_a_folder_of_shards(tmp_path, monkeypatch):
         (("rlm", "-n", 5, "--out", "x", "--shard", "0/0"), "shard='0/0' must be K/N"),
         (("rlm", "-n", 5, "--out", "x", "--split", "test"), "split='test' is not known"),
         (("rlm", "-n", 5, "--out", "x", "--v", 1), "v=1 must be at least 2"),
-        (("metalm", "-n", 5, "--out", "x", "--e", 2), "e=2.0 must be a number"),
+        (("metalm", "--sequences", 5, "--out", "x", "--e", 2), "e=2.0 must be a number"),
         (("piecewise", "-n", 5, "--out", "x", "--law", "daily"), "law='daily' is not known"),
         (("pseudo", "-n", 5, "--out", "x", "--probabilities"), "No such option"),
         (("words", "-n", 5, "--out", "x"), "No such command 'words'"),

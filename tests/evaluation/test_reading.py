@@ -90,11 +90,19 @@ class TestText:
         codec = SymbolCodec(tokenizer, 12)
         sequence = np.array([10, 3, 11, 0])
         ids, ends = codec.encode(sequence)
-        assert tokenizer.decode(ids[1:]) == "10 3 11 0" and ids[0] == tokenizer.bos_token_id
-        assert ends.tolist() == [3, 5, 8, 10]
+        assert tokenizer.decode(ids[1:]) == " 10 3 11 0" and ids[0] == tokenizer.bos_token_id
+        assert ends.tolist() == [4, 6, 9, 11]
         by_hand = token_losses(model, ids)
-        expected = [sum(by_hand[0:2]), sum(by_hand[2:4]), sum(by_hand[4:7]), sum(by_hand[7:9])]
+        expected = [sum(by_hand[0:3]), sum(by_hand[3:5]), sum(by_hand[5:8]), sum(by_hand[8:10])]
         assert read_in_process(model, codec, sequence[None])[0] == pytest.approx(expected, abs=1e-4)
+
+    def test_without_a_start_token_the_first_symbol_is_not_scored(self):
+        model, tokenizer, _ = byte_parts()
+        codec = SymbolCodec(tokenizer, 12)
+        whole = read_in_process(model, codec, np.array([[10, 3, 5], [3, 3, 5]]))
+        codec.start = []
+        found = read_in_process(model, codec, np.array([[10, 3, 5], [3, 3, 5]]))
+        assert np.isnan(found[:, 0]).all() and np.isfinite(found[:, 1:]).all() and np.isfinite(whole).all()
 
     def test_rows_of_unequal_length_in_tokens(self):
         model, tokenizer, _ = byte_parts()
