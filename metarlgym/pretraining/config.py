@@ -94,8 +94,6 @@ class PretrainConfig(TrainingArguments):
             raise ConfigError(f"min_lr_rate={self.min_lr_rate} must be in [0, 1].")
         # The stream is told where to begin, which costs nothing; transformers would make and drop all before.
         self.ignore_data_skip = True
-        # Every process draws the same stream, and accelerate gives each its part.
-        self.accelerator_config = {"dispatch_batches": False, "split_batches": False}
         self.remove_unused_columns = False
         if not torch.cuda.is_available():
             self.dataloader_pin_memory = False  # there is nothing to pin for

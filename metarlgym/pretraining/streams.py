@@ -144,7 +144,7 @@ class SequenceStream(IterableDataset):
             first, size = self._next_block(share, done, epoch)
             if size == 0:
                 return
-            inputs, labels = self._make(first, size)
+            inputs, labels = self.make(first, size)
             for i in range(size):
                 done += 1
                 self._done = done
@@ -168,8 +168,8 @@ class SequenceStream(IterableDataset):
         block = turn * shares + share["worker"] * ranks + share["rank"]
         return start + block * self.block_size + inside, self.block_size - inside
 
-    def _make(self, first: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Inputs and labels, each `(size, T)`."""
+    def make(self, first: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Inputs and labels of sequences `first` to `first + size - 1`, each `(size, T)`."""
         clean = None
         if isinstance(self.source, MetaLM):
             tokens, following = self.source.batch(first, size, self.split)
@@ -220,6 +220,27 @@ class SequenceStream(IterableDataset):
             "count": self.count,
             "block_size": self.block_size,
         }
+
+
+class BatchStream(IterableDataset):
+    """Whole batches of a stream without end, for a loader with `batch_size=None`: nothing is cut up and put together.
+
+    Args:
+        stream: what to give, from its `start` on.
+        batch_size: sequences of one batch, on each process.
+        rank: this process.
+        world_size: processes; together they give each sequence once.
+    """
+
+    def __init__(self, stream: SequenceStream, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
+        self.stream, self.batch_size, self.rank, self.world_size = stream, batch_size, rank, world_size
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        first = self.stream.start + self.rank * self.batch_size
+        while True:
+            inputs, labels = self.stream.make(first, self.batch_size)
+            yield {"input_ids": inputs, "labels": labels}
+            first += self.batch_size * self.world_size
 
 
 def _check_same(state: dict[str, Any], here: dict[str, Any], fix: str) -> None:

@@ -16,12 +16,13 @@ import numpy as np
 import torch
 from torch.nn import functional
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import Trainer, TrainerCallback, default_data_collator
+from torch.utils.data import DataLoader
+from transformers import Trainer, TrainerCallback
 
 from metarlgym.datatypes import ConfigError, MetaRLGymError
 from metarlgym.pretraining.config import PretrainConfig
 from metarlgym.pretraining.regret import Examination, summarise
-from metarlgym.pretraining.streams import IGNORED, SequenceStream
+from metarlgym.pretraining.streams import IGNORED, BatchStream, SequenceStream
 from metarlgym.seeding import derive
 from metarlgym.sources import Source
 from metarlgym.training.checkpoint import CheckpointMixin, latest_complete
@@ -55,6 +56,7 @@ class PretrainTrainer(CheckpointMixin, Trainer):
     """
 
     args: PretrainConfig
+    train_dataset: SequenceStream
     optimizer: Any
     lr_scheduler: Any
     control: Any
@@ -96,7 +98,6 @@ class PretrainTrainer(CheckpointMixin, Trainer):
             model=model,
             args=args,
             train_dataset=stream,
-            data_collator=default_data_collator,
             callbacks=[spaced, *(callbacks or [])],
         )
         # The loss is a mean, and all micro-batches of a step have the same number of targets.
@@ -179,6 +180,13 @@ class PretrainTrainer(CheckpointMixin, Trainer):
 
             self.lr_scheduler = LambdaLR(self.optimizer if optimizer is None else optimizer, rate)
         return super().create_scheduler(num_training_steps, optimizer)
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Whole batches, each process its own: accelerate has nothing to share out."""
+        batches = BatchStream(
+            self.train_dataset, self.args.train_batch_size, self.args.process_index, self.args.world_size
+        )
+        return DataLoader(batches, batch_size=None)
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
         start = time.perf_counter()
