@@ -10,6 +10,7 @@ import torch
 from transformers import TrainingArguments
 
 from metarlgym.datatypes import ConfigError
+from metarlgym.pretraining.bridge import Words
 from metarlgym.sources import RLM, MetaLM, Piecewise, Source
 
 SOURCES: dict[str, type[Source]] = {"piecewise": Piecewise, "rlm": RLM, "metalm": MetaLM}
@@ -33,6 +34,9 @@ class PretrainConfig(TrainingArguments):
         checkpoints (`int`): checkpoints at logarithmically spaced steps.
         eval_sequences (`int`): held-out sequences on which every checkpoint is examined.
         final_eval_sequences (`int`): held-out sequences for `summary.json`.
+        words_of (`str`, *optional*): prediction game, such as `MetaLM-v0`, whose words the symbols get.
+        words_args (`dict`, *optional*): the game's settings.
+        context (`int`, *optional*): longest context of a network from scratch; trials may need more than a sequence.
     """
 
     source: str = field(default="", metadata={"help": f"What to learn: {', '.join(SOURCES)}."})
@@ -52,6 +56,14 @@ class PretrainConfig(TrainingArguments):
     eval_sequences: int = field(default=256, metadata={"help": "Held-out sequences examined at each checkpoint."})
     final_eval_sequences: int = field(default=2000, metadata={"help": "Held-out sequences behind summary.json."})
 
+    words_of: str | None = field(
+        default=None, metadata={"help": "Prediction game whose words the symbols get, to train it by GRPO afterwards."}
+    )
+    words_args: dict[str, Any] | str | None = field(default=None, metadata={"help": "The game's settings, as JSON."})
+    context: int | None = field(
+        default=None, metadata={"help": "Longest context of a network from scratch; default: a sequence."}
+    )
+
     # defaults other than transformers'
     per_device_train_batch_size: int = field(default=64, metadata={"help": "Sequences in a batch on each device."})
     learning_rate: float = field(default=1e-3, metadata={"help": "Peak step size."})
@@ -64,15 +76,8 @@ class PretrainConfig(TrainingArguments):
     seed: int = field(default=0, metadata={"help": "Draws the weights."})
 
     def __post_init__(self) -> None:
-        if isinstance(self.source_args, str):
-            try:
-                self.source_args = json.loads(self.source_args)
-            except json.JSONDecodeError as error:
-                raise ConfigError(
-                    f'source_args={self.source_args!r} is no JSON ({error}): write {{"law": "lin"}}.'
-                ) from None
-        if self.source_args is not None and not isinstance(self.source_args, dict):
-            raise ConfigError(f"source_args={self.source_args!r} must be a mapping of settings.")
+        self.source_args = _mapping("source_args", self.source_args, '{"law": "lin"}')
+        self.words_args = _mapping("words_args", self.words_args, '{"n": 5}')
         if self.source not in SOURCES:
             raise ConfigError(f"source={self.source!r} is not known: use one of {', '.join(SOURCES)}.")
         if self.loss_on not in ("all", "last"):
@@ -99,6 +104,11 @@ class PretrainConfig(TrainingArguments):
             self.dataloader_pin_memory = False  # there is nothing to pin for
         super().__post_init__()
 
+    def make_words(self, source: Source) -> Words | None:
+        """How symbols are written, if a game's words are wanted."""
+        assert not isinstance(self.words_args, str)
+        return None if self.words_of is None else Words(self.words_of, self.words_args, source)
+
     def make_source(self) -> Source:
         """The source that is learned.
 
@@ -112,3 +122,19 @@ class PretrainConfig(TrainingArguments):
             return kind(**{name: self.source_seed, **(self.source_args or {})})  # type: ignore[arg-type]
         except TypeError as error:
             raise ConfigError(f"source_args={self.source_args!r}: {str(error).rpartition('() ')[2]}.") from None
+
+
+def _mapping(name: str, value: dict[str, Any] | str | None, example: str) -> dict[str, Any] | None:
+    """A mapping of settings, given as such or as JSON.
+
+    Raises:
+        ConfigError: neither.
+    """
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except json.JSONDecodeError as error:
+            raise ConfigError(f"{name}={value!r} is no JSON ({error}): write {example}.") from None
+    if value is not None and not isinstance(value, dict):
+        raise ConfigError(f"{name}={value!r} must be a mapping of settings.")
+    return value

@@ -13,7 +13,7 @@ same ones, and the difference between them is known far better than either.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -151,12 +151,13 @@ class Examination:
                 found.setdefault(name, []).append(self._line(block.truth, predicted))
         return {name: Line.join(lines) for name, lines in found.items()}
 
-    def model(self, model: Any, batch_size: int = 64) -> Line:
+    def model(self, model: Any, batch_size: int = 64, prefix: Sequence[int] = ()) -> Line:
         """A causal model's line. Its token ids are the symbols; tokens beyond the alphabet are left out.
 
         Args:
             model: a transformers model, whose logits at place t predict what comes after it.
             batch_size: sequences in one forward pass.
+            prefix: token ids that stand before each sequence.
         """
         size = self.source.vocab_size
         lines = []
@@ -167,7 +168,10 @@ class Examination:
                 chances = []
                 for first in range(0, len(block.inputs), batch_size):
                     ids = torch.from_numpy(block.inputs[first : first + batch_size]).to(model.device)
-                    logits = model(input_ids=ids).logits[..., :size].double()
+                    if prefix:
+                        before = torch.tensor(prefix, device=ids.device).expand(len(ids), -1)
+                        ids = torch.cat([before, ids], 1)
+                    logits = model(input_ids=ids).logits[:, len(prefix) :, :size].double()
                     if self.last_only:
                         logits = logits[:, -1:]
                     chances.append(logits.softmax(-1).cpu().numpy())

@@ -117,8 +117,11 @@ def run_pretraining(settings: PretrainSettings, console: Console | None = None) 
     finally:
         progress.close()
     trainer.save_model(str(folder / "final"))
+    if trainer.words is not None and main:
+        for name in ("final", "best"):
+            trainer.words.tokenizer().save_pretrained(folder / name)
     with console.status("examining the final model"):
-        line = examination.model(trainer.model)
+        line = examination.model(trainer.model, prefix=trainer.prefix)
         summary = summarise(line, examination.exact)
     summary |= {
         "source": args.source,
@@ -151,7 +154,14 @@ def _model(settings: PretrainSettings, source: Source) -> Any:
     name = settings.run.model_name_or_path
     if name:
         return load_model(name)
-    return make_network(settings.network, source.vocab_size, source.length, settings.config.seed)
+    args = settings.config
+    words = args.make_words(source)
+    size, needed = source.vocab_size, source.length
+    if words is not None:
+        size, needed = words.size, needed + len(words.prefix)
+    if args.context is not None and args.context < needed:
+        raise ConfigError(f"context={args.context} is shorter than a sequence with what stands before it: {needed}.")
+    return make_network(settings.network, size, args.context or needed, args.seed)
 
 
 def _claim(settings: PretrainSettings, folder: Path, console: Console, main: bool) -> Path | None:

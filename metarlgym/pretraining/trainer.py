@@ -70,13 +70,13 @@ class PretrainTrainer(CheckpointMixin, Trainer):
         callbacks: list[TrainerCallback] | None = None,
     ) -> None:
         self.source = args.make_source() if source is None else source
+        self.words = args.make_words(self.source)
         known = model.config.get_text_config()
         room = getattr(known, "max_position_embeddings", None)
-        if known.vocab_size < self.source.vocab_size:
-            raise ConfigError(
-                f"model: it knows token ids 0..{known.vocab_size - 1}, the source has {self.source.vocab_size} symbols."
-            )
-        if room is not None and room < self.source.length:
+        needed = self.source.vocab_size if self.words is None else self.words.size
+        if known.vocab_size < needed:
+            raise ConfigError(f"model: it knows token ids 0..{known.vocab_size - 1}, needed are {needed}.")
+        if room is not None and room < self.source.length + len(self.prefix):
             raise ConfigError(
                 f"model: its context of {room} is shorter than a sequence of {self.source.length} symbols."
             )
@@ -103,6 +103,11 @@ class PretrainTrainer(CheckpointMixin, Trainer):
         # The loss is a mean, and all micro-batches of a step have the same number of targets.
         self.model_accepts_loss_kwargs = False
 
+    @property
+    def prefix(self) -> list[int]:
+        """Token ids that stand before each sequence."""
+        return [] if self.words is None else self.words.prefix
+
     # ------------------------------------------------------------------ the loss
 
     def compute_loss(
@@ -117,6 +122,8 @@ class PretrainTrainer(CheckpointMixin, Trainer):
         if self.args.variable_length:
             length = self._length()
             inputs = {name: value[:, :length] for name, value in inputs.items()}
+        if self.words is not None:
+            inputs = self.words.before(inputs, IGNORED)
         if self.args.gradient_chunk:
             loss = self._chunked_step(model, inputs, self.args.gradient_chunk)
         else:
@@ -209,7 +216,7 @@ class PretrainTrainer(CheckpointMixin, Trainer):
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Loss, floor and gap on held-out sequences, in expectation; the best model so far goes to `best/`."""
-        line = self.examination.model(self.model)
+        line = self.examination.model(self.model, prefix=self.prefix)
         found = summarise(line, self.examination.exact)
         metrics = {
             "eval_loss": found["final_loss"],
