@@ -12,7 +12,7 @@ NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
 
 
 def test_there_are_some():
-    assert {path.stem for path in NOTEBOOKS} >= {"rlm_exploration", "sources_and_predictors"}
+    assert {path.stem for path in NOTEBOOKS} >= {"pretraining", "rlm_exploration", "sources_and_predictors"}
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
