@@ -1,0 +1,40 @@
+"""Pretraining with two processes is the same as with one."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from tests.e2e.conftest import ROOT
+
+pytestmark = pytest.mark.e2e
+
+ARGUMENTS = [
+    *("--config", "mbml_transformer", "--source_args", '{"law": "lin", "T": 32}', "--hidden_size", "16"),
+    *("--max_steps", "8", "--checkpoints", "2", "--logging_steps", "1", "--eval_sequences", "16"),
+    *("--final_eval_sequences", "32", "--use_cpu", "true"),
+]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
+
+
+def train(launcher: list[str], folder: Path, batch: int) -> dict[int, float]:
+    """Losses by step."""
+    command = [*launcher, "-m", "metarlgym.pretrain", *ARGUMENTS, "--output_dir", str(folder)]
+    command += ["--per_device_train_batch_size", str(batch)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return {line["step"]: line["loss"] for line in lines if "loss" in line}
+
+
+def test_two_processes_equal_one(tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    losses = train([sys.executable], one, 16)
+    assert train(TORCHRUN, two, 8) == pytest.approx(losses, abs=1e-5)
+    a, b = (load_file(path / "final" / "model.safetensors") for path in (one, two))
+    assert a.keys() == b.keys() and max(float((a[name] - b[name]).abs().max()) for name in a) <= 1e-4
+    summaries = [json.loads((path / "summary.json").read_text()) for path in (one, two)]
+    assert summaries[0]["final_loss"] == pytest.approx(summaries[1]["final_loss"], abs=1e-5)
