@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from metarlgym.datatypes import MetaRLGymError
-from metarlgym.train import without_gpu
+from metarlgym.train import leave_processes, without_gpu
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -19,6 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from metarlgym.pretraining.run import parse, run_pretraining
 
         run_pretraining(parse(list(sys.argv[1:] if arguments is None else arguments)))
+        leave_processes()
     except MetaRLGymError as error:
         Console(stderr=True).print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         return 2

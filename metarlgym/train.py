@@ -25,6 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from metarlgym.training.run import run_training
 
         run_training(parse(arguments), Console(), dry_run, start_only)
+        leave_processes()
     except MetaRLGymError as error:
         from metarlgym.training.agreement import AgreedError
         from metarlgym.training.preemption import EXIT_STATUS, Preempted
@@ -36,6 +37,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
             errors.print(f"{mark} {escape(str(error))}", highlight=False, soft_wrap=True)
         return EXIT_STATUS if stopped else 2
     return 0
+
+
+def leave_processes() -> None:
+    """Close the process group of a run that is done.
+
+    Its threads would otherwise end with the interpreter, which now and then aborts the process (SIGABRT), and the
+    launcher would call a finished run a failure.
+    """
+    from torch import distributed
+
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.barrier()
+        distributed.destroy_process_group()
 
 
 def without_gpu() -> None:

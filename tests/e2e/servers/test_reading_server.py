@@ -5,15 +5,23 @@ import subprocess
 import sys
 
 import numpy as np
-from conftest import ENVIRONMENT, ROOT
+import pytest
 
 from metarlgym.evaluation.reading import SymbolCodec, describe_server, read_from_server, read_in_process
 from metarlgym.sources import RLM
 from metarlgym.training.loading import load_model, load_tokenizer
+from tests.e2e.servers.conftest import ENVIRONMENT, ROOT, Served
 
 
-def test_server_reads_as_the_model_does(serve, models, tmp_path):
-    served = serve("tied")
+@pytest.fixture
+def served(models, tmp_path):
+    """A server of its own: what the shared ones hold was trained by other tests."""
+    server = Served(models["tied"], tmp_path).wait()
+    yield server
+    server.stop()
+
+
+def test_server_reads_as_the_model_does(served, models, tmp_path):
     told = describe_server(served.url)
     assert told.max_tokens is not None and told.root == str(models["tied"])
     codec = SymbolCodec(load_tokenizer(told.root), 16)  # bytes: 10..15 are several tokens
