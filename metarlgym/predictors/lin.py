@@ -81,6 +81,21 @@ class Renewal(Predictor):
         _predictions(found, hazard, self._tables(found.shape[1], hazard), self.alpha, out)
         return out
 
+    def log_ages(self, sequences: Any) -> np.ndarray:
+        """Posterior mean of log2(1 + m), m the symbols that the segment of the next symbol had before it.
+
+        Args:
+            sequences: `(B, T)` or `(T,)` whole numbers.
+
+        Returns:
+            `(B, T)`; entry t is what is believed before symbol t is seen.
+        """
+        found = self.check_sequences(sequences)
+        self._check_length(found.shape[1])
+        out, hazard = np.empty(found.shape), self._hazards(found.shape[1])
+        _log_ages(found, hazard, self._tables(found.shape[1], hazard), self.alpha, self.alphabet, out)
+        return out
+
     def _tables(self, length: int, hazard: np.ndarray) -> np.ndarray:
         """Logarithms for sequences up to `length`, `(2, >= length + 1)`: of a symbol's count c plus alpha, and of what
         the m-th symbol's estimate is divided by, with the chance that its segment goes on."""
@@ -202,4 +217,36 @@ def _predictions(sequences, hazard, tables, alpha, out):
             rounding = _predict(logs, starts, before, alive, t, totals, alpha, weights, chances)
             alive = _update(
                 symbol, logs, starts, before, alive, t, totals, alpha, hazard, tables, weights, chances, rounding
+            )
+
+
+@njit(cache=True)
+def _log_ages(sequences, hazard, tables, alpha, A, out):
+    T = sequences.shape[1]
+    logs, weights = np.empty(T + 1), np.empty(T + 1)
+    starts, before = np.empty(T + 1, np.int64), np.empty((T + 1, A), np.int64)
+    totals, chances = np.empty(A, np.int64), np.empty(A)
+    for b in range(sequences.shape[0]):
+        logs[0], starts[0], alive = 0.0, 0, 1
+        before[0] = 0
+        totals[:] = 0
+        for t in range(T):
+            rounding = _predict(logs, starts, before, alive, t, totals, alpha, weights, chances)
+            out[b, t] = 0.0
+            for k in range(alive):
+                out[b, t] += weights[k] * math.log2(1.0 + t - starts[k])
+            alive = _update(
+                sequences[b, t],
+                logs,
+                starts,
+                before,
+                alive,
+                t,
+                totals,
+                alpha,
+                hazard,
+                tables,
+                weights,
+                chances,
+                rounding,
             )

@@ -68,6 +68,21 @@ class PTW(Predictor):
         _predictions(found, self.depth, self.alpha, out)
         return out
 
+    def log_ages(self, sequences: Any) -> np.ndarray:
+        """Posterior mean of log2(1 + m), m the symbols that the segment of the next symbol had before it.
+
+        Args:
+            sequences: `(B, T)` or `(T,)` whole numbers.
+
+        Returns:
+            `(B, T)`; entry t is what is believed before symbol t is seen.
+        """
+        found = self.check_sequences(sequences)
+        self._check_length(found.shape[1])
+        out = np.empty(found.shape)
+        _log_ages(found, self.depth, self.alpha, self.alphabet, out)
+        return out
+
     def _check_length(self, length: int) -> None:
         if length > 2**self.depth:
             raise ConfigError(
@@ -126,4 +141,23 @@ def _predictions(sequences, depth, alpha, out):
             _enter(t, odds, counts)
             _predict(odds, counts, alpha, chances)
             out[b, t] = chances[0]
+            _update(sequences[b, t], odds, counts, alpha, chances)
+
+
+@njit(cache=True)
+def _log_ages(sequences, depth, alpha, A, out):
+    odds = np.empty(depth + 1)
+    counts = np.empty((depth + 1, A), np.int64)
+    chances = np.empty((depth + 1, A))
+    for b in range(sequences.shape[0]):
+        odds[:] = 0.0
+        counts[:] = 0
+        for t in range(sequences.shape[1]):
+            _enter(t, odds, counts)
+            left, out[b, t] = 1.0, 0.0  # what is not yet shared out to blocks that are not cut
+            for j in range(depth + 1):
+                share = 1.0 / (1.0 + math.exp(-odds[j])) if j < depth else 1.0
+                out[b, t] += left * share * math.log2(1.0 + counts[j].sum())
+                left *= 1.0 - share
+            _predict(odds, counts, alpha, chances)
             _update(sequences[b, t], odds, counts, alpha, chances)

@@ -21,10 +21,11 @@ from metarlgym.evaluation.model_eval import write_json
 from metarlgym.pretraining.config import PretrainConfig
 from metarlgym.pretraining.networks import NetworkArguments, make_network
 from metarlgym.pretraining.plots import plot_curves, plot_dynamics
+from metarlgym.pretraining.probing import probe
 from metarlgym.pretraining.progress import PretrainProgress
 from metarlgym.pretraining.regret import Examination, curves, summarise
 from metarlgym.pretraining.trainer import PretrainTrainer
-from metarlgym.sources import Source
+from metarlgym.sources import Piecewise, Source
 from metarlgym.training.callbacks import MetricsFile
 from metarlgym.training.checkpoint import checkpoints, latest_complete
 from metarlgym.training.flat import plain, read_flat
@@ -135,6 +136,9 @@ def run_pretraining(settings: PretrainSettings, console: Console | None = None) 
         "seed": args.seed,
         "version": __version__,
     }
+    if isinstance(source, Piecewise) and not _last(args) and source.length > 1:
+        with console.status("probing for the last switch"):
+            summary["probe"] = probe(trainer.model, source, min(400, 2 * args.final_eval_sequences))
     if not main:
         return None
     write_json(summary, folder / "summary.json")
@@ -200,6 +204,13 @@ def _show(summary: dict[str, Any], folder: Path, console: Console) -> None:
         console.print(
             f"cumulative regret {summary['cumulative_regret']:.2f} ± {summary['cumulative_regret_se']:.2f}, the exact "
             f"predictor's {summary['floor_regret']:.2f}: {summary['regret_ratio']:.3f} of it",
+            highlight=False,
+        )
+    if "probe" in summary:
+        read = summary["probe"]["posterior"]
+        console.print(
+            f"age of the segment, as exact Bayes believes it, read off the state: R^2 {read['network']:.2f} "
+            f"(untrained {read['untrained']:.2f}, the last symbols alone {read['recent_symbols']:.2f})",
             highlight=False,
         )
     console.print(f"written: {folder}/summary.json, curves.png, dynamics.png, final/", highlight=False)
