@@ -1,5 +1,5 @@
-"""Claim: a small transformer, trained by log-loss on fresh MetaLM sequences, learns each sequence's language as it reads,
-faster than the published Transformer-XL and LSTM did at the same settings (V 64, n 10, l 32, e .1).
+"""Claim: a small transformer, trained by log-loss on fresh MetaLM sequences, learns each sequence's language as it
+reads, faster than the published Transformer-XL and LSTM did at the same settings (V 64, n 10, l 32, e .1).
 
 A curriculum of `metarlgym pretrain` runs, each from the network of the one before: few short elements first, where
 copying pays at once, then longer ones and more of them, with noise. Then loss by position on held-out sequences, whose
