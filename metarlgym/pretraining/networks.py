@@ -1,8 +1,8 @@
-"""Networks with memory, made from scratch: causal transformers with four kinds of positions, RNN, LSTM, Stack-RNN.
+"""Networks with memory, made from scratch: causal transformers with five kinds of positions, RNN, LSTM, Stack-RNN.
 
 Transformers come from the transformers library where it has the kind: Qwen3 (rotary; Mistral with a sliding window),
-XGLM (sinusoidal), Bloom (ALiBi). Relative positions and the recurrent networks are this package's own. All are Hugging
-Face models: `generate`, `save_pretrained`, `from_pretrained`. Token ids are the source's symbols.
+XGLM (sinusoidal), GPT-2 (learned), Bloom (ALiBi). Relative positions and the recurrent networks are this package's own.
+All are Hugging Face models: `generate`, `save_pretrained`, `from_pretrained`. Token ids are the source's symbols.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import torch
 from transformers import (
     BloomConfig,
     BloomForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
     MistralConfig,
     MistralForCausalLM,
     PreTrainedModel,
@@ -28,7 +30,7 @@ from metarlgym.pretraining.recurrent import CELLS, RecurrentConfig, RecurrentFor
 from metarlgym.pretraining.relative import RelativeConfig, RelativeForCausalLM
 from metarlgym.seeding import derive
 
-POSITIONS = ("rotary", "sinusoidal", "alibi", "relative")
+POSITIONS = ("rotary", "sinusoidal", "learned", "alibi", "relative")
 NETWORKS = ("transformer", *CELLS)
 
 
@@ -50,6 +52,9 @@ class NetworkArguments:
     mlp_after: int = field(default=0, metadata={"help": "Recurrent: hidden layers between core and logits."})
     stacks: int = field(default=4, metadata={"help": "stack_rnn: number of stacks."})
     stack_cells: int = field(default=64, metadata={"help": "stack_rnn: cells of each stack."})
+    timescale: int | None = field(
+        default=None, metadata={"help": "lstm: longest time that units remember by their initialisation."}
+    )
     init_std: float | None = field(
         default=None, metadata={"help": "transformer: standard deviation of the weights; default 1/sqrt(width)."}
     )
@@ -62,6 +67,8 @@ class NetworkArguments:
         for name in ("hidden_size", "num_layers", "num_heads", "widening", "stacks", "stack_cells"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}={getattr(self, name)} must be at least 1.")
+        if self.timescale is not None and (self.network != "lstm" or self.timescale < 2):
+            raise ConfigError(f"timescale={self.timescale} is for network=lstm and at least 2: leave it out.")
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"dropout={self.dropout} must be at least 0 and below 1.")
         if self.network != "transformer":
@@ -79,7 +86,7 @@ class NetworkArguments:
         if self.sliding_window is not None and self.sliding_window < 1:
             raise ConfigError(f"sliding_window={self.sliding_window} must be at least 1.")
         if self.dropout and self.positions == "rotary":
-            raise ConfigError(f"dropout={self.dropout} goes with positions sinusoidal, alibi or relative, not rotary.")
+            raise ConfigError(f"dropout={self.dropout} goes with the other kinds of positions, not with rotary.")
 
 
 def make_network(args: NetworkArguments, vocab_size: int, context: int, seed: int = 0) -> PreTrainedModel:
@@ -113,6 +120,7 @@ def _make(args: NetworkArguments, vocab_size: int, context: int) -> PreTrainedMo
             mlp_after=args.mlp_after,
             stacks=args.stacks,
             stack_cells=args.stack_cells,
+            timescale=args.timescale,
             **marks,
         )
         return RecurrentForCausalLM(recurrent)
@@ -144,6 +152,21 @@ def _make(args: NetworkArguments, vocab_size: int, context: int) -> PreTrainedMo
             **marks,
         )
         return BloomForCausalLM(bloom)
+    if args.positions == "learned":
+        gpt2 = GPT2Config(
+            vocab_size=vocab_size,
+            n_positions=context,
+            n_embd=width,
+            n_inner=args.widening * width,
+            n_layer=args.num_layers,
+            n_head=heads,
+            initializer_range=std,
+            resid_pdrop=args.dropout,
+            embd_pdrop=args.dropout,
+            attn_pdrop=args.dropout,
+            **marks,
+        )
+        return GPT2LMHeadModel(gpt2)
     if args.positions == "sinusoidal":
         xglm = XGLMConfig(
             vocab_size=vocab_size,

@@ -33,6 +33,9 @@ class RecurrentConfig(PreTrainedConfig):
         mlp_after: hidden layers between core and logits.
         stacks: stack_rnn: number of stacks.
         stack_cells: stack_rnn: cells of each stack.
+        timescale: lstm: longest time that units remember by their initialisation (Tallec and Ollivier 2018, "Can
+            recurrent neural networks warp time?", arXiv:1804.11188): forget biases log(uniform in 1..timescale - 1),
+            input biases their negatives. None: forget biases 1.
         max_position_embeddings: None: a recurrent network has no longest context.
     """
 
@@ -48,6 +51,7 @@ class RecurrentConfig(PreTrainedConfig):
         mlp_after: int = 0,
         stacks: int = 4,
         stack_cells: int = 64,
+        timescale: int | None = None,
         max_position_embeddings: int | None = None,
         **kwargs: Any,
     ) -> None:
@@ -61,6 +65,7 @@ class RecurrentConfig(PreTrainedConfig):
         self.mlp_after = mlp_after
         self.stacks = stacks
         self.stack_cells = stack_cells
+        self.timescale = timescale
         self.max_position_embeddings = max_position_embeddings
         kwargs.setdefault("tie_word_embeddings", False)
         super().__init__(**kwargs)
@@ -110,9 +115,14 @@ class RecurrentForCausalLM(PreTrainedModel, GenerationMixin):
         if isinstance(module, nn.LSTM):
             with torch.no_grad():
                 for name, parameter in module.named_parameters():
-                    if name.startswith("bias_ih"):
-                        size = parameter.shape[0] // 4
-                        parameter[size : 2 * size] = 1.0
+                    if not name.startswith("bias_ih"):
+                        continue
+                    gates = parameter.view(4, -1)  # input, forget, cell, output
+                    if self.config.timescale is None:
+                        gates[1] = 1.0
+                    else:
+                        gates[1].uniform_(1, max(2, self.config.timescale - 1)).log_()
+                        gates[0] = -gates[1]
 
     def get_input_embeddings(self) -> nn.Module:
         return self.embedding

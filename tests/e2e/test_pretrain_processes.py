@@ -1,4 +1,4 @@
-"""Pretraining with two processes is the same as with one."""
+"""Pretraining with two processes, also under ZeRO-3, is the same as with one."""
 
 import json
 import subprocess
@@ -17,6 +17,7 @@ ARGUMENTS = [
     *("--max_steps", "8", "--checkpoints", "2", "--logging_steps", "1", "--eval_sequences", "16"),
     *("--final_eval_sequences", "32", "--use_cpu", "true"),
 ]
+ZERO_3 = ["accelerate", "launch", "--config-file", str(ROOT / "configs" / "zero3_cpu.yaml")]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
 
 
@@ -31,10 +32,13 @@ def train(launcher: list[str], folder: Path, batch: int) -> dict[int, float]:
 
 
 def test_two_processes_equal_one(tmp_path):
-    one, two = tmp_path / "one", tmp_path / "two"
+    """Plain data parallelism, and ZeRO-3, where each process holds half of the weights."""
+    one = tmp_path / "one"
     losses = train([sys.executable], one, 16)
-    assert train(TORCHRUN, two, 8) == pytest.approx(losses, abs=1e-5)
-    a, b = (load_file(path / "final" / "model.safetensors") for path in (one, two))
-    assert a.keys() == b.keys() and max(float((a[name] - b[name]).abs().max()) for name in a) <= 1e-4
-    summaries = [json.loads((path / "summary.json").read_text()) for path in (one, two)]
-    assert summaries[0]["final_loss"] == pytest.approx(summaries[1]["final_loss"], abs=1e-5)
+    for name, launcher in (("two", TORCHRUN), ("zero3", ZERO_3)):
+        two = tmp_path / name
+        assert train(launcher, two, 8) == pytest.approx(losses, abs=1e-5)
+        a, b = (load_file(path / "final" / "model.safetensors") for path in (one, two))
+        assert a.keys() == b.keys() and max(float((a[name] - b[name]).abs().max()) for name in a) <= 1e-4
+        summaries = [json.loads((path / "summary.json").read_text()) for path in (one, two)]
+        assert summaries[0]["final_loss"] == pytest.approx(summaries[1]["final_loss"], abs=1e-5)

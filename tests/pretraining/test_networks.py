@@ -120,7 +120,7 @@ class TestStack:
     ("settings", "told"),
     [
         ({"network": "cnn"}, "network='cnn'"),
-        ({"positions": "learned"}, "positions='learned'"),
+        ({"positions": "absent"}, "positions='absent'"),
         ({"hidden_size": 0}, "hidden_size=0"),
         ({"num_heads": 3}, "num_heads=3"),
         ({"num_heads": 64}, "num_heads=64"),
@@ -145,3 +145,17 @@ def test_padding_at_the_beginning_is_refused():
         mask[0, 0] = 0
         with pytest.raises(ConfigError, match="at the end only"):
             model(input_ids=IDS, attention_mask=mask)
+
+
+def test_timescale_spreads_what_lstm_units_forget():
+    made = make_network(NetworkArguments(network="lstm", hidden_size=64, timescale=100), 2, 16)
+    gates = made.core.bias_ih_l0.view(4, 64) + made.core.bias_hh_l0.view(4, 64)
+    # Mean memory of a unit, 1 / (1 - forget), is spread over 2..100; the other bias adds little.
+    memory = 1 / (1 - torch.sigmoid(made.core.bias_ih_l0.view(4, 64)[1]))
+    assert 2 <= memory.min() < 15 and 80 < memory.max() <= 100
+    assert torch.equal(made.core.bias_ih_l0.view(4, 64)[0], -made.core.bias_ih_l0.view(4, 64)[1])
+    assert gates[3].abs().max() < 0.5
+    again = make_network(NetworkArguments(network="lstm", hidden_size=64), 2, 16)
+    assert torch.equal(again.core.bias_ih_l0.view(4, 64)[1], torch.ones(64))
+    with pytest.raises(ConfigError, match="timescale=100"):
+        NetworkArguments(network="rnn", timescale=100)
