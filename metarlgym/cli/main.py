@@ -22,6 +22,7 @@ from metarlgym.cli import (
     plot,
     pretrain,
     read,
+    selflearn,
     serve,
     train,
     yardsticks,
@@ -41,6 +42,7 @@ app.command("play")(play.command)
 app.command("check")(check.command)
 app.command("train", context_settings=train.PASS_THROUGH)(train.command)
 app.command("pretrain", context_settings=train.PASS_THROUGH)(pretrain.command)
+app.command("selflearn", context_settings=train.PASS_THROUGH)(selflearn.command)
 app.command("serve", context_settings=serve.PASS_THROUGH)(serve.command)
 app.command("eval")(eval.command)
 app.command("read")(read.command)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import itertools
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -14,7 +15,7 @@ from trl import TrlParser
 
 from metarlgym.datatypes import ConfigError
 
-FOLDERS = {"train": ".", "pretrain": "pretrain"}
+FOLDERS = {"train": ".", "pretrain": "pretrain", "selflearn": "selflearning"}
 """Where the configs of a command are among those that ship with the package."""
 
 
@@ -56,7 +57,7 @@ def read_flat(
     Args:
         arguments: the command line.
         groups: data classes whose fields may be set.
-        command: `train` or `pretrain`: whose configs ship with the package.
+        command: one of `FOLDERS`: whose configs ship with the package.
 
     Returns:
         One object for each group, and what the file and the command line said, merged.
@@ -72,12 +73,7 @@ def read_flat(
             raise ConfigError("--config needs a file: --config configs/quickstart.yaml.")
         path = find_config(arguments[place], command)
         arguments[place] = str(path)
-        try:
-            content = yaml.safe_load(path.read_text()) or {}
-        except yaml.YAMLError as error:
-            raise ConfigError(f"config={str(path)!r} is no YAML: {' '.join(str(error).split())}.") from None
-        if not isinstance(content, dict):
-            raise ConfigError(f"config={str(path)!r} must hold `name: value` lines.")
+        content = _read_yaml(path)
         _check_names([name for name in content if name != "env"], str(path), groups, command)
         given |= {k: v for k, v in content.items() if k != "env"}
         if "output_dir" not in given and "--output_dir" not in arguments:
@@ -101,6 +97,31 @@ def read_flat(
         raise
     except (ValueError, TypeError) as error:
         raise ConfigError(f"settings: {error}") from error
+
+
+def said_in(arguments: Sequence[str], name: str, command: str) -> Any:
+    """What the command line or else the config file says of one setting; None where neither does.
+
+    Raises:
+        ConfigError: the file cannot be found or read.
+    """
+    parts = [part for a in arguments for part in (a.split("=", 1) if a.startswith("--") and "=" in a else [a])]
+    for option, value in itertools.pairwise(parts):
+        if option.replace("-", "_") == f"__{name}":
+            return value
+    if "--config" not in parts[:-1]:
+        return None
+    return _read_yaml(find_config(parts[parts.index("--config") + 1], command)).get(name)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text()) or {}
+    except yaml.YAMLError as error:
+        raise ConfigError(f"config={str(path)!r} is no YAML: {' '.join(str(error).split())}.") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"config={str(path)!r} must hold `name: value` lines.")
+    return content
 
 
 def plain(value: Any) -> Any:

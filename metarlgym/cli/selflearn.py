@@ -1,0 +1,41 @@
+"""`metarlgym selflearn`: experiments in learning from one's own signal."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+
+def command(
+    context: typer.Context,
+    config: Annotated[
+        str | None, typer.Option("--config", metavar="FILE", help="YAML file, or the name of one that ships with us.")
+    ] = None,
+    help_config: Annotated[bool, typer.Option("--help-config", help="Show every setting with its default.")] = False,
+) -> None:
+    """Let models learn from their own signal, and measure against the truth what they learn.
+
+    Plan 1: targets or scores from critics, which may be hacked. Plan 2: gist
+    tokens and a loss in their space. Plan 3: a learned loss, tuned by second
+    order gradients.
+
+    Results go to output_dir (default runs/NAME): config.yaml, a file for each
+    arm under arms/, summary.json, report.html and its pictures.
+
+    \b
+    Examples:
+      metarlgym selflearn --config plan1
+      metarlgym selflearn --config plan1 --resume
+      metarlgym selflearn --config plan3 --seeds 0 --output_dir runs/one_seed
+    """
+    if help_config:
+        from metarlgym.cli.train import print_settings
+        from metarlgym.selflearning.run import PLANS, SelfLearnRun, find_plan
+
+        plans = {f"Plan {number} (configs/selflearning/{name}.yaml)": number for number, name in PLANS.items()}
+        print_settings({"The run": SelfLearnRun, **{t: find_plan(number).Config for t, number in plans.items()}})
+        return
+    from metarlgym.selflearning.run import parse, run_selflearning
+
+    run_selflearning(parse([*(["--config", config] if config is not None else []), *context.args]))

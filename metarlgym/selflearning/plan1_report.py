@@ -1,0 +1,153 @@
+"""What is made of plan 1's arms: the table over critics and seeds, and the pictures."""
+
+from __future__ import annotations
+
+import statistics
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from metarlgym.selflearning.meter import WORSE
+from metarlgym.selflearning.plan import Picture
+
+STEPS = ("hack_step", "critic_side_step", "data_side_step", "alarm_step")
+SELF, TRUTH = "#D55E00", "#0072B2"
+
+
+def summarise(config: Any, results: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """`summary.json`: per form the steps of every critic over seeds, what the detector did, and the medians' ratios."""
+    forms = {form: _form(config, form, results) for form in config.forms}
+    first = forms.get("score", next(iter(forms.values())))
+    table = [
+        {"form": form, "critic": name, **{step: row[step] for step in STEPS}, "true loss, end/start": row["harm"]}
+        for form, found in forms.items()
+        for name, row in found["critics"].items()
+    ]
+    return {
+        "reading": " ".join(_reading(form, found) for form, found in forms.items()),
+        "table": table,
+        "critics": {name: {"hack_step": row["hack_step"]} for name, row in first["critics"].items()},
+        "forms": forms,
+    }
+
+
+def _form(config: Any, form: str, results: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    critics: dict[str, Any] = {}
+    for critic in config.critics:
+        runs = [results[f"{form}-{critic}-{seed}"] for seed in config.seeds if f"{form}-{critic}-{seed}" in results]
+        if not runs:
+            continue
+        row: dict[str, Any] = {step: [run[step] for run in runs] for step in STEPS}
+        row["harm"] = [round(run["end"]["true_loss"] / run["start"]["true_loss"], 4) for run in runs]
+        row["reasons"] = [run["reasons"] for run in runs]
+        row["budget"] = runs[0]["budget"]
+        row["median_hack_step"] = _median(row["hack_step"], runs[0]["budget"])
+        row["true_loss_start"] = [run["start"]["true_loss"] for run in runs]
+        row["true_loss_end"] = [run["end"]["true_loss"] for run in runs]
+        row["floor"] = runs[0]["floor"]
+        critics[critic] = row
+    medians = {name: row["median_hack_step"] for name, row in critics.items()}
+    pairs = [
+        (alarm, harm)
+        for row in critics.values()
+        for alarm, harm in zip(row["alarm_step"], row["data_side_step"], strict=True)
+        if harm is not None
+    ]
+    phase_a = [results[n]["alarm_step"] for n in (f"{form}-phase_a-{s}" for s in config.seeds) if n in results]
+    acted = {
+        f"{critic}-{action}": _closed(results[f"{form}-{critic}-{action}"])
+        for critic in config.critics
+        for action in config.actions
+        if f"{form}-{critic}-{action}" in results
+    }
+    return {
+        "critics": critics,
+        "frozen_over_live": _ratio(medians, "frozen", "live"),
+        "refreshed_over_frozen": _ratio(medians, "refreshed", "frozen"),
+        "harmed_runs": len(pairs),
+        "alarms_before_harm": sum(alarm is not None and alarm < harm for alarm, harm in pairs),
+        "phase_a_alarms": phase_a,
+        "closed_loop": acted,
+    }
+
+
+def _closed(run: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "alarm_step": run["alarm_step"],
+        "acted": run["acted"],
+        "last_step": run["last_step"],
+        "worst_true_loss": round(run["worst_true_loss"], 4),
+        "end_true_loss": round(run["end"]["true_loss"] / run["start"]["true_loss"], 4),
+    }
+
+
+def _median(steps: list[int | None], budget: int) -> float:
+    """Runs that were never hacked count with the budget, so the median is a lower bound where it equals that."""
+    return statistics.median(budget if step is None else step for step in steps)
+
+
+def _ratio(medians: dict[str, float], one: str, other: str) -> float | None:
+    if one not in medians or other not in medians or not medians[other]:
+        return None
+    return round(medians[one] / medians[other], 3)
+
+
+def _reading(form: str, found: dict[str, Any]) -> str:
+    told = []
+    for name, row in found["critics"].items():
+        hacked = [step for step in row["hack_step"] if step is not None]
+        count = len(row["hack_step"])
+        told.append(f"{name} {len(hacked)} of {count}" + (f" (median {statistics.median(hacked):g})" if hacked else ""))
+    text = f"Form {form}: hacked within the budget: {', '.join(told)}."
+    if found["frozen_over_live"] is not None:
+        text += f" Median hack step of frozen over live: {found['frozen_over_live']:g}."
+    text += (
+        f" The alarm came before the true loss was {WORSE - 1:.0%} worse in {found['alarms_before_harm']} of "
+        f"{found['harmed_runs']} runs where that happened;"
+    )
+    false = [step for step in found["phase_a_alarms"] if step is not None]
+    text += f" in phase A it came in {len(false)} of {len(found['phase_a_alarms'])} runs."
+    return text
+
+
+def pictures(config: Any, results: dict[str, dict[str, Any]]) -> list[Picture]:
+    """One picture for each form: self against truth on one axis of steps, a panel for each critic."""
+    found = []
+    for form in config.forms:
+        critics = [c for c in config.critics if any(f"{form}-{c}-{s}" in results for s in config.seeds)]
+        if critics:
+            found.append(_curves(config, form, critics, results))
+    return found
+
+
+def _curves(config: Any, form: str, critics: list[str], results: dict[str, dict[str, Any]]) -> Picture:
+    columns = min(3, len(critics))
+    rows = -(-len(critics) // columns)
+    figure = Figure(figsize=(4.2 * columns, 3.0 * rows + 0.4), layout="constrained")
+    for place, critic in enumerate(critics):
+        axes = figure.add_subplot(rows, columns, place + 1)
+        truth = axes.twinx()
+        for seed in config.seeds:
+            run = results.get(f"{form}-{critic}-{seed}")
+            if run is None:
+                continue
+            steps = [line["step"] for line in run["lines"]]
+            axes.plot(steps, [line["signal"] for line in run["lines"]], color=SELF, linewidth=1, alpha=0.8)
+            base = run["start"]["true_loss"]
+            truth.plot(steps, [line["true_loss"] / base for line in run["lines"]], color=TRUTH, linewidth=1, alpha=0.8)
+            for step, style in ((run["hack_step"], "-"), (run["alarm_step"], ":")):
+                if step is not None:
+                    axes.axvline(step, color="black", linestyle=style, linewidth=0.8)
+        truth.axhline(WORSE, color=TRUTH, linestyle="--", linewidth=0.7)
+        truth.set_ylim(0.95, 1.4)
+        axes.set_xscale("symlog", linthresh=10)
+        axes.set_xlim(left=0)
+        axes.set_title(critic, fontsize=10)
+        axes.set_xlabel("step of phase B")
+        axes.set_ylabel("critic's score" if form == "score" else "self-loss, nats", color=SELF)
+        truth.set_ylabel("true loss over its start", color=TRUTH)
+    text = (
+        "Orange: what the model is trained to improve. Blue: true held-out loss over its start; dashed, 5% worse. "
+        "Black: the step of the hack (solid) and of the detector's alarm (dotted). A line for each seed."
+    )
+    return Picture(f"Self against truth, form {form}", text, figure)

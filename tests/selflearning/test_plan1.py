@@ -1,0 +1,230 @@
+"""Plan 1 at tiny sizes: the language's truth, both forms, the critics, and what a run leaves."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from metarlgym import ConfigError
+from metarlgym.cli.main import main
+from metarlgym.selflearning import plan1
+from metarlgym.selflearning.actor_critic import ActorCritic
+from metarlgym.selflearning.critics import Critic
+from metarlgym.selflearning.language import Language, distinct
+from metarlgym.selflearning.plan1 import Config
+from metarlgym.selflearning.score_form import ScoreForm, ScoreSizes
+from metarlgym.selflearning.target_form import TargetForm
+
+LANGUAGE = Language(V=5, n_gram=3, scale=1.5, length=12, language=0, seed=0)
+TINY = {"V": 5, "length": 10, "prompt": 4, "hidden_size": 8, "layers": 1, "batch": 4, "held": 8, "thought": 2}
+TINY |= {"phase_a_steps": 4, "steps": 6, "target_steps": 6, "prompts": 2, "group": 2, "check_every": 2}
+TINY |= {"refresh_every": 2, "refresh_steps": 1}
+
+
+def actor(seed=0, V=5):
+    return ActorCritic(V, 16, 1, 2, 48, seed)
+
+
+def generator():
+    return torch.Generator().manual_seed(0)
+
+
+def test_truth_is_that_of_the_source():
+    tokens = LANGUAGE.tokens(0, 3)
+    truth = LANGUAGE.truth(tokens)
+    for b in range(3):
+        for t in range(1, 12):
+            context = np.array([0, *tokens[b, t - 1 : t + 1].tolist()])
+            assert truth[b, t].numpy() == pytest.approx(LANGUAGE.source.distribution(context), abs=1e-6)
+    _, chances = LANGUAGE.source.batch(0, 3)
+    expected = np.log(chances[:, 5:]).mean()
+    assert LANGUAGE.log_likelihood(tokens[:, :5], tokens[:, 5:]) == pytest.approx(expected, abs=1e-5)
+
+
+def test_the_true_loss_of_the_truth_is_the_entropy():
+    tokens = LANGUAGE.tokens(0, 4)
+    logits = LANGUAGE.truth(tokens).log()
+    assert LANGUAGE.true_loss(logits, tokens) == pytest.approx(LANGUAGE.entropy(tokens), abs=1e-6)
+    assert LANGUAGE.true_loss(torch.zeros_like(logits), tokens) == pytest.approx(np.log(5), abs=1e-6)
+
+
+def test_distinct():
+    assert distinct(torch.tensor([[0, 1, 0, 1, 0]])) == 2 / 4
+
+
+def test_samples_follow_the_network():
+    made, prompts = actor(), torch.tensor([[1, 2]]).expand(4000, 2)
+    drawn = made.sample(prompts, 2, generator())
+    chances = made.logits(prompts[:1])[0, -1].softmax(-1)
+    counts = torch.bincount(drawn[:, 0], minlength=5) / 4000
+    assert torch.allclose(counts, chances, atol=0.04)
+    # The second token is drawn given the first.
+    after = made.logits(torch.tensor([[1, 2, 3]]))[0, -1].softmax(-1)
+    given = drawn[drawn[:, 0] == 3, 1]
+    assert torch.allclose(torch.bincount(given, minlength=5) / len(given), after, atol=0.1)
+
+
+def score_form():
+    return ScoreForm(LANGUAGE, ScoreSizes(4, 8, 3, 4, 2, 4, 0.6, 0.1), 16, generator())
+
+
+def test_only_a_live_critic_gets_a_gradient():
+    form = score_form()
+    gradients = {}
+    for name in ("live", "live_detached", "frozen", "ema_0.9", "refreshed"):
+        made = actor()
+        torch.nn.init.normal_(made.head.weight)
+        critic = Critic(name, made)
+        form.step_loss(made, critic, 0).backward()
+        gradients[name] = made.head.weight.grad
+        assert all(p.grad is None for p in critic.at_start.parameters())
+    assert gradients.pop("live").abs().sum() > 0
+    assert all(g is None or g.abs().sum() == 0 for g in gradients.values())
+
+
+def test_who_judges():
+    made = actor()
+    assert Critic("live", made).judge is Critic("grounded", made).judge is made
+    frozen, ema, refreshed = Critic("frozen", made), Critic("ema_0.9", made), Critic("refreshed", made)
+    with torch.no_grad():
+        made.head.bias += 1
+    for critic in (frozen, ema, refreshed):
+        critic.after_step()
+    assert float(frozen.judge.head.bias) == 0 and float(refreshed.judge.head.bias) == 0
+    assert float(ema.judge.head.bias) == pytest.approx(1.0 - 0.9 if ema.average.n_averaged > 1 else 1.0, abs=1e-6)
+
+
+def test_grounded_scores_real_tokens():
+    """Its loss moves the plain prediction of real tokens: the policy gradient alone would not."""
+    form, made = score_form(), actor()
+    critic = Critic("grounded", made)
+    before = form.measure(made, critic)
+    optimizer = torch.optim.AdamW(made.parameters(), 1e-2)
+    for step in range(40):
+        optimizer.zero_grad()
+        form.step_loss(made, critic, 100 * step).backward()
+        optimizer.step()
+        critic.after_step()
+    after = form.measure(made, critic)
+    assert after["true_loss"] < before["true_loss"] - 0.1 and "thought_gain" in after
+
+
+def target_form(sees="context", targets="argmax"):
+    return TargetForm(LANGUAGE, 4, 8, sees, targets, generator())
+
+
+def test_the_answer_is_out_of_the_critics_view():
+    """`context`: the verdict on a place does not depend on what comes there; `answer`: it does."""
+    made = actor()
+    real = LANGUAGE.tokens(0, 2)
+    logits = made.logits(real)[:, :-1]
+    other = real.clone()
+    other[:, 6] = (other[:, 6] + 1) % 5
+    for sees, same in (("context", True), ("answer", False)):
+        form = target_form(sees)
+        one, two = form.verdict(made, real, logits), form.verdict(made, other, logits)
+        assert one.shape == (2, 11, 5)
+        assert torch.equal(one[:, :5], two[:, :5])
+        assert torch.allclose(one[:, 5], two[:, 5], atol=1e-6) == same
+
+
+def test_targets_have_no_gradient():
+    form, made = target_form(), actor()
+    critic = Critic("live", made)
+    loss = form.step_loss(made, critic, 0)
+    real = LANGUAGE.tokens(0, 4)
+    logits = made.logits(real)[:, :-1]
+    target = form.targets_of(form.verdict(made, real, logits)).detach()
+    by_hand = torch.nn.functional.cross_entropy(logits.flatten(0, 1), target.flatten())
+    one = torch.autograd.grad(loss, made.lm.parameters(), allow_unused=True)
+    two = torch.autograd.grad(by_hand, made.lm.parameters(), allow_unused=True)
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(one, two, strict=True) if a is not None)
+
+
+def test_arms():
+    config = Config(forms=["score", "target"], critics=["live", "frozen", "grounded"], seeds=[0, 1])
+    found = plan1.arms(config)
+    assert "score-grounded-0" in found and "target-grounded-0" not in found
+    assert {"score-phase_a-1", "score-live-stop", "score-frozen-reanchor", "target-frozen-phase_a"} <= set(found)
+    assert "score-live-reanchor" not in found and len(found) == len(set(found))
+
+
+@pytest.mark.parametrize("form", ["score", "target", "target_seen"])
+@pytest.mark.parametrize("critic", ["live", "refreshed", "ema_0.9", "phase_a"])
+def test_every_arm_runs(form, critic):
+    told = []
+    found = plan1.run_arm(
+        Config(**TINY), f"{form}-{critic}-0", lambda step, total, **values: told.append((step, total))
+    )
+    assert told[-1][0] <= told[-1][1] and found["lines"] and json.dumps(found)
+
+
+def test_actions_follow_an_alarm(monkeypatch):
+    """With a detector that always cries, `stop` ends the run and the others go on from what was good."""
+    monkeypatch.setattr("metarlgym.selflearning.meter.HackDetector.check", lambda self, step, *_: step == 2)
+    ends = {}
+    for action in ("stop", "reanchor", "phase_a"):
+        found = plan1.run_arm(Config(**TINY), f"score-frozen-{action}", lambda *_, **__: None)
+        ends[action] = found["last_step"], found["acted"]
+    assert ends == {"stop": (2, []), "reanchor": (6, [2]), "phase_a": (6, [2])}
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"forms": ["text"]}, "'text'"),
+        ({"critics": ["dead"]}, "'dead'"),
+        ({"critics": ["ema_2"]}, "'ema_2'"),
+        ({"actions": ["run"]}, "'run'"),
+        ({"seeds": []}, "seeds"),
+        ({"group": 1}, "group=1"),
+        ({"prompt": 24}, "prompt=24"),
+        ({"check_every": 0}, "check_every=0"),
+        ({"tau": 1.0}, "tau=1.0"),
+        ({"targets": "mean"}, "targets='mean'"),
+    ],
+)
+def test_bad_settings(changes, told):
+    with pytest.raises(ConfigError) as error:
+        Config(**changes)
+    assert told in str(error.value) and "\n" not in str(error.value)
+
+
+def flags(folder, **changes):
+    given = {**TINY, "forms": "score", "critics": "live", "seeds": 0, "actions": "stop", "workers": 1, **changes}
+    return ["selflearn", "--plan", "1", "--output_dir", str(folder)] + [
+        str(part) for name, value in given.items() for part in (f"--{name}", value)
+    ]
+
+
+def test_a_run_and_its_resume(tmp_path, capsys):
+    folder = tmp_path / "run"
+    assert main(flags(folder)) == 0
+    summary = json.loads((folder / "summary.json").read_text())
+    assert list(summary["critics"]["live"]) == ["hack_step"] and len(summary["critics"]["live"]["hack_step"]) == 1
+    assert summary["forms"]["score"]["closed_loop"].keys() == {"live-stop"}
+    page = (folder / "report.html").read_text()
+    assert "data:image/png;base64," in page and "hacked within the budget" in page
+    assert main(flags(folder)) == 2 and "holds another run" in capsys.readouterr().err
+    assert main([*flags(folder, steps=8), "--resume"]) == 2 and "steps=8 was 6" in capsys.readouterr().err
+    (folder / "arms" / "score-live-0.json").unlink()
+    before = (folder / "arms" / "score-phase_a-0.json").stat().st_mtime_ns
+    assert main([*flags(folder), "--resume"]) == 0
+    assert (folder / "arms" / "score-phase_a-0.json").stat().st_mtime_ns == before
+    again = json.loads((folder / "summary.json").read_text())
+    assert again["forms"] == summary["forms"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [({"only": "score-dead-0"}, "no arm"), ({"workers": 0}, "workers=0"), ({"speed": 3}, "'speed'")],
+)
+def test_bad_input(changes, told, tmp_path, capsys):
+    assert main(flags(tmp_path / "run", **changes)) == 2
+    line = capsys.readouterr().err
+    assert told in line and line.strip().count("\n") == 0
+
+
+def test_an_unknown_plan(capsys):
+    assert main(["selflearn", "--plan", "7"]) == 2 and "plan='7'" in capsys.readouterr().err
