@@ -35,15 +35,20 @@ PLAN = {"lstm": LAWS, "transformer": ("ptw", "lin"), "rnn": ("ptw", "lin")}
 """What fits two CPU cores in an hour; `--all` trains every network on every source."""
 
 
+SLOW = ["--per_device_train_batch_size", "32", "--max_steps", "8000"]
 RECIPES = {
-    ("lstm", "ptw"): ["--max_steps", "2000"],
+    # The second run begins where the first one ends, with the step size up again.
+    ("lstm", "ptw"): [["--timescale", "256", *SLOW], ["--source_seed", "1", *SLOW]],
     ("transformer", "ptw"): [
-        *("--positions", "learned", "--learning_rate", "2e-3"),
-        *("--per_device_train_batch_size", "32", "--max_steps", "3000"),
+        [
+            *("--positions", "learned", "--learning_rate", "2e-3"),
+            *("--per_device_train_batch_size", "32", "--max_steps", "3000"),
+        ]
     ],
 }
-"""What differs from the configs. PTW's segments begin at multiples of powers of two, so a network has to know the time:
-that takes longer, and a transformer needs positions that tell it."""
+"""What differs from the configs, in one run or several. PTW's segments begin at multiples of powers of two, so a
+network has to know the time: that takes longer; a transformer needs positions that tell it, an LSTM units that
+remember."""
 
 
 def source(law: str, length: int = T) -> Piecewise:
@@ -52,17 +57,21 @@ def source(law: str, length: int = T) -> Piecewise:
 
 
 def train(network: str, law: str, seed: int, runs: Path, extra: list[str], console: Console) -> Path:
-    folder = runs / f"{network}_{law}_{seed}"
-    if not (folder / "summary.json").exists():
+    """The folder of a network, after all of its runs; `seconds` there is the time of them together."""
+    stages = RECIPES.get((network, law), [[]])
+    folders = [runs / f"{network}_{law}_{seed}{'' if i == len(stages) - 1 else '_first'}" for i in range(len(stages))]
+    for i, (folder, flags) in enumerate(zip(folders, stages, strict=True)):
+        if (folder / "summary.json").exists():
+            continue
         arguments = ["--config", f"mbml_{network}", "--output_dir", str(folder), "--seed", str(seed)]
-        arguments += ["--source_args", json.dumps({"law": law, "T": T}), "--source_seed", str(seed)]
-        arguments += [*RECIPES.get((network, law), []), *extra]
-        if folder.exists():
-            arguments.append("--resume")
+        arguments += ["--source_args", json.dumps({"law": law, "T": T})]
+        arguments += ["--model_name_or_path", str(folders[i - 1] / "final")] if i else []
+        arguments += [] if "--source_seed" in flags else ["--source_seed", str(seed)]
+        arguments += [*flags, *extra, *(["--resume"] if folder.exists() else [])]
         start = time.monotonic()
         run_pretraining(parse(arguments), console)
         (folder / "seconds").write_text(f"{time.monotonic() - start:.0f}\n")
-    return folder
+    return folders[-1]
 
 
 def examine(folder: Path, law: str) -> dict[str, Any]:
@@ -106,7 +115,8 @@ def main() -> None:
             for seed in range(args.seeds):
                 console.print(f"[bold]{network} on {law}, seed {seed}")
                 folder = train(network, law, seed, args.runs, extra, console)
-                seconds = int((folder / "seconds").read_text()) if (folder / "seconds").exists() else None
+                parts = [path for path in (folder, folder.with_name(f"{folder.name}_first")) if path.exists()]
+                seconds = sum(int((path / "seconds").read_text()) for path in parts if (path / "seconds").exists())
                 results[f"{network}/{law}/{seed}"] = examine(folder, law) | {"seconds": seconds}
     args.out.parent.mkdir(parents=True, exist_ok=True)
     about = {"date": time.strftime("%Y-%m-%d"), "hardware": cpu_model(), "versions": versions(), "commit": commit()}
