@@ -30,11 +30,24 @@ def main() -> None:
         if status := metarlgym([str(word) for word in words]):
             raise SystemExit(status)
 
+    def go_on(folder: Path) -> list[str]:
+        return ["--resume"] if folder.exists() else []
+
     if not (before / "summary.json").exists():
-        run("pretrain", "--config", "metalm_game", "--output_dir", before, "--max_steps", args.pretrain_steps)
+        run(
+            "pretrain",
+            "--config",
+            "metalm_game",
+            "--output_dir",
+            before,
+            "--max_steps",
+            args.pretrain_steps,
+            *go_on(before),
+        )
     if not (after / "eval.json").exists():
         start = ("--model_name_or_path", before / "final", "--max_steps", args.steps)
-        run("train", "--config", "metalm_game", "--output_dir", after, "--final_eval_trials", args.trials, *start)
+        trials = ("--final_eval_trials", args.trials)
+        run("train", "--config", "metalm_game", "--output_dir", after, *trials, *start, *go_on(after))
     table = Table("network", "return of 3 episodes", "by episode")
     for name, folder in (("log-loss alone", before), ("then GRPO", after)):
         for decoding in ("sampled", "greedy"):

@@ -12,6 +12,7 @@ from transformers import TrainingArguments
 from metarlgym.datatypes import ConfigError
 from metarlgym.pretraining.bridge import Words
 from metarlgym.sources import RLM, MetaLM, Piecewise, Source
+from metarlgym.training.launch import check_launch
 
 SOURCES: dict[str, type[Source]] = {"piecewise": Piecewise, "rlm": RLM, "metalm": MetaLM}
 
@@ -88,11 +89,13 @@ class PretrainConfig(TrainingArguments):
             raise ConfigError(f"gradient_chunk={self.gradient_chunk} must be at least 1.")
         if self.gradient_chunk is not None and self.loss_on == "last":
             raise ConfigError("gradient_chunk goes with loss_on='all': most chunks would have no loss.")
+        if self.variable_length and self.loss_on == "last":
+            raise ConfigError("variable_length goes with loss_on='all': cut sequences have no last symbol.")
         if self.max_steps < 1:
             raise ConfigError(f"max_steps={self.max_steps} must be at least 1: fresh sequences never end.")
-        for name in ("checkpoints", "eval_sequences", "final_eval_sequences"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name}={getattr(self, name)} must be at least 1.")
+        for name, least in (("checkpoints", 1), ("eval_sequences", 1), ("final_eval_sequences", 2)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name}={getattr(self, name)} must be at least {least}.")
         if not 0 <= self.momentum < 1:
             raise ConfigError(f"momentum={self.momentum} must be at least 0 and below 1.")
         if not 0 <= self.min_lr_rate <= 1:
@@ -103,6 +106,7 @@ class PretrainConfig(TrainingArguments):
         if not torch.cuda.is_available():
             self.dataloader_pin_memory = False  # there is nothing to pin for
         super().__post_init__()
+        check_launch(self.world_size)
 
     def make_words(self, source: Source) -> Words | None:
         """How symbols are written, if a game's words are wanted."""

@@ -67,6 +67,9 @@ class NetworkArguments:
         for name in ("hidden_size", "num_layers", "num_heads", "widening", "stacks", "stack_cells"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}={getattr(self, name)} must be at least 1.")
+        for name in ("mlp_before", "mlp_after"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name}={getattr(self, name)} must be at least 0.")
         if self.timescale is not None and (self.network != "lstm" or self.timescale < 2):
             raise ConfigError(f"timescale={self.timescale} is for network=lstm and at least 2: leave it out.")
         if not 0 <= self.dropout < 1:

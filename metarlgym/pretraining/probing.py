@@ -76,7 +76,7 @@ def _states(model: Any, tokens: np.ndarray, batch_size: int) -> np.ndarray:
     """Last hidden states, `(B, T, width)`."""
     was_training = model.training
     model.eval()
-    with torch.inference_mode():
+    with torch.no_grad():
         parts = [
             model(input_ids=ids.to(model.device), output_hidden_states=True).hidden_states[-1].float().cpu()
             for ids in torch.from_numpy(tokens).split(batch_size)

@@ -163,7 +163,7 @@ class Examination:
         lines = []
         was_training = model.training
         model.eval()
-        with torch.inference_mode():
+        with torch.no_grad():  # not inference mode: ZeRO-3 keeps what it gathers here for the next backward pass
             for block in self.blocks():
                 chances = []
                 for first in range(0, len(block.inputs), batch_size):

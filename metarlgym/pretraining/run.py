@@ -26,7 +26,7 @@ from metarlgym.pretraining.progress import PretrainProgress
 from metarlgym.pretraining.regret import Examination, curves, summarise
 from metarlgym.pretraining.trainer import PretrainTrainer
 from metarlgym.sources import Piecewise, Source
-from metarlgym.training.callbacks import MetricsFile
+from metarlgym.training.callbacks import MetricsFile, drop_unfinished_line
 from metarlgym.training.checkpoint import checkpoints, latest_complete
 from metarlgym.training.flat import plain, read_flat
 from metarlgym.training.loading import load_model
@@ -103,13 +103,16 @@ def run_pretraining(settings: PretrainSettings, console: Console | None = None) 
         args.distributed_state.wait_for_everyone()
     set_seed(args.seed)
     model = _model(settings, source)
+    size = model.num_parameters()  # under ZeRO-3 the weights are elsewhere afterwards
     start_step = int(resume_from.name.split("-")[1]) if resume_from else 0
+    if main and resume_from:
+        _cut_metrics(folder / "metrics.jsonl", start_step)
     progress = PretrainProgress(console)
     args.disable_tqdm = True
     trainer = PretrainTrainer(model, args, source, start_step, [MetricsFile(folder), progress])
     trainer.remove_callback(PrinterCallback)
     console.print(
-        f"learning {args.source}: {model.num_parameters():,} parameters, sequences of {source.length} symbols out of "
+        f"learning {args.source}: {size:,} parameters, sequences of {source.length} symbols out of "
         f"{source.vocab_size}; results in {folder}",
         highlight=False,
     )
@@ -129,14 +132,14 @@ def run_pretraining(settings: PretrainSettings, console: Console | None = None) 
         "source_args": args.source_args,
         "loss_on": args.loss_on,
         "network": type(model).__name__,
-        "parameters": model.num_parameters(),
+        "parameters": size,
         "steps": trainer.state.global_step,
         "best_eval_loss": trainer.state.best_metric,
         "data_share": round(trainer.fetch_seconds / max(1e-9, trainer.train_seconds), 4),
         "seed": args.seed,
         "version": __version__,
     }
-    if isinstance(source, Piecewise) and not _last(args) and source.length > 1:
+    if isinstance(source, Piecewise) and source.length > 1 and trainer.words is None:
         with console.status("probing for the last switch"):
             summary["probe"] = probe(trainer.model, source, min(400, 2 * args.final_eval_sequences))
     if not main:
@@ -184,6 +187,8 @@ def _claim(settings: PretrainSettings, folder: Path, console: Console, main: boo
             f"resuming from {resume_from}" if resume_from else f"no complete checkpoint in {folder}: starting anew",
             highlight=False,
         )
+        if resume_from and config.exists():
+            _check_same(yaml.safe_load(config.read_text()), settings.resolved(), folder)
     elif main and (config.exists() or checkpoints(folder)):
         if not settings.run.overwrite:
             raise ConfigError(
@@ -195,6 +200,34 @@ def _claim(settings: PretrainSettings, folder: Path, console: Console, main: boo
         folder.mkdir(parents=True, exist_ok=True)
         config.write_text(yaml.safe_dump(settings.resolved(), sort_keys=False, allow_unicode=True))
     return resume_from
+
+
+FREE = ("output_dir", "threads", "learning_rate", "max_grad_norm", "final_eval_sequences", "eval_sequences")
+"""What a run may go on with differently, with `max_steps` and how often it is looked at."""
+
+
+def _check_same(held: dict[str, Any], wanted: dict[str, Any], folder: Path) -> None:
+    """Refuse to go on with another source, network or batch.
+
+    Raises:
+        ConfigError: naming the setting.
+    """
+    free = (*FREE, "max_steps", "logging_steps", "checkpoints", "report_to", "save_strategy", "decay_steps")
+    for name, value in wanted.items():
+        if name not in free and name in held and held[name] != value:
+            raise ConfigError(
+                f"{name}={value!r} was {held[name]!r} in {folder}: --resume goes on with the same settings; give the "
+                "old one, or another --output_dir."
+            )
+
+
+def _cut_metrics(path: Path, step: int) -> None:
+    """Drop what was written after the checkpoint: those steps come again."""
+    drop_unfinished_line(path)
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    kept = [line for line in lines if json.loads(line)["step"] <= step]
+    if len(kept) < len(lines):
+        path.write_text("".join(kept))
 
 
 def _show(summary: dict[str, Any], folder: Path, console: Console) -> None:

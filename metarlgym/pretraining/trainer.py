@@ -100,6 +100,11 @@ class PretrainTrainer(CheckpointMixin, Trainer):
             train_dataset=stream,
             callbacks=[spaced, *(callbacks or [])],
         )
+        if args.gradient_chunk and self.is_deepspeed_enabled:
+            raise ConfigError(
+                f"gradient_chunk={args.gradient_chunk} cannot go with DeepSpeed, which takes a step at every backward "
+                "pass: launch without it, or leave gradient_chunk out."
+            )
         # The loss is a mean, and all micro-batches of a step have the same number of targets.
         self.model_accepts_loss_kwargs = False
 
@@ -128,14 +133,18 @@ class PretrainTrainer(CheckpointMixin, Trainer):
             loss = self._chunked_step(model, inputs, self.args.gradient_chunk)
         else:
             loss = super().training_step(model, inputs, num_items_in_batch)
-        if not bool(torch.isfinite(loss)):
-            last, _ = latest_complete(str(self.args.output_dir))
-            kept = f"The last good checkpoint is {last}" if last else "There is no checkpoint yet"
-            raise MetaRLGymError(
-                f"the loss is {loss.item()} at step {self.state.global_step + 1}. {kept}: go on from there by --resume "
-                f"with a lower learning_rate (it is {self.args.learning_rate:g}) or a lower max_grad_norm."
-            )
+        self._check_finite("loss", loss.item(), self.state.global_step + 1)
         return loss
+
+    def _check_finite(self, name: str, value: float, step: int) -> None:
+        if math.isfinite(value):
+            return
+        last, _ = latest_complete(str(self.args.output_dir))
+        kept = f"The last good checkpoint is {last}: go on from there by --resume" if last else "Begin again"
+        raise MetaRLGymError(
+            f"the {name} is {value} at step {step}. {kept} with a lower learning_rate (it is "
+            f"{self.args.learning_rate:g}) or a lower max_grad_norm."
+        )
 
     def _length(self) -> int:
         """Symbols of this step's sequences: 2^U, U uniform; the same on all processes."""
@@ -188,6 +197,17 @@ class PretrainTrainer(CheckpointMixin, Trainer):
             self.lr_scheduler = LambdaLR(self.optimizer if optimizer is None else optimizer, rate)
         return super().create_scheduler(num_training_steps, optimizer)
 
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """As transformers does it, but the step size is the one given now: a run may go on with a lower one."""
+        super()._load_optimizer_and_scheduler(checkpoint)
+        schedule = getattr(self.lr_scheduler, "scheduler", self.lr_scheduler)
+        if checkpoint is None or not isinstance(schedule, LambdaLR):
+            return
+        peak = self.args.learning_rate
+        schedule.base_lrs = [peak for _ in schedule.base_lrs]
+        for group, rate in zip(schedule.optimizer.param_groups, schedule.lr_lambdas, strict=True):
+            group["initial_lr"], group["lr"] = peak, peak * rate(schedule.last_epoch)
+
     def get_train_dataloader(self) -> DataLoader:
         """Whole batches, each process its own: accelerate has nothing to share out."""
         batches = BatchStream(
@@ -218,6 +238,8 @@ class PretrainTrainer(CheckpointMixin, Trainer):
         """Loss, floor and gap on held-out sequences, in expectation; the best model so far goes to `best/`."""
         line = self.examination.model(self.model, prefix=self.prefix)
         found = summarise(line, self.examination.exact)
+        # Before the checkpoint of this step is written: what is kept is good.
+        self._check_finite("held-out loss", found["final_loss"], self.state.global_step)
         metrics = {
             "eval_loss": found["final_loss"],
             "eval_floor": found["floor"],

@@ -15,6 +15,7 @@ from metarlgym.datatypes import ConfigError
 from metarlgym.memory import make_memory
 from metarlgym.serving.handshake import parse_urls
 from metarlgym.training.credit import RULES
+from metarlgym.training.launch import check_launch
 from metarlgym.training.schedule import Schedule
 
 
@@ -151,11 +152,7 @@ class MetaGRPOConfig(GRPOConfig):
                 f"{self.memory!r}: a trial's rows stay on one process."
             )
         super().__post_init__()
-        if self.world_size < world:
-            raise ConfigError(
-                f"the launcher started {world} processes (WORLD_SIZE), but each found itself alone: this happens with "
-                "a GPU configuration on a machine without one. Use configs/zero3_cpu.yaml, or set use_cpu: true there."
-            )
+        check_launch(self.world_size)
         self._check_checkpoints()
         trials = share // self.rows_per_trial
         waves = -(-trials // min(trials, self.rollout_concurrency or trials))

@@ -49,8 +49,12 @@ def metrics(folder, name="loss"):
     return {line["step"]: line[name] for line in lines if name in line}
 
 
+def weights_of(folder):
+    return load_file(Path(folder) / "model.safetensors")
+
+
 def weights(folder):
-    return load_file(Path(folder) / "final" / "model.safetensors")
+    return weights_of(Path(folder) / "final")
 
 
 def trainer(folder, network="lstm", **changes):
@@ -93,15 +97,57 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path):
     assert not (tmp_path / "cut" / "final").exists()
     train(tmp_path / "cut", "--resume", **changes)
     assert metrics(tmp_path / "cut") == metrics(tmp_path / "whole")
+    steps = [json.loads(line)["step"] for line in (tmp_path / "cut" / "metrics.jsonl").read_text().splitlines()]
+    assert steps == sorted(steps)  # what came after the checkpoint is there once
     one, two = weights(tmp_path / "cut"), weights(tmp_path / "whole")
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
+def interrupted(folder, **changes):
+    """A run that ended after step 6 of 12."""
+
+    class Stop(Exception):
+        pass
+
+    def stop(self, args, state, control, **_):
+        if state.global_step == 7:
+            raise Stop
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("metarlgym.pretraining.progress.PretrainProgress.on_step_end", stop)
+        with pytest.raises(Stop):
+            train(folder, max_steps=12, checkpoints=12, **changes)
+
+
+def test_goes_on_with_a_lower_rate(tmp_path):
+    interrupted(tmp_path / "run", lr_scheduler_type="cosine")
+    before = weights_of(tmp_path / "run" / "checkpoint-6")
+    train(tmp_path / "run", "--resume", max_steps=12, checkpoints=12, learning_rate=1e-12)
+    after = weights(tmp_path / "run")
+    assert all(torch.allclose(before[name], after[name], atol=1e-9) for name in before)
+    assert max(metrics(tmp_path / "run", "learning_rate")[step] for step in range(8, 13)) <= 1e-12
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"source_args": '{"law": "static", "T": 16}'}, {"per_device_train_batch_size": 2}, {"hidden_size": 16}],
+)
+def test_does_not_go_on_with_another_run(changes, tmp_path):
+    interrupted(tmp_path / "run")
+    with pytest.raises(ConfigError, match=next(iter(changes))):
+        train(tmp_path / "run", "--resume", max_steps=12, checkpoints=12, **changes)
+
+
 def test_loss_that_is_no_number_stops_with_the_last_checkpoint(tmp_path):
+    wild = {"network": "rnn", "max_grad_norm": 0, "optim": "sgd"}
+    interrupted(tmp_path / "run", **wild)
     with pytest.raises(MetaRLGymError) as error:
-        train(tmp_path / "run", network="rnn", learning_rate=1e38, max_steps=30, max_grad_norm=0, optim="sgd")
+        train(tmp_path / "run", "--resume", max_steps=12, checkpoints=2, learning_rate=1e38, **wild)
     told = str(error.value)
-    assert "the loss is nan" in told and "checkpoint-1" in told and "learning_rate" in told and "\n" not in told
+    assert told.startswith("the loss is ") and "checkpoint-6" in told and "learning_rate" in told and "\n" not in told
+    assert not list((tmp_path / "run").glob("checkpoint-1[0-9]"))
+    with pytest.raises(MetaRLGymError, match=r"held-out loss is inf at step 1\. Begin again"):
+        train(tmp_path / "new", learning_rate=1e38, **wild)
 
 
 @pytest.mark.parametrize("network", ["transformer", "lstm", "stack_rnn"])
@@ -177,6 +223,9 @@ def test_spaced_steps():
         ({"source_args": "[1]"}, "source_args="),
         ({"loss_on": "first"}, "loss_on='first'"),
         ({"loss_on": "last"}, "loss_on='last'"),
+        ({"source": "rlm", "source_args": '{"v": 5}', "loss_on": "last", "variable_length": "true"}, "variable_length"),
+        ({"final_eval_sequences": 1}, "final_eval_sequences=1"),
+        ({"mlp_after": -1}, "mlp_after=-1"),
         ({"max_steps": 0}, "max_steps=0"),
         ({"gradient_chunk": 0}, "gradient_chunk=0"),
         ({"momentum": 1.5}, "momentum=1.5"),
