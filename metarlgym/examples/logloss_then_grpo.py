@@ -26,28 +26,18 @@ def main() -> None:
     args = parser.parse_args()
     before, after = args.out / "metalm_game_pretrained", args.out / "metalm_game"
 
-    def run(*words: object) -> None:
-        if status := metarlgym([str(word) for word in words]):
+    def run(*words: object, folder: Path | None = None) -> None:
+        resume = ["--resume"] if folder and folder.exists() else []
+        if status := metarlgym([*map(str, words), *resume]):
             raise SystemExit(status)
 
-    def go_on(folder: Path) -> list[str]:
-        return ["--resume"] if folder.exists() else []
-
     if not (before / "summary.json").exists():
-        run(
-            "pretrain",
-            "--config",
-            "metalm_game",
-            "--output_dir",
-            before,
-            "--max_steps",
-            args.pretrain_steps,
-            *go_on(before),
-        )
+        steps = ("--max_steps", args.pretrain_steps)
+        run("pretrain", "--config", "metalm_game", "--output_dir", before, *steps, folder=before)
     if not (after / "eval.json").exists():
         start = ("--model_name_or_path", before / "final", "--max_steps", args.steps)
         trials = ("--final_eval_trials", args.trials)
-        run("train", "--config", "metalm_game", "--output_dir", after, *trials, *start, *go_on(after))
+        run("train", "--config", "metalm_game", "--output_dir", after, *trials, *start, folder=after)
     table = Table("network", "return of 3 episodes", "by episode")
     for name, folder in (("log-loss alone", before), ("then GRPO", after)):
         for decoding in ("sampled", "greedy"):
