@@ -143,7 +143,7 @@ def render(results: dict[str, Any], about: dict[str, Any]) -> str:
     for name, found in results.items():
         network, law, _ = name.split("/")
         if not found["longer"]:
-            lines += [f"| {network}, {law} its positions end at 256 | | | |"]
+            lines += [f"| {network}, {law} | its positions end at 256 | | | |"]
             continue
         longest = found["longer"][max(found["longer"], key=int)]
         cells = []
@@ -168,7 +168,8 @@ def render(results: dict[str, Any], about: dict[str, Any]) -> str:
             f"| {network}, {law} | {read['network']:.2f} {controls[0]} | {true['network']:.2f} {controls[1]} | "
             f"{true['exact_posterior']:.2f} |"
         ]
-    lines += ["", f"- Date: {about['date']}", f"- Hardware: {about['hardware']}, one thread; most runs had others beside them"]
+    lines += ["", f"- Date: {about['date']}"]
+    lines += [f"- Hardware: {about['hardware']}, one thread; most runs had others beside them"]
     return "\n".join([*lines, f"- Versions: {', '.join(about['versions'])}", f"- Commit: {about['commit']}", ""])
 
 
