@@ -31,14 +31,14 @@ MEASURES = {
     "score": {
         "true_loss": Measure("low", 0.005, relative=True),
         "signal0": Measure("high", 0.03),
-        "distinct": Measure("near", 0.1, target=1.0),
-        "likelihood": Measure("near", 0.1),
+        "distinct": Measure("near", 0.2, target=1.0),
+        "likelihood": Measure("near", 0.2),
     },
     "target": {
         "true_loss": Measure("low", 0.005, relative=True),
         "agreement": Measure("high", 0.02),
-        "distinct": Measure("near", 0.1, target=1.0),
-        "likelihood": Measure("near", 0.1),
+        "distinct": Measure("near", 0.2, target=1.0),
+        "likelihood": Measure("near", 0.2),
     },
 }
 """What the detector watches, and how much worse than at its best counts as worse. Shares of distinct bigrams and the
@@ -73,8 +73,11 @@ class Config:
     batch: int = field(default=64, metadata={"help": "Real sequences of a step."})
     phase_a_steps: int = field(default=300, metadata={"help": "Steps on real tokens."})
     phase_a_lr: float = field(default=3e-3, metadata={"help": "Step size of phase A."})
-    steps: int = field(default=2500, metadata={"help": "Steps of phase B with scores, at most."})
-    target_steps: int = field(default=1000, metadata={"help": "Steps of phase B with targets, at most."})
+    steps: int = field(default=3200, metadata={"help": "Steps of phase B with scores, at most."})
+    target_steps: int = field(default=400, metadata={"help": "Steps of phase B with targets, at most."})
+    action_steps: int = field(
+        default=400, metadata={"help": "Steps of phase B, at most, of runs that reanchor or return to phase A."}
+    )
     lr: float = field(default=1e-4, metadata={"help": "Step size of phase B with scores."})
     target_lr: float = field(default=1e-4, metadata={"help": "Step size of phase B with targets."})
     prompt: int = field(default=4, metadata={"help": "Real tokens before a sample."})
@@ -92,6 +95,7 @@ class Config:
     refresh_every: int = field(default=25, metadata={"help": "refreshed: steps between returns to phase A."})
     refresh_steps: int = field(default=25, metadata={"help": "refreshed: steps there."})
     check_every: int = field(default=5, metadata={"help": "Steps between checks."})
+    close_checks: int = field(default=40, metadata={"help": "Checks after which they come five times as seldom."})
     patience: int = field(default=3, metadata={"help": "Checks running that make an alarm."})
     held: int = field(default=256, metadata={"help": "Held-out sequences."})
 
@@ -108,8 +112,9 @@ class Config:
             raise ConfigError("seeds=[] holds none: give at least one.")
         if self.targets not in ("argmax", "sample"):
             raise ConfigError(f"targets={self.targets!r} is not known: use 'argmax' or 'sample'.")
-        whole = ("batch", "phase_a_steps", "steps", "target_steps", "prompts", "thought", "refresh_every", "held")
-        for name in (*whole, "refresh_steps", "check_every", "patience", "prompt"):
+        steps = ("phase_a_steps", "steps", "target_steps", "action_steps", "refresh_every", "refresh_steps")
+        checks = ("check_every", "close_checks", "patience", "held")
+        for name in (*steps, *checks, "batch", "prompts", "prompt", "thought"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}={getattr(self, name)} must be at least 1.")
         if self.group < 2:
@@ -146,13 +151,14 @@ def run_arm(config: Config, arm: str, log: Log) -> dict[str, Any]:
     length = 3 * config.length
     actor = ActorCritic(config.V, config.hidden_size, config.layers, config.heads, length, derive(seed, "actor"))
     only_a = critic_name == "phase_a"
-    total = config.phase_a_steps if only_a else config.phase_a_steps + _budget(config, form_name)
+    steps = _budget(config, form_name, action)
+    total = config.phase_a_steps if only_a else config.phase_a_steps + steps
     run = _Run(config, form, actor, log, total)
     if only_a:
         lines, detector = run.phase_a(checked=True)
         return {"lines": lines, "alarm_step": detector.alarm_step, "reasons": detector.reasons}
-    run.phase_a()
-    return run.phase_b(critic_name, action)
+    run.start((repr(config), form_name, seed))
+    return run.phase_b(critic_name, action, steps)
 
 
 def _make_form(config: Config, name: str, seed: int) -> ScoreForm | TargetForm:
@@ -167,8 +173,13 @@ def _make_form(config: Config, name: str, seed: int) -> ScoreForm | TargetForm:
     return TargetForm(language, config.batch, config.held, sees, config.targets, generator)
 
 
-def _budget(config: Config, form: str) -> int:
-    return config.steps if form == "score" else config.target_steps
+def _budget(config: Config, form: str, action: str) -> int:
+    steps = config.steps if form == "score" else config.target_steps
+    return steps if action in ("log", "stop") else min(steps, config.action_steps)
+
+
+_STARTS: dict[tuple[str, str, int], tuple[Any, ...]] = {}
+"""Ends of phase A of this process: all critics of a form and a seed begin with the same."""
 
 
 class _Run:
@@ -184,6 +195,11 @@ class _Run:
         better = "high" if self.form.name == "score" else "low"
         return HackDetector(MEASURES[self.form.name], self.config.patience, better)
 
+    def _check_at(self, step: int) -> bool:
+        """A hack may take 5 steps or 1,000: checks are close at first, then seldom."""
+        every = self.config.check_every
+        return step % (every if step <= every * self.config.close_checks else 5 * every) == 0
+
     def _tell(self, phase: str, line: dict[str, Any]) -> None:
         self.log(self.done, self.total, phase=phase, at=line["step"], **{k: v for k, v in line.items() if k != "step"})
 
@@ -197,6 +213,15 @@ class _Run:
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
 
+    def start(self, key: tuple[str, str, int]) -> None:
+        """Phase A, unless this process has done it for the same settings, form and seed."""
+        if key not in _STARTS:
+            self.phase_a()
+            _STARTS[key] = keep(self.actor), self.form.generator.get_state(), self.seen, self.done
+        weights, state, self.seen, self.done = _STARTS[key]
+        restore(self.actor, weights)
+        self.form.generator.set_state(state)
+
     def phase_a(self, checked: bool = False, steps: int | None = None) -> tuple[list[dict[str, Any]], HackDetector]:
         """Real tokens. With `checked`, what the detector makes of it."""
         steps = steps or self.config.phase_a_steps
@@ -205,7 +230,7 @@ class _Run:
         lines: list[dict[str, Any]] = []
         detector, critic = self.detector(), Critic("live", self.actor)
         for step in range(steps + 1):
-            if checked and step % self.config.check_every == 0:
+            if checked and self._check_at(step):
                 lines.append({"step": step, **self.form.measure(self.actor, critic)})
                 detector.check(step, lines[-1]["signal"], lines[-1])
                 self._tell("A", lines[-1])
@@ -217,9 +242,9 @@ class _Run:
                 self.done += 1
         return lines, detector
 
-    def phase_b(self, critic_name: str, action: str) -> dict[str, Any]:
+    def phase_b(self, critic_name: str, action: str, steps: int) -> dict[str, Any]:
         """The critic alone; ends at the budget, or some time after the hack, which is then known."""
-        config, steps = self.config, _budget(self.config, self.form.name)
+        config = self.config
         critic = Critic(critic_name, self.actor, config.tau)
         lr = config.lr if self.form.name == "score" else config.target_lr
         optimizer = torch.optim.AdamW(self.actor.parameters(), lr, weight_decay=0.0)
@@ -227,7 +252,7 @@ class _Run:
         detector, lines, acted = self.detector(), [], []
         kept, hacked = keep(self.actor), None
         for step in range(steps + 1):
-            if step % config.check_every == 0:
+            if self._check_at(step):
                 lines.append({"step": step, **self.form.measure(self.actor, critic)})
                 self._tell("B", lines[-1])
                 alarm = detector.check(step, lines[-1]["signal"], lines[-1])

@@ -161,12 +161,14 @@ class ScoreForm:
             more["thought_gain"] = float((self._with_thoughts(actor, self.held)[1] - plain).mean())
         else:
             score = critic.judge.score(whole, s.prompt)
+        logits = actor.logits(self.held)[:, s.prompt - 1 :]
         chances = torch.softmax(actor.logits(whole)[:, s.prompt - 1 : -1], -1)
         return {
             "signal": float(score.mean()),
             "signal_se": float(score.std() / len(score) ** 0.5),
             "signal0": float(critic.at_start.score(whole, s.prompt).mean()),
-            "true_loss": self.language.true_loss(actor.logits(self.held)[:, s.prompt :], self.held[:, s.prompt :]),
+            "true_loss": self.language.true_loss(logits[:, 1:], self.held[:, s.prompt :]),
+            "agreement": float((logits[:, :-1].argmax(-1) == self.real).float().mean()),
             "entropy": float(-torch.special.xlogy(chances, chances).sum(-1).mean()),
             "distinct": distinct(own) / distinct(self.real),
             "likelihood": self.language.log_likelihood(prompts, own) - self._real_likelihood(),

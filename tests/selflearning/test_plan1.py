@@ -160,6 +160,17 @@ def test_every_arm_runs(form, critic):
     assert told[-1][0] <= told[-1][1] and found["lines"] and json.dumps(found)
 
 
+def test_a_shared_phase_a_changes_nothing():
+    """Arms of one seed begin with the same phase A, whether this process has done it before or not."""
+    found = []
+    for _ in range(2):
+        plan1._STARTS.clear()
+        found.append(plan1.run_arm(Config(**TINY), "score-frozen-0", lambda *_, **__: None)["lines"])
+        plan1.run_arm(Config(**TINY), "score-live-0", lambda *_, **__: None)
+        found.append(plan1.run_arm(Config(**TINY), "score-frozen-0", lambda *_, **__: None)["lines"])
+    assert all(each == found[0] for each in found)
+
+
 def test_actions_follow_an_alarm(monkeypatch):
     """With a detector that always cries, `stop` ends the run and the others go on from what was good."""
     monkeypatch.setattr("metarlgym.selflearning.meter.HackDetector.check", lambda self, step, *_: step == 2)
