@@ -26,6 +26,7 @@ def command(
     \b
     Examples:
       metarlgym selflearn --config plan1
+      metarlgym selflearn --config configs/selflearning/*.yaml
       metarlgym selflearn --config plan1 --resume
       metarlgym selflearn --config plan3 --seeds 0 --output_dir runs/one_seed
     """
@@ -36,6 +37,19 @@ def command(
         plans = {f"Plan {number} (configs/selflearning/{name}.yaml)": number for number, name in PLANS.items()}
         print_settings({"The run": SelfLearnRun, **{t: find_plan(number).Config for t, number in plans.items()}})
         return
+    from metarlgym.datatypes import ConfigError
     from metarlgym.selflearning.run import parse, run_selflearning
 
-    run_selflearning(parse([*(["--config", config] if config is not None else []), *context.args]))
+    rest = list(context.args)
+    configs = [] if config is None else [config]
+    while configs and rest and not rest[0].startswith("-"):
+        configs.append(rest.pop(0))
+    if len(configs) < 2:
+        run_selflearning(parse([*(["--config", *configs] if configs else []), *rest]))
+        return
+    for name in ("output_dir", "only"):
+        if any(part.split("=")[0] == f"--{name}" for part in rest):
+            raise ConfigError(f"--{name} is for one plan, and {len(configs)} configs are given: run them one by one.")
+    # All are read before the first is run: a wrong name should not be told after an hour.
+    for settings in [parse(["--config", each, *rest]) for each in configs]:
+        run_selflearning(settings)

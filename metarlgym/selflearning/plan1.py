@@ -73,7 +73,7 @@ class Config:
     batch: int = field(default=64, metadata={"help": "Real sequences of a step."})
     phase_a_steps: int = field(default=300, metadata={"help": "Steps on real tokens."})
     phase_a_lr: float = field(default=3e-3, metadata={"help": "Step size of phase A."})
-    steps: int = field(default=3200, metadata={"help": "Steps of phase B with scores, at most."})
+    steps: int = field(default=1600, metadata={"help": "Steps of phase B with scores, at most."})
     target_steps: int = field(default=400, metadata={"help": "Steps of phase B with targets, at most."})
     action_steps: int = field(
         default=400, metadata={"help": "Steps of phase B, at most, of runs that reanchor or return to phase A."}
@@ -89,7 +89,7 @@ class Config:
         default=0.6, metadata={"help": "Share of random tokens in sequences that a critic sees through."}
     )
     own_weight: float = field(
-        default=0.1, metadata={"help": "Weight of own samples as false ones, beside spoilt and real sequences."}
+        default=0.08, metadata={"help": "Weight of own samples as false ones, beside spoilt and real sequences."}
     )
     targets: str = field(default="argmax", metadata={"help": "argmax, or sample from the critic's verdict."})
     refresh_every: int = field(default=25, metadata={"help": "refreshed: steps between returns to phase A."})

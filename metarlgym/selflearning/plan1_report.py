@@ -5,13 +5,11 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
-from matplotlib.figure import Figure
-
+from metarlgym.selflearning.curves import Course, how_to_read, self_against_truth
 from metarlgym.selflearning.meter import WORSE
 from metarlgym.selflearning.plan import Picture
 
 STEPS = ("hack_step", "critic_side_step", "data_side_step", "alarm_step")
-SELF, TRUTH = "#D55E00", "#0072B2"
 
 
 def summarise(config: Any, results: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -111,43 +109,24 @@ def _reading(form: str, found: dict[str, Any]) -> str:
 
 
 def pictures(config: Any, results: dict[str, dict[str, Any]]) -> list[Picture]:
-    """One picture for each form: self against truth on one axis of steps, a panel for each critic."""
+    """One picture for each form: self against truth on one axis, a panel for each critic."""
     found = []
     for form in config.forms:
-        critics = [c for c in config.critics if any(f"{form}-{c}-{s}" in results for s in config.seeds)]
-        if critics:
-            found.append(_curves(config, form, critics, results))
+        names = {critic: [f"{form}-{critic}-{seed}" for seed in config.seeds] for critic in config.critics}
+        runs = {critic: [results[name] for name in some if name in results] for critic, some in names.items()}
+        panels = {critic: [_course(form, run) for run in some] for critic, some in runs.items() if some}
+        if panels:
+            own = "1 - the critic's score" if form == "score" else "the self-loss"
+            text = (
+                how_to_read(own) + " Dotted upright lines: the detector's alarm. A run ends some time after its hack."
+            )
+            figure = self_against_truth(panels, log_steps=True)
+            found.append(Picture(f"Self against truth, form {form}", text, figure))
     return found
 
 
-def _curves(config: Any, form: str, critics: list[str], results: dict[str, dict[str, Any]]) -> Picture:
-    columns = min(3, len(critics))
-    rows = -(-len(critics) // columns)
-    figure = Figure(figsize=(4.2 * columns, 3.0 * rows + 0.4), layout="constrained")
-    for place, critic in enumerate(critics):
-        axes = figure.add_subplot(rows, columns, place + 1)
-        truth = axes.twinx()
-        for seed in config.seeds:
-            run = results.get(f"{form}-{critic}-{seed}")
-            if run is None:
-                continue
-            steps = [line["step"] for line in run["lines"]]
-            axes.plot(steps, [line["signal"] for line in run["lines"]], color=SELF, linewidth=1, alpha=0.8)
-            base = run["start"]["true_loss"]
-            truth.plot(steps, [line["true_loss"] / base for line in run["lines"]], color=TRUTH, linewidth=1, alpha=0.8)
-            for step, style in ((run["hack_step"], "-"), (run["alarm_step"], ":")):
-                if step is not None:
-                    axes.axvline(step, color="black", linestyle=style, linewidth=0.8)
-        truth.axhline(WORSE, color=TRUTH, linestyle="--", linewidth=0.7)
-        truth.set_ylim(0.95, 1.4)
-        axes.set_xscale("symlog", linthresh=10)
-        axes.set_xlim(left=0)
-        axes.set_title(critic, fontsize=10)
-        axes.set_xlabel("step of phase B")
-        axes.set_ylabel("critic's score" if form == "score" else "self-loss, nats", color=SELF)
-        truth.set_ylabel("true loss over its start", color=TRUTH)
-    text = (
-        "Orange: what the model is trained to improve. Blue: true held-out loss over its start; dashed, 5% worse. "
-        "Black: the step of the hack (solid) and of the detector's alarm (dotted). A line for each seed."
-    )
-    return Picture(f"Self against truth, form {form}", text, figure)
+def _course(form: str, run: dict[str, Any]) -> Course:
+    lines = run["lines"]
+    own = [1 - line["signal"] if form == "score" else line["signal"] for line in lines]
+    true = [line["true_loss"] for line in lines]
+    return Course([line["step"] for line in lines], own, true, run["hack_step"], run["alarm_step"])

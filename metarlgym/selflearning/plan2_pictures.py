@@ -7,13 +7,12 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from metarlgym.selflearning.meter import WORSE
+from metarlgym.selflearning.curves import Course, how_to_read, self_against_truth
 from metarlgym.selflearning.plan import Picture
 from metarlgym.selflearning.plan2_config import Config
 from metarlgym.selflearning.plan2_summary import Results, summarise
 
-SCORE, LOSS, EXACT = "#0072B2", "#D55E00", "black"
-SEEDS = ("-", "--", ":", "-.")
+GISTS, CONTROL, EXACT = "#0072B2", "#D55E00", "black"
 
 
 def pictures(config: Config, results: Results) -> list[Picture]:
@@ -29,12 +28,9 @@ def pictures(config: Config, results: Results) -> list[Picture]:
         found.append(Picture("Loss by number of gists", text, _loss_by_gists(config, summary)))
     runs = {space: _runs(results, space) for space in summary["space"]}
     if runs:
-        text = (
-            "Left axis: the score that the actor learns from, over its start. Right axis: its true loss on held-out "
-            "continuations, over its start; the dotted line is 5% worse. Dots mark hack steps: the score is up, and "
-            "the truth is worse. Line styles are seeds."
-        )
-        found.append(Picture("Score and truth", text, _courses(runs)))
+        panels = {space: [_course(run) for run in each] for space, each in runs.items()}
+        text = how_to_read("1 - the score")
+        found.append(Picture("Self against truth", text, self_against_truth(panels)))
         text = (
             "Every check of phase B: change since the start of the own loss (1 - score) and of the true loss. An "
             "honest score has its points on a rising line; points to the upper left are hacks."
@@ -51,11 +47,11 @@ def _loss_by_gists(config: Config, summary: dict[str, Any]) -> Figure:
     figure = Figure(figsize=(10, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     numbers = [int(k) for k in summary["loss_by_gist_tokens"]]
-    left.plot(numbers, list(summary["loss_by_gist_tokens"].values()), "-", color=SCORE, label="k gists")
+    left.plot(numbers, list(summary["loss_by_gist_tokens"].values()), "-", color=GISTS, label="k gists")
     for k in numbers:
         losses = summary["loss_by_seed"][str(k)]
-        left.plot([k] * len(losses), losses, "o", color=SCORE, markersize=4)
-    lines = {"no gist": (summary["no_gist"], "--", LOSS), "no bottleneck": (summary["no_bottleneck"], "-", LOSS)}
+        left.plot([k] * len(losses), losses, "o", color=GISTS, markersize=4)
+    lines = {"no gist": (summary["no_gist"], "--", CONTROL), "no bottleneck": (summary["no_bottleneck"], "-", CONTROL)}
     lines["exact, chunk 2 alone"] = (summary["exact"]["chunk_alone"], "--", EXACT)
     lines["exact, full context"] = (summary["exact"]["full_context"], "-", EXACT)
     for name, (value, style, color) in lines.items():
@@ -65,11 +61,11 @@ def _loss_by_gists(config: Config, summary: dict[str, Any]) -> Figure:
     left.legend(fontsize=8)
     if summary["bits_kept"]:
         kept = list(summary["bits_kept"].values())
-        right.plot(numbers, kept, "o-", color=SCORE, label="in all")
-        right.plot(numbers, list(summary["bits_per_gist"].values()), "s--", color=SCORE, label="a gist")
+        right.plot(numbers, kept, "o-", color=GISTS, label="in all")
+        right.plot(numbers, list(summary["bits_per_gist"].values()), "s--", color=GISTS, label="a gist")
         if summary["no_bottleneck"] is not None:
             most = (summary["no_gist"] - summary["no_bottleneck"]) * config.n2 / np.log(2)
-            right.axhline(most, color=LOSS, linewidth=1, label=f"no bottleneck: {most:.1f}")
+            right.axhline(most, color=CONTROL, linewidth=1, label=f"no bottleneck: {most:.1f}")
         right.axhline(
             summary["exact"]["bits"], color=EXACT, linewidth=1, label=f"exact: {summary['exact']['bits']:.1f}"
         )
@@ -84,50 +80,31 @@ def _loss_by_gists(config: Config, summary: dict[str, Any]) -> Figure:
     return figure
 
 
-def _courses(runs: dict[str, list[dict[str, Any]]]) -> Figure:
-    figure = Figure(figsize=(3.4 * len(runs) + 1, 3.8), layout="constrained")
-    panels = figure.subplots(1, len(runs), squeeze=False)[0]
-    twins = [axes.twinx() for axes in panels]
-    for axes, twin, (space, each) in zip(panels, twins, runs.items()):
-        for number, run in enumerate(each):
-            steps = [check["step"] for check in run["checks"]]
-            first = run["checks"][0]
-            ratios = [check["true_loss"] / first["true_loss"] for check in run["checks"]]
-            style = SEEDS[number % len(SEEDS)]
-            axes.plot(steps, [check["score"] - first["score"] for check in run["checks"]], style, color=SCORE)
-            twin.plot(steps, ratios, style, color=LOSS)
-            if run["hack_step"] is not None:
-                twin.plot([run["hack_step"]], [ratios[steps.index(run["hack_step"])]], "o", color=EXACT, zorder=5)
-        twin.axhline(WORSE, linestyle=":", color=LOSS, linewidth=1)
-        axes.set_title(space, fontsize=10)
-        axes.set_xlabel("step")
-        axes.grid(alpha=0.3)
-        axes.tick_params(axis="y", labelcolor=SCORE)
-        twin.tick_params(axis="y", labelcolor=LOSS)
-    # One scale of the truth for all, so that spaces can be compared by eye; scores have each their own unit.
-    low = min(twin.get_ylim()[0] for twin in twins)
-    high = max(twin.get_ylim()[1] for twin in twins)
-    for twin in twins:
-        twin.set_ylim(low, high)
-    panels[0].set_ylabel("score, less its start", color=SCORE)
-    twins[-1].set_ylabel("true loss over its start", color=LOSS)
-    return figure
+def _course(run: dict[str, Any]) -> Course:
+    checks = run["checks"]
+    own, true = [1 - check["score"] for check in checks], [check["true_loss"] for check in checks]
+    return Course([check["step"] for check in checks], own, true, run["hack_step"])
 
 
 def _scatter(runs: dict[str, list[dict[str, Any]]], summary: dict[str, Any]) -> Figure:
-    figure = Figure(figsize=(2.6 * len(runs) + 1, 3), layout="constrained")
-    panels = figure.subplots(1, len(runs), squeeze=False, sharey=True)[0]
+    runs = {space: each for space, each in runs.items() if summary["space"][space]["correlation"] is not None}
+    columns = min(3, max(1, len(runs)))
+    rows = max(1, -(-len(runs) // columns))
+    figure = Figure(figsize=(13 / 4 * columns, 2.8 * rows + 0.4), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
     for axes, (space, each) in zip(panels, runs.items()):
         for number, run in enumerate(each):
             first = run["checks"][0]
             own = [first["score"] - check["score"] for check in run["checks"]]
             true = [check["true_loss"] - first["true_loss"] for check in run["checks"]]
-            axes.plot(own, true, marker="osv^"[number % 4], linestyle="", markersize=3, color=SCORE, alpha=0.7)
+            axes.plot(own, true, marker="osv^"[number % 4], linestyle="", markersize=3, color=GISTS, alpha=0.7)
         r = summary["space"][space]["correlation_from_start"]
-        axes.set_title(f"{space}: r = {'undefined' if r is None else f'{r:.2f}'}", fontsize=10)
-        axes.set_xlabel("change of own loss")
+        axes.set_title(f"{space}: r = {r:.2f}", fontsize=10)
         axes.axhline(0, color="gray", linewidth=0.8)
         axes.axvline(0, color="gray", linewidth=0.8)
         axes.grid(alpha=0.3)
-    panels[0].set_ylabel("change of true loss, nats")
+    for axes in panels[len(runs) :]:
+        axes.set_visible(False)
+    figure.supxlabel("change of own loss", fontsize=10)
+    figure.supylabel("change of true loss, nats", fontsize=10)
     return figure

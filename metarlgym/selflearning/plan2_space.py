@@ -7,13 +7,14 @@ The true loss is watched from outside: whoever raises the score by anything but 
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from metarlgym.seeding import derive
-from metarlgym.selflearning.gist_model import draw, held_out_loss, make_source, train_gists
+from metarlgym.selflearning.gist_model import GistModel, draw, held_out_loss, make_source, train_gists
 from metarlgym.selflearning.gist_sampler import sample
 from metarlgym.selflearning.plan import Log
 from metarlgym.selflearning.plan2_config import Config
@@ -94,7 +95,7 @@ def run_space(config: Config, space: str, seed: int, log: Log) -> dict[str, Any]
         `space`, `seed`, `checks` in order, and the verdicts on them.
     """
     total = config.space_warm_steps + config.space_steps
-    actor = train_gists(config, config.space_gists, "gist", seed, config.space_warm_steps, log, total)
+    actor = _after_phase_a(config, seed, log, total)
     judge = Judge(space, actor, held_out(config, config.check_sequences)[1], config.tau)
     course = Course(config, seed, judge)
     source = make_source(config, derive(seed, "space-train"))
@@ -119,6 +120,17 @@ def run_space(config: Config, space: str, seed: int, log: Log) -> dict[str, Any]
         if step % config.check_every == 0 or step == config.space_steps:
             log(config.space_warm_steps + step, total, phase="B", **_logged(course.check(step)))
     return {"space": space, "seed": seed, "checks": course.checks, **verdicts(course.checks)}
+
+
+_STARTS: dict[tuple[str, int], GistModel] = {}
+"""Ends of phase A of this process, by settings and seed."""
+
+
+def _after_phase_a(config: Config, seed: int, log: Log, total: int) -> GistModel:
+    key = repr(config), seed
+    if key not in _STARTS:
+        _STARTS[key] = train_gists(config, config.space_gists, "gist", seed, config.space_warm_steps, log, total)
+    return copy.deepcopy(_STARTS[key])
 
 
 def advantages(scores: Tensor, group: int) -> Tensor:

@@ -57,16 +57,17 @@ def _table(rows: list[dict[str, Any]]) -> str:
     names = list(rows[0])
     head = "".join(f"<th>{html.escape(name)}</th>" for name in names)
     body = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(_cell(row[name]))}</td>" for name in names) + "</tr>" for row in rows
+        "<tr>" + "".join(f"<td>{html.escape(cell(row[name]))}</td>" for name in names) + "</tr>" for row in rows
     )
     return f"<table><tr>{head}</tr>{body}</table>"
 
 
-def _cell(value: Any) -> str:
+def cell(value: Any) -> str:
+    """A value as it stands in a table; None is read as never."""
     if value is None:
         return "never"
     if isinstance(value, list):
-        return ", ".join(_cell(each) for each in value)
+        return ", ".join(cell(each) for each in value)
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 

@@ -191,10 +191,12 @@ def _run_one(number: str, config: Any, name: str, folder: str) -> None:
 def _progress(folder: Path, name: str) -> str:
     path = folder / "arms" / f"{name}.jsonl"
     lines = path.read_text().splitlines() if path.exists() else []
-    if not lines or not lines[-1].endswith("}"):
+    try:
+        last = json.loads(lines[-1])
+        return f"{name} {last['step']}/{last['of']}"
+    except (IndexError, ValueError, TypeError, KeyError):
+        # No line yet, or one that is being written: the next look will see it, and the run must not end for it.
         return name
-    last = json.loads(lines[-1])
-    return f"{name} {last['step']}/{last['of']}"
 
 
 def _result_path(folder: Path, name: str) -> Path:

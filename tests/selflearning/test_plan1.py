@@ -227,6 +227,20 @@ def test_a_run_and_its_resume(tmp_path, capsys):
     assert again["forms"] == summary["forms"]
 
 
+def test_several_plans(tmp_path, monkeypatch, capsys):
+    """`--config *.yaml` runs each; nothing runs where one of them is wrong."""
+    for name, seed in (("one", 0), ("two", 1)):
+        settings = {"plan": 1, **TINY, "forms": ["score"], "critics": ["live"], "seeds": [seed], "actions": []}
+        (tmp_path / f"{name}.yaml").write_text(json.dumps(settings))
+    monkeypatch.chdir(tmp_path)
+    assert main(["selflearn", "--config", "one.yaml", "three.yaml", "--workers", "1"]) == 2
+    assert "three.yaml" in capsys.readouterr().err and not (tmp_path / "runs").exists()
+    assert main(["selflearn", "--config", "one.yaml", "two.yaml", "--output_dir", "here"]) == 2
+    assert "--output_dir is for one plan" in capsys.readouterr().err
+    assert main(["selflearn", "--config", "one.yaml", "two.yaml", "--workers", "1"]) == 0
+    assert all((tmp_path / "runs" / name / "summary.json").exists() for name in ("one", "two"))
+
+
 @pytest.mark.parametrize(
     ("changes", "told"),
     [({"only": "score-dead-0"}, "no arm"), ({"workers": 0}, "workers=0"), ({"speed": 3}, "'speed'")],

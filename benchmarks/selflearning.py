@@ -1,0 +1,66 @@
+"""Question: when is a signal that a model makes for itself hacked, and what can be learned from it? Runs the three
+plans of `metarlgym selflearn` in full (`configs/selflearning/`), an hour on two cores, and keeps their summaries. Arms
+that are done are kept in `--runs` and not repeated: a killed run goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from common import commit, cpu_model, versions
+from rich.console import Console
+
+from metarlgym.selflearning.report import cell
+from metarlgym.selflearning.run import PLANS, parse, run_selflearning
+
+TITLES = {"1": "Plan 1: critics that may be hacked", "2": "Plan 2: gist space", "3": "Plan 3: learned losses"}
+
+
+def main() -> None:
+    """Run what is left, and write the result files."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=Path, default=Path("runs/selflearning"), help="where runs are kept")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument("--plans", nargs="+", default=list(PLANS), choices=list(PLANS))
+    args, extra = parser.parse_known_args()
+    console = Console(highlight=False)
+    for number in args.plans:
+        folder = args.runs / PLANS[number]
+        arguments = ["--config", PLANS[number], "--output_dir", str(folder), *extra]
+        summary = run_selflearning(parse([*arguments, *(["--resume"] if folder.exists() else [])]), console)
+        stem = args.out / f"selflearning_{PLANS[number]}"
+        shutil.copy(folder / "summary.json", stem.with_suffix(".json"))
+        pictures = []
+        for place, picture in enumerate(sorted(folder.glob("*.png")), 1):
+            pictures.append(shutil.copy(picture, f"{stem}_{place}.png"))
+        stem.with_suffix(".md").write_text(render(number, summary, [Path(each).name for each in pictures]))
+        console.print(f"written: {stem}.json, .md")
+
+
+def render(number: str, summary: dict[str, Any], pictures: list[str]) -> str:
+    """The result as Markdown: what came out in words, the table, the pictures, and how it was made."""
+    names = list(summary["table"][0])
+    lines = [f"# {TITLES[number]}", "", summary["reading"], ""]
+    lines += ["| " + " | ".join(names) + " |", "|---" * len(names) + "|"]
+    lines += ["| " + " | ".join(cell(row[name]) for name in names) + " |" for row in summary["table"]]
+    for picture in pictures:
+        lines += ["", f"![{' '.join(picture.split('.')[0].split('_'))}]({picture})"]
+    minutes = sum(summary["arm_seconds"].values()) / 60
+    lines += [
+        "",
+        f"- Command: `python benchmarks/selflearning.py --plans {number}`",
+        f"- Date: {time.strftime('%Y-%m-%d')}",
+    ]
+    lines += [f"- Hardware: {cpu_model()}, one thread an arm; {minutes:.0f} minutes of one core in all"]
+    lines += [f"- Versions: {', '.join(versions())}", f"- Commit: {commit()}"]
+    lines += [f"- Settings: `{json.dumps(summary['config'])}`", ""]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
