@@ -26,6 +26,8 @@ from metarlgym.selflearning.target_form import TargetForm
 __all__ = ["Config", "arms", "pictures", "run_arm", "summarise"]
 
 FORMS = ("score", "target", "target_seen")
+SCORE_ONLY = ("live_detached", "grounded")
+"""Critics of form score alone: targets have no gradient, so a live critic is always detached there."""
 ACTIONS = ("stop", "reanchor", "phase_a")
 MEASURES = {
     "score": {
@@ -55,7 +57,7 @@ class Config:
     )
     critics: list[str] = field(
         default_factory=lambda: ["live", "live_detached", "frozen", "ema_0.99", "refreshed", "grounded"],
-        metadata={"help": "live, live_detached, frozen, ema_T, refreshed, grounded (form score only)."},
+        metadata={"help": "live, frozen, ema_T, refreshed; live_detached and grounded in form score alone."},
     )
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2], metadata={"help": "One run of each critic for each."})
     actions: list[str] = field(
@@ -133,7 +135,7 @@ def arms(config: Config) -> list[str]:
     """`FORM-CRITIC-SEED`, `FORM-phase_a-SEED`, and `FORM-CRITIC-ACTION` with a further seed."""
     found = []
     for form in config.forms:
-        critics = [c for c in config.critics if c != "grounded" or form == "score"]
+        critics = [c for c in config.critics if form == "score" or c not in SCORE_ONLY]
         found += [f"{form}-{critic}-{seed}" for critic in critics for seed in config.seeds]
         found += [f"{form}-phase_a-{seed}" for seed in config.seeds]
         for action in config.actions:
@@ -195,10 +197,10 @@ class _Run:
         better = "high" if self.form.name == "score" else "low"
         return HackDetector(MEASURES[self.form.name], self.config.patience, better)
 
-    def _check_at(self, step: int) -> bool:
-        """A hack may take 5 steps or 1,000: checks are close at first, then seldom."""
+    def _check_at(self, step: int, anew: int = 0) -> bool:
+        """A hack may take 5 steps or 1,000: checks are close at first, and after all began anew, then seldom."""
         every = self.config.check_every
-        return step % (every if step <= every * self.config.close_checks else 5 * every) == 0
+        return step % (every if step <= anew + every * self.config.close_checks else 5 * every) == 0
 
     def _tell(self, phase: str, line: dict[str, Any]) -> None:
         self.log(self.done, self.total, phase=phase, at=line["step"], **{k: v for k, v in line.items() if k != "step"})
@@ -252,7 +254,7 @@ class _Run:
         detector, lines, acted = self.detector(), [], []
         kept, hacked = keep(self.actor), None
         for step in range(steps + 1):
-            if self._check_at(step):
+            if self._check_at(step, acted[-1] if acted else 0):
                 lines.append({"step": step, **self.form.measure(self.actor, critic)})
                 self._tell("B", lines[-1])
                 alarm = detector.check(step, lines[-1]["signal"], lines[-1])

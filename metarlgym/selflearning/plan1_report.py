@@ -44,7 +44,6 @@ def _form(config: Any, form: str, results: dict[str, dict[str, Any]]) -> dict[st
         row["true_loss_end"] = [run["end"]["true_loss"] for run in runs]
         row["floor"] = runs[0]["floor"]
         critics[critic] = row
-    medians = {name: row["median_hack_step"] for name, row in critics.items()}
     pairs = [
         (alarm, harm)
         for row in critics.values()
@@ -60,8 +59,8 @@ def _form(config: Any, form: str, results: dict[str, dict[str, Any]]) -> dict[st
     }
     return {
         "critics": critics,
-        "frozen_over_live": _ratio(medians, "frozen", "live"),
-        "refreshed_over_frozen": _ratio(medians, "refreshed", "frozen"),
+        "frozen_over_live": _ratio(critics, "frozen", "live"),
+        "refreshed_over_frozen": _ratio(critics, "refreshed", "frozen"),
         "harmed_runs": len(pairs),
         "alarms_before_harm": sum(alarm is not None and alarm < harm for alarm, harm in pairs),
         "phase_a_alarms": phase_a,
@@ -84,28 +83,49 @@ def _median(steps: list[int | None], budget: int) -> float:
     return statistics.median(budget if step is None else step for step in steps)
 
 
-def _ratio(medians: dict[str, float], one: str, other: str) -> float | None:
-    if one not in medians or other not in medians or not medians[other]:
+def _ratio(critics: dict[str, Any], one: str, other: str) -> float | None:
+    """Of medians. None where the second is never hacked: then nothing is known of how much later the first is."""
+    if one not in critics or other not in critics:
         return None
-    return round(medians[one] / medians[other], 3)
+    below = critics[other]["median_hack_step"]
+    return None if below in (0, critics[other]["budget"]) else round(critics[one]["median_hack_step"] / below, 3)
 
 
 def _reading(form: str, found: dict[str, Any]) -> str:
+    """The form's figures in words."""
     told = []
     for name, row in found["critics"].items():
-        hacked = [step for step in row["hack_step"] if step is not None]
-        count = len(row["hack_step"])
-        told.append(f"{name} {len(hacked)} of {count}" + (f" (median {statistics.median(hacked):g})" if hacked else ""))
-    text = f"Form {form}: hacked within the budget: {', '.join(told)}."
+        hacked = [f"{step}" for step in row["hack_step"] if step is not None]
+        told.append(f"{name} {len(hacked)} of {len(row['hack_step'])}" + (f" ({', '.join(hacked)})" if hacked else ""))
+    budget = max((row["budget"] for row in found["critics"].values()), default=0)
+    said = [f"Form {form}, runs hacked within {budget} steps, and when: {'; '.join(told)}."]
     if found["frozen_over_live"] is not None:
-        text += f" Median hack step of frozen over live: {found['frozen_over_live']:g}."
-    text += (
-        f" The alarm came before the true loss was {WORSE - 1:.0%} worse in {found['alarms_before_harm']} of "
-        f"{found['harmed_runs']} runs where that happened;"
+        said.append(f"Median hack step of frozen over live: {found['frozen_over_live']:g}.")
+    if found["refreshed_over_frozen"] is not None:
+        least = (
+            " (at least: refreshed was not hacked)" if set(found["critics"]["refreshed"]["hack_step"]) == {None} else ""
+        )
+        said.append(f"Of refreshed over frozen: {found['refreshed_over_frozen']:g}{least}.")
+    said.append(
+        f"The true loss became {WORSE - 1:.0%} worse in {found['harmed_runs']} runs, and the alarm came before that in "
+        f"{found['alarms_before_harm']} of them."
     )
+    loop = found["closed_loop"]
+    stopped = [run for name, run in loop.items() if name.endswith("-stop") and run["alarm_step"] is not None]
+    if stopped:
+        worst = max(run["worst_true_loss"] for run in stopped) - 1
+        said.append(f"{len(stopped)} further runs stopped at their alarm, the true loss at most {worst:.1%} worse.")
+    for name, what in (("frozen-reanchor", "taken back to its start"), ("frozen-phase_a", "returned to phase A")):
+        if name in loop and loop[name]["acted"]:
+            run = loop[name]
+            said.append(
+                f"Critic frozen, {what} at each of {len(run['acted'])} alarms: {run['worst_true_loss'] - 1:.1%} worse "
+                f"at most, {run['end_true_loss'] - 1:+.1%} at the end."
+            )
     false = [step for step in found["phase_a_alarms"] if step is not None]
-    text += f" in phase A it came in {len(false)} of {len(found['phase_a_alarms'])} runs."
-    return text
+    if found["phase_a_alarms"]:
+        said.append(f"In phase A the alarm came in {len(false)} of {len(found['phase_a_alarms'])} runs.")
+    return " ".join(said)
 
 
 def pictures(config: Any, results: dict[str, dict[str, Any]]) -> list[Picture]:

@@ -63,11 +63,11 @@ def _table(rows: list[dict[str, Any]]) -> str:
 
 
 def cell(value: Any) -> str:
-    """A value as it stands in a table; None is read as never."""
+    """A value as it stands in a table; a None among steps over seeds is read as never."""
     if value is None:
-        return "never"
+        return "–"
     if isinstance(value, list):
-        return ", ".join(cell(each) for each in value)
+        return ", ".join("never" if each is None else cell(each) for each in value)
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
