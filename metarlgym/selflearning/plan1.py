@@ -251,7 +251,9 @@ class _Run:
         lr = config.lr if self.form.name == "score" else config.target_lr
         optimizer = torch.optim.AdamW(self.actor.parameters(), lr, weight_decay=0.0)
         refresher = torch.optim.AdamW(critic.judge.parameters(), 1e-3) if critic_name == "refreshed" else None
-        detector, lines, acted = self.detector(), [], []
+        detector = self.detector()
+        lines: list[dict[str, Any]] = []
+        acted: list[int] = []
         kept, hacked = keep(self.actor), None
         for step in range(steps + 1):
             if self._check_at(step, acted[-1] if acted else 0):
