@@ -45,7 +45,7 @@ def main() -> None:
 def render(number: str, summary: dict[str, Any], pictures: list[str]) -> str:
     """The result as Markdown: what came out in words, the table, the pictures, and how it was made."""
     names = list(summary["table"][0])
-    lines = [f"# {TITLES[number]}", "", summary["reading"], ""]
+    lines = [f"# {TITLES[number]}", "", summary["reading"].replace("\n", "\n\n"), ""]
     lines += ["| " + " | ".join(names) + " |", "|---" * len(names) + "|"]
     lines += ["| " + " | ".join(cell(row[name]) for name in names) + " |" for row in summary["table"]]
     for picture in pictures:

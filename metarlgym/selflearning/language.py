@@ -54,14 +54,20 @@ class Language:
             number = number * self.V + padded[:, i : i + tokens.shape[1]]
         return self.table[number]
 
-    def true_loss(self, logits: Tensor, tokens: Tensor) -> float:
-        """Cross-entropy of the next token under the true distributions, nats; `logits` `(B, T, V)` after each token."""
-        logs = torch.log_softmax(logits.float(), -1)
-        return float(-(self.truth(tokens) * logs).sum(-1).mean())
+    def true_loss(self, logits: Tensor, tokens: Tensor, first: int = 0) -> float:
+        """Cross-entropy of the next token under the true distributions, nats.
 
-    def entropy(self, tokens: Tensor) -> float:
+        Args:
+            logits: `(B, T, V)` after each token.
+            tokens: `(B, T)`, whole: what comes after a place depends on tokens before it.
+            first: place from which on the loss counts.
+        """
+        logs = torch.log_softmax(logits.float(), -1)
+        return float(-(self.truth(tokens) * logs).sum(-1)[:, first:].mean())
+
+    def entropy(self, tokens: Tensor, first: int = 0) -> float:
         """Mean entropy of the true distributions after `tokens`: the floor of `true_loss`."""
-        truth = self.truth(tokens)
+        truth = self.truth(tokens)[:, first:]
         return float(-torch.special.xlogy(truth, truth).sum(-1).mean())
 
     def log_likelihood(self, prompts: Tensor, samples: Tensor) -> float:

@@ -254,9 +254,10 @@ class _Run:
         detector = self.detector()
         lines: list[dict[str, Any]] = []
         acted: list[int] = []
+        rule = "gain" if critic_name == "grounded" else self.form.name
         kept, hacked = keep(self.actor), None
         for step in range(steps + 1):
-            if self._check_at(step, acted[-1] if acted else 0):
+            if step == steps or self._check_at(step, acted[-1] if acted else 0):
                 lines.append({"step": step, **self.form.measure(self.actor, critic)})
                 self._tell("B", lines[-1])
                 alarm = detector.check(step, lines[-1]["signal"], lines[-1])
@@ -271,7 +272,7 @@ class _Run:
                     critic = Critic(critic_name, self.actor, config.tau)
                     optimizer = torch.optim.AdamW(self.actor.parameters(), lr, weight_decay=0.0)
                     detector.reset()
-                hacked = hacked or verdicts(lines, self.form.name)["hack_step"]
+                hacked = hacked or verdicts(lines, rule)["hack_step"]
                 if hacked is not None and step >= 1.1 * hacked + 20 * config.check_every:
                     break
             if step == steps:
@@ -282,8 +283,7 @@ class _Run:
             self.train(self.actor, self.form.step_loss(self.actor, critic, self.seen), optimizer)
             critic.after_step()
             self.done += 1
-        found = verdicts(lines, self.form.name)
-        floor = self.form.language.entropy(self.form.held)
+        found = verdicts(lines, rule)
         return {
             **found,
             "alarm_step": detector.alarm_step,
@@ -294,6 +294,6 @@ class _Run:
             "start": lines[0],
             "end": lines[-1],
             "worst_true_loss": max(line["true_loss"] for line in lines) / lines[0]["true_loss"],
-            "floor": floor,
+            "floor": self.form.floor(),
             "lines": lines,
         }

@@ -22,7 +22,7 @@ def summarise(config: Any, results: dict[str, dict[str, Any]]) -> dict[str, Any]
         for name, row in found["critics"].items()
     ]
     return {
-        "reading": " ".join(_reading(form, found) for form, found in forms.items()),
+        "reading": "\n".join(_reading(form, found) for form, found in forms.items()),
         "table": table,
         "critics": {name: {"hack_step": row["hack_step"]} for name, row in first["critics"].items()},
         "forms": forms,
@@ -100,16 +100,18 @@ def _reading(form: str, found: dict[str, Any]) -> str:
     budget = max((row["budget"] for row in found["critics"].values()), default=0)
     said = [f"Form {form}, runs hacked within {budget} steps, and when: {'; '.join(told)}."]
     if found["frozen_over_live"] is not None:
-        said.append(f"Median hack step of frozen over live: {found['frozen_over_live']:g}.")
+        said.append(f"Median hack step of frozen over live: {found['frozen_over_live']:.3g}.")
     if found["refreshed_over_frozen"] is not None:
-        least = (
-            " (at least: refreshed was not hacked)" if set(found["critics"]["refreshed"]["hack_step"]) == {None} else ""
+        never = set(found["critics"]["refreshed"]["hack_step"]) == {None}
+        least = " or more, since refreshed was never hacked" if never else ""
+        said.append(f"Of refreshed over frozen: {found['refreshed_over_frozen']:.3g}{least}.")
+    if found["harmed_runs"]:
+        said.append(
+            f"The true loss became {WORSE - 1:.0%} worse in {found['harmed_runs']} runs; the alarm came before that in "
+            f"{found['alarms_before_harm']}."
         )
-        said.append(f"Of refreshed over frozen: {found['refreshed_over_frozen']:g}{least}.")
-    said.append(
-        f"The true loss became {WORSE - 1:.0%} worse in {found['harmed_runs']} runs, and the alarm came before that in "
-        f"{found['alarms_before_harm']} of them."
-    )
+    else:
+        said.append(f"In no run did the true loss become {WORSE - 1:.0%} worse.")
     loop = found["closed_loop"]
     stopped = [run for name, run in loop.items() if name.endswith("-stop") and run["alarm_step"] is not None]
     if stopped:

@@ -15,7 +15,7 @@ from metarlgym.selflearning.plan import Picture
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #1a1a1a; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
-img { max-width: 100%; } .reading { background: #f3f6f9; border-left: 4px solid #0072b2; padding: .6rem 1rem; }
+img { max-width: 100%; } .reading { background: #f3f6f9; border-left: 4px solid #0072b2; padding: .1rem 1rem; }
 table { border-collapse: collapse; font-size: .9rem; } td, th { padding: .2rem .8rem .2rem 0; text-align: left; }
 th { border-bottom: 1px solid #999; } pre { background: #f6f6f6; padding: .8rem; overflow-x: auto; font-size: .8rem; }
 """
@@ -27,14 +27,15 @@ def write_report(folder: Path, title: str, summary: dict[str, Any], pictures: li
     Args:
         folder: where to.
         title: of the page.
-        summary: `summary.json`; `reading`, a text, and `table`, a list of rows, are shown as such.
+        summary: `summary.json`; `reading`, a paragraph a line, and `table`, a list of rows, are shown as such.
         pictures: in order.
     """
     parts = [f"<h1>{html.escape(title)}</h1>"]
     if summary.get("reading"):
-        parts.append(f'<p class="reading">{html.escape(summary["reading"])}</p>')
+        paragraphs = "".join(f"<p>{html.escape(line)}</p>" for line in summary["reading"].splitlines())
+        parts.append(f'<div class="reading">{paragraphs}</div>')
     if summary.get("table"):
-        parts.append(_table(summary["table"]))
+        parts.append(f"{_table(summary['table'])}<p>Lists are over seeds; –: never, or nothing.</p>")
     for number, picture in enumerate(pictures, 1):
         png = io.BytesIO()
         picture.figure.savefig(png, dpi=130, format="png")
@@ -63,11 +64,11 @@ def _table(rows: list[dict[str, Any]]) -> str:
 
 
 def cell(value: Any) -> str:
-    """A value as it stands in a table; a None among steps over seeds is read as never."""
+    """A value as it stands in a table."""
     if value is None:
         return "–"
     if isinstance(value, list):
-        return ", ".join("never" if each is None else cell(each) for each in value)
+        return ", ".join(cell(each) for each in value)
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 

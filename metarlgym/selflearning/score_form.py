@@ -22,6 +22,9 @@ from metarlgym.selflearning.critics import Critic
 from metarlgym.selflearning.language import Language, distinct
 from metarlgym.training.credit import batch_scale, leave_one_out
 
+CHECK = 1
+"""Seed of what checks draw, so that they leave training as it is and differ by the model alone."""
+
 
 @dataclass
 class ScoreSizes:
@@ -126,7 +129,7 @@ class ScoreForm:
     def _grounded_loss(self, actor: ActorCritic, critic: Critic, real: Tensor) -> Tensor:
         """Score-function gradient on thoughts, and the gradient of the gain itself, which is a real log-likelihood."""
         s = self.sizes
-        chosen, after = self._with_thoughts(actor, real)
+        chosen, after = self._with_thoughts(actor, real, self.generator)
         plain = _log_likelihood(actor, real, s.prompt)
         with torch.no_grad():
             base = _log_likelihood(critic.average.module, real, s.prompt)
@@ -135,12 +138,12 @@ class ScoreForm:
         loss = -(self._advantages(gain.detach()) * torch.where(empty, 0.0, chosen)).mean() / s.thought
         return loss - gain.mean()
 
-    def _with_thoughts(self, actor: ActorCritic, real: Tensor) -> tuple[Tensor, Tensor]:
+    def _with_thoughts(self, actor: ActorCritic, real: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Log-probability of a sampled thought, and mean log-probability of the real tokens after it, each `(B,)`."""
         s = self.sizes
         prompts, rest = real[:, : s.prompt], real[:, s.prompt :]
         mark = torch.full((len(real), 1), self.language.V)
-        thoughts = actor.sample(torch.cat([prompts, mark], 1), s.thought, self.generator)
+        thoughts = actor.sample(torch.cat([prompts, mark], 1), s.thought, generator)
         whole = torch.cat([prompts, mark, thoughts, mark + 1, rest], 1)
         logs = torch.log_softmax(actor.logits(whole), -1)
         first = s.prompt + 1
@@ -149,31 +152,41 @@ class ScoreForm:
 
     @torch.no_grad()
     def measure(self, actor: ActorCritic, critic: Critic) -> dict[str, float]:
-        """One check: signal, the same by the critic as it was, and the truth."""
+        """One check: signal, the same by the critic as it was, and the truth.
+
+        Signals are scores in [0, 1]; of `grounded` nats a token, gained with a thought over the moving average without.
+        """
         s = self.sizes
+        generator = torch.Generator().manual_seed(CHECK)
         prompts = self.held[:, : s.prompt]
-        own = actor.sample(prompts, s.sample, self.generator)
+        own = actor.sample(prompts, s.sample, generator)
         whole = torch.cat([prompts, own], 1)
         more: dict[str, float] = {}
         if critic.name == "grounded":
-            plain = _log_likelihood(actor, self.held, s.prompt)
-            score = torch.sigmoid(plain - _log_likelihood(critic.average.module, self.held, s.prompt))
-            more["thought_gain"] = float((self._with_thoughts(actor, self.held)[1] - plain).mean())
+            after = self._with_thoughts(actor, self.held, generator)[1]
+            score = after - _log_likelihood(critic.average.module, self.held, s.prompt)
+            score0 = after - _log_likelihood(critic.at_start, self.held, s.prompt)
+            more["thought_gain"] = float((after - _log_likelihood(actor, self.held, s.prompt)).mean())
         else:
             score = critic.judge.score(whole, s.prompt)
-        logits = actor.logits(self.held)[:, s.prompt - 1 :]
+            score0 = critic.at_start.score(whole, s.prompt)
+        logits = actor.logits(self.held)
         chances = torch.softmax(actor.logits(whole)[:, s.prompt - 1 : -1], -1)
         return {
             "signal": float(score.mean()),
             "signal_se": float(score.std() / len(score) ** 0.5),
-            "signal0": float(critic.at_start.score(whole, s.prompt).mean()),
-            "true_loss": self.language.true_loss(logits[:, 1:], self.held[:, s.prompt :]),
-            "agreement": float((logits[:, :-1].argmax(-1) == self.real).float().mean()),
+            "signal0": float(score0.mean()),
+            "true_loss": self.language.true_loss(logits, self.held, s.prompt - 1),
+            "agreement": float((logits[:, s.prompt - 1 : -1].argmax(-1) == self.real).float().mean()),
             "entropy": float(-torch.special.xlogy(chances, chances).sum(-1).mean()),
             "distinct": distinct(own) / distinct(self.real),
             "likelihood": self.language.log_likelihood(prompts, own) - self._real_likelihood(),
             **more,
         }
+
+    def floor(self) -> float:
+        """Least true loss there is, nats a token."""
+        return self.language.entropy(self.held, self.sizes.prompt - 1)
 
     def _real_likelihood(self) -> float:
         return self.language.log_likelihood(self.held[:, : self.sizes.prompt], self.real)

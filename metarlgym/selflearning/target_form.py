@@ -24,6 +24,9 @@ from metarlgym.selflearning.actor_critic import ActorCritic
 from metarlgym.selflearning.critics import Critic
 from metarlgym.selflearning.language import Language, distinct
 
+CHECK = 1
+"""Seed of what checks draw, so that they leave training as it is and differ by the model alone."""
+
 
 class TargetForm:
     """Losses and measures of the form, on one language.
@@ -82,30 +85,31 @@ class TargetForm:
         woven = torch.stack(triple, 2).flatten(1)
         return judge.logits(woven)[:, 2::3]
 
-    def targets_of(self, verdict: Tensor) -> Tensor:
+    def targets_of(self, verdict: Tensor, generator: torch.Generator) -> Tensor:
         """Pseudo-targets `(B, T - 1)` from the critic's logits."""
         if self.targets == "argmax":
             return verdict.argmax(-1)
         chances = verdict.softmax(-1)
-        return torch.multinomial(chances.flatten(0, 1), 1, generator=self.generator).view(chances.shape[:2])
+        return torch.multinomial(chances.flatten(0, 1), 1, generator=generator).view(chances.shape[:2])
 
     def step_loss(self, actor: ActorCritic, critic: Critic, start: int) -> Tensor:
         """The loss of a step of phase B: no real next token is in it, unless the critic copied one."""
         real = self.language.tokens(start, self.batch)
         logits = actor.logits(real)[:, :-1]
         with torch.no_grad():
-            target = self.targets_of(self.verdict(critic.judge, real, logits))
+            target = self.targets_of(self.verdict(critic.judge, real, logits), self.generator)
         return _cross_entropy(logits, target)
 
     @torch.no_grad()
     def measure(self, actor: ActorCritic, critic: Critic) -> dict[str, float]:
         """One check: self-loss, the same with the targets of the critic as it was, and the truth."""
+        generator = torch.Generator().manual_seed(CHECK)
         logits = actor.logits(self.held)[:, :-1]
         verdict = self.verdict(critic.judge, self.held, logits)
-        target = self.targets_of(verdict)
-        target0 = self.targets_of(self.verdict(critic.at_start, self.held, logits))
+        target = self.targets_of(verdict, generator)
+        target0 = self.targets_of(self.verdict(critic.at_start, self.held, logits), generator)
         each = _cross_entropy(logits, target, "none").view(target.shape).mean(1)
-        own = actor.sample(self.held[:, :2], self.held.shape[1] - 2, self.generator)
+        own = actor.sample(self.held[:, :2], self.held.shape[1] - 2, generator)
         counts = torch.bincount(target.flatten(), minlength=self.language.V).float()
         shares = counts / counts.sum()
         return {
@@ -120,6 +124,10 @@ class TargetForm:
             "likelihood": self.language.log_likelihood(self.held[:, :2], own)
             - self.language.log_likelihood(self.held[:, :2], self.held[:, 2:]),
         }
+
+    def floor(self) -> float:
+        """Least true loss there is, nats a token."""
+        return self.language.entropy(self.held[:, :-1])
 
 
 def _cross_entropy(logits: Tensor, targets: Tensor, reduction: str = "mean") -> Any:

@@ -49,6 +49,40 @@ def test_the_true_loss_of_the_truth_is_the_entropy():
     assert LANGUAGE.true_loss(torch.zeros_like(logits), tokens) == pytest.approx(np.log(5), abs=1e-6)
 
 
+class Truth(torch.nn.Module):
+    """In place of an actor, the source itself."""
+
+    def logits(self, tokens):
+        return LANGUAGE.truth(tokens).clamp_min(1e-30).log()
+
+    def sample(self, prompts, count, generator):
+        return torch.randint(5, (len(prompts), count), generator=generator)
+
+    def score(self, tokens, after):
+        return torch.full((len(tokens),), 0.5)
+
+
+@pytest.mark.parametrize("name", ["score", "target"])
+def test_the_source_itself_reaches_the_floor(name):
+    """Each form's true loss and floor are over the same places, each with the tokens before it."""
+    form = score_form() if name == "score" else target_form()
+    if name == "target":
+        form.verdict = lambda judge, real, logits: logits
+    truth = Truth()
+    found = form.measure(truth, Critic("frozen", truth))
+    assert found["true_loss"] == pytest.approx(form.floor(), abs=1e-5)
+    assert form.floor() < np.log(5) - 0.1
+
+
+def test_checks_leave_training_alone():
+    ends = []
+    for every in (2, 3):
+        given = Config(**{**TINY, "check_every": every, "close_checks": 1})
+        found = plan1.run_arm(given, "score-frozen-0", lambda *_, **__: None)
+        ends.append((found["end"]["step"], found["end"]["signal"], found["end"]["true_loss"]))
+    assert ends[0] == ends[1] and ends[0][0] == 6
+
+
 def test_distinct():
     assert distinct(torch.tensor([[0, 1, 0, 1, 0]])) == 2 / 4
 
@@ -135,7 +169,7 @@ def test_targets_have_no_gradient():
     loss = form.step_loss(made, critic, 0)
     real = LANGUAGE.tokens(0, 4)
     logits = made.logits(real)[:, :-1]
-    target = form.targets_of(form.verdict(made, real, logits)).detach()
+    target = form.targets_of(form.verdict(made, real, logits), generator()).detach()
     by_hand = torch.nn.functional.cross_entropy(logits.flatten(0, 1), target.flatten())
     one = torch.autograd.grad(loss, made.lm.parameters(), allow_unused=True)
     two = torch.autograd.grad(by_hand, made.lm.parameters(), allow_unused=True)
@@ -216,7 +250,7 @@ def test_a_run_and_its_resume(tmp_path, capsys):
     assert list(summary["critics"]["live"]) == ["hack_step"] and len(summary["critics"]["live"]["hack_step"]) == 1
     assert summary["forms"]["score"]["closed_loop"].keys() == {"live-stop"}
     page = (folder / "report.html").read_text()
-    assert "data:image/png;base64," in page and "hacked within the budget" in page
+    assert "data:image/png;base64," in page and "hacked within 6 steps" in page
     assert main(flags(folder)) == 2 and "holds another run" in capsys.readouterr().err
     assert main([*flags(folder, steps=8), "--resume"]) == 2 and "steps=8 was 6" in capsys.readouterr().err
     (folder / "arms" / "score-live-0.json").unlink()
