@@ -32,17 +32,25 @@ def main() -> None:
     for number in args.plans:
         folder = args.runs / PLANS[number]
         arguments = ["--config", PLANS[number], "--output_dir", str(folder), *extra]
-        summary = run_selflearning(parse([*arguments, *(["--resume"] if folder.exists() else [])]), console)
+        arguments += ["--resume"] if (folder / "config.yaml").exists() else []
+        begun = folder / "commit"
+        if not folder.exists():  # the commit of the arms, which may be older than this page
+            folder.mkdir(parents=True)
+            begun.write_text(commit())
+        elif not begun.exists():
+            begun.write_text("unknown")
+        summary = run_selflearning(parse(arguments), console)
         stem = args.out / f"selflearning_{PLANS[number]}"
         shutil.copy(folder / "summary.json", stem.with_suffix(".json"))
-        pictures = []
+        pictures: list[str] = []
         for place, picture in enumerate(sorted(folder.glob("*.png")), 1):
-            pictures.append(shutil.copy(picture, f"{stem}_{place}.png"))
-        stem.with_suffix(".md").write_text(render(number, summary, [Path(each).name for each in pictures]))
+            shutil.copy(picture, f"{stem}_{place}.png")
+            pictures.append(f"{stem.name}_{place}.png")
+        stem.with_suffix(".md").write_text(render(number, summary, begun.read_text(), pictures))
         console.print(f"written: {stem}.json, .md")
 
 
-def render(number: str, summary: dict[str, Any], pictures: list[str]) -> str:
+def render(number: str, summary: dict[str, Any], begun: str, pictures: list[str]) -> str:
     """The result as Markdown: what came out in words, the table, the pictures, and how it was made."""
     names = list(summary["table"][0])
     lines = [f"# {TITLES[number]}", "", summary["reading"].replace("\n", "\n\n"), ""]
@@ -57,7 +65,7 @@ def render(number: str, summary: dict[str, Any], pictures: list[str]) -> str:
         f"- Date: {time.strftime('%Y-%m-%d')}",
     ]
     lines += [f"- Hardware: {cpu_model()}, one thread an arm; {minutes:.0f} minutes of one core in all"]
-    lines += [f"- Versions: {', '.join(versions())}", f"- Commit: {commit()}"]
+    lines += [f"- Versions: {', '.join(versions())}", f"- Commit: {begun}, this page {commit()}"]
     lines += [f"- Settings: `{json.dumps(summary['config'])}`", ""]
     return "\n".join(lines)
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
+from metarlgym.datatypes import MetaRLGymError
 from metarlgym.pretraining.networks import NetworkArguments, make_network
 
 MARKS = 2
@@ -55,11 +56,17 @@ class ActorCritic(nn.Module):
 
     @torch.no_grad()
     def sample(self, prompts: Tensor, count: int, generator: torch.Generator) -> Tensor:
-        """`count` tokens of the language after each of `prompts` `(B, n)`; `(B, count)`."""
+        """`count` tokens of the language after each of `prompts` `(B, n)`; `(B, count)`.
+
+        Raises:
+            MetaRLGymError: the network's probabilities are no numbers any more.
+        """
         cache, step, out = DynamicCache(), prompts, []
         for _ in range(count):
             found = self.lm(input_ids=step, past_key_values=cache, use_cache=True, logits_to_keep=1)
             chances = found.logits[:, -1, : self.V].float().softmax(-1)
+            if not bool(torch.isfinite(chances).all()):
+                raise MetaRLGymError("the network's probabilities are no numbers: lower lr or phase_a_lr.")
             step = torch.multinomial(chances, 1, generator=generator)
             out.append(step)
         return torch.cat(out, 1)

@@ -117,8 +117,8 @@ def verdicts(lines: Sequence[Mapping[str, Any]], form: str) -> dict[str, int | N
     - `critic_side_step`: the signal has improved (by more than 2 standard errors and 5% of its start) while the same
       samples, judged by the critic as it was at the start, have not improved by half as much.
     - `hack_step`: the signal is as good as it needs to be, AND the true loss is 5% above its start. Needed is, form
-      `score`: .9; `gain`, which has no upper end: more than 2 standard errors above its start; any other: a self-loss of
-      at most half its start.
+      `score`: .9; `gain`, which has no upper end: more than 2 standard errors above its start; any other: a self-loss
+      of at most half its start.
 
     Args:
         lines: each with `step`, `signal`, `signal0` (by the critic as it was), `signal_se` and `true_loss`.

@@ -17,7 +17,13 @@ def summarise(config: Any, results: dict[str, dict[str, Any]]) -> dict[str, Any]
     forms = {form: _form(config, form, results) for form in config.forms}
     first = forms.get("score", next(iter(forms.values())))
     table = [
-        {"form": form, "critic": name, **{step: row[step] for step in STEPS}, "true loss, end/start": row["harm"]}
+        {
+            "form": form,
+            "critic": name,
+            **{step: row[step] for step in STEPS},
+            "last step": row["last_step"],
+            "true loss there, over its start": row["harm"],
+        }
         for form, found in forms.items()
         for name, row in found["critics"].items()
     ]
@@ -39,7 +45,9 @@ def _form(config: Any, form: str, results: dict[str, dict[str, Any]]) -> dict[st
         row["harm"] = [round(run["end"]["true_loss"] / run["start"]["true_loss"], 4) for run in runs]
         row["reasons"] = [run["reasons"] for run in runs]
         row["budget"] = runs[0]["budget"]
+        row["last_step"] = [run["last_step"] for run in runs]
         row["median_hack_step"] = _median(row["hack_step"], runs[0]["budget"])
+        row["censored"] = row["median_hack_step"] >= runs[0]["budget"] and None in row["hack_step"]
         row["true_loss_start"] = [run["start"]["true_loss"] for run in runs]
         row["true_loss_end"] = [run["end"]["true_loss"] for run in runs]
         row["floor"] = runs[0]["floor"]
@@ -88,7 +96,9 @@ def _ratio(critics: dict[str, Any], one: str, other: str) -> float | None:
     if one not in critics or other not in critics:
         return None
     below = critics[other]["median_hack_step"]
-    return None if below in (0, critics[other]["budget"]) else round(critics[one]["median_hack_step"] / below, 3)
+    if not below or critics[other]["censored"]:
+        return None
+    return round(critics[one]["median_hack_step"] / below, 3)
 
 
 def _reading(form: str, found: dict[str, Any]) -> str:
@@ -99,12 +109,11 @@ def _reading(form: str, found: dict[str, Any]) -> str:
         told.append(f"{name} {len(hacked)} of {len(row['hack_step'])}" + (f" ({', '.join(hacked)})" if hacked else ""))
     budget = max((row["budget"] for row in found["critics"].values()), default=0)
     said = [f"Form {form}, runs hacked within {budget} steps, and when: {'; '.join(told)}."]
-    if found["frozen_over_live"] is not None:
-        said.append(f"Median hack step of frozen over live: {found['frozen_over_live']:.3g}.")
-    if found["refreshed_over_frozen"] is not None:
-        never = set(found["critics"]["refreshed"]["hack_step"]) == {None}
-        least = " or more, since refreshed was never hacked" if never else ""
-        said.append(f"Of refreshed over frozen: {found['refreshed_over_frozen']:.3g}{least}.")
+    for one, other in (("frozen", "live"), ("refreshed", "frozen")):
+        ratio = found[f"{one}_over_{other}"]
+        if ratio is not None:
+            least = " or more (the budget over the latter)" if found["critics"][one]["censored"] else ""
+            said.append(f"Median hack step of {one} over {other}: {ratio:.3g}{least}.")
     if found["harmed_runs"]:
         said.append(
             f"The true loss became {WORSE - 1:.0%} worse in {found['harmed_runs']} runs; the alarm came before that in "

@@ -49,7 +49,7 @@ def _phase_b(summary: dict[str, Any]) -> list[str]:
         verdict = {
             "gist": "gist space was harder to hack",
             "token": "token space was harder to hack",
-            "neither": "neither space was harder to hack",
+            "neither": "neither space was harder to hack in all seeds",
         }[summary["harder_space"]]
         found.append(
             f"Median hack step {steps['frozen']} in gist space (frozen encoder) and {steps['token']} in token space: "
@@ -57,7 +57,11 @@ def _phase_b(summary: dict[str, Any]) -> list[str]:
         )
     if "noise" in spaces:
         drift = spaces["noise"]["loss_ratio_end"] - 1
-        found.append(f"Random scores alone change the true loss by {drift:+.1%} within the budget.")
+        when = ", ".join("never" if step is None else f"{step}" for step in spaces["noise"]["data_side_step"])
+        found.append(
+            f"Random scores alone change the true loss by {drift:+.1%} within the budget (5% worse at step {when}): at "
+            "this step size part of any harm may be the update's noise and not the score's."
+        )
     spaces = {name: each for name, each in spaces.items() if name != "noise"}
     better = [name for name, each in spaces.items() if each["loss_ratio_best"] < 0.99]
     if spaces and not better:
@@ -73,8 +77,11 @@ def _phase_b(summary: dict[str, Any]) -> list[str]:
 def _arm(name: str, each: dict[str, Any]) -> list[str]:
     found = []
     r, rise = each["correlation"], each["score_end"] - each["score_start"]
-    if r is not None and r < -0.1:
-        found.append(f"{name}: from check to check the own loss falls as the true loss rises (r = {r:.2f}).")
+    if r is not None:
+        found.append(
+            f"{name}: own and true loss correlate with r = {each['correlation_from_start']:.2f} in their change since "
+            f"the start, {r:.2f} from check to check."
+        )
     if rise <= 0:
         found.append(f"{name}: the score did not rise ({each['score_start']:.3f} to {each['score_end']:.3f}).")
     elif each["gist_score_gain"] < 0.5 * rise:

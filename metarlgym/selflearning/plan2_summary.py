@@ -38,7 +38,8 @@ def summarise(config: Config, results: Results) -> dict[str, Any]:
             "true loss over start, end": each["loss_ratio_end"],
             "deviation of gist states over start, end": each["state_std_end"],
             "score of unrelated chunks, start and end": [each["state_alike_start"], each["state_alike_end"]],
-            "r(own loss, true loss)": "undefined" if each["correlation"] is None else each["correlation"],
+            "r(own loss, true loss), check to check": each["correlation"],
+            "since the start": each["correlation_from_start"],
         }
         for space, each in found["space"].items()
     ]
@@ -113,8 +114,11 @@ def _mean(values: list[float]) -> float | None:
 
 
 def _harder(spaces: dict[str, dict[str, Any]]) -> str | None:
-    """Both scorers compared are fixed from the start, so that the space is all that differs."""
+    """By all seeds, or neither. Both scorers compared are fixed from the start, so the space is all that differs."""
     if not {"token", "frozen"} <= set(spaces):
         return None
-    token, gist = spaces["token"]["median_hack_step"], spaces["frozen"]["median_hack_step"]
-    return "neither" if gist == token else "gist" if gist > token else "token"
+    never = math.inf
+    token, gist = (
+        [never if step is None else step for step in spaces[name]["hack_step"]] for name in ("token", "frozen")
+    )
+    return "gist" if min(gist) > max(token) else "token" if min(token) > max(gist) else "neither"

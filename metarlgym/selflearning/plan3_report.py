@@ -16,9 +16,9 @@ Results = dict[str, dict[str, Any]]
 
 
 def of_kind(results: Results, kind: str, config: Config) -> list[dict[str, Any]]:
-    """Results of one kind of arm, in the order of the seeds, as far as they were run."""
-    names = [f"{kind}-seed{seed}" for seed in config.seeds]
-    return [results[name] for name in names if name in results]
+    """Results of one kind of arm with their `seed`, in the order of the seeds, as far as they were run."""
+    names = {seed: f"{kind}-seed{seed}" for seed in config.seeds}
+    return [{**results[name], "seed": seed} for seed, name in names.items() if name in results]
 
 
 def mean(found: list[dict[str, Any]], figure: str) -> float | None:
@@ -71,7 +71,7 @@ def summarise(config: Config, results: Results) -> dict[str, Any]:
         for kind, found in runs.items()
         if found
     ]
-    summary["reading"] = reading(summary, config)
+    summary["reading"] = reading(summary, config, runs)
     return summary
 
 
@@ -84,7 +84,14 @@ def _short(found: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def reading(summary: dict[str, Any], config: Config) -> str:
+def _lower(one: list[dict[str, Any]], other: list[dict[str, Any]]) -> str:
+    """In how many of the seeds that both have the first has the lower loss."""
+    losses = {line["seed"]: line["val_loss"] for line in other}
+    pairs = [(line["val_loss"], losses[line["seed"]]) for line in one if line["seed"] in losses]
+    return f"{sum(a < b for a, b in pairs)} of {len(pairs)}"
+
+
+def reading(summary: dict[str, Any], config: Config, runs: dict[str, list[dict[str, Any]]]) -> str:
     """What the figures say, in words."""
     said = [f"MetaLM with noise e={config.e:g}: the learner sees noisy targets alone."]
     if summary["auc"] is not None:
@@ -97,30 +104,32 @@ def reading(summary: dict[str, Any], config: Config) -> str:
     losses = [summary[name] for name in ("val_loss", "uniform_val_loss", "oracle_val_loss", "floor")]
     if None not in losses:
         own, uniform, oracle, floor = losses
-        pairs = list(zip(summary["by_seed"]["val_loss"], summary["by_seed"]["uniform_val_loss"]))
         said.append(
             f"Clean held-out loss {own:.3f} against {uniform:.3f} under uniform weights (lower in "
-            f"{sum(a < b for a, b in pairs)} of {len(pairs)} seeds), {oracle:.3f} under the true noise mask; the exact "
-            f"floor is {floor:.3f}."
+            f"{_lower(runs['weights-next'], runs['uniform'])} seeds), {oracle:.3f} under the true noise mask; the "
+            f"exact floor is {floor:.3f}."
         )
     chosen = {name: found for name, found in summary["validation"].items() if found["val_loss"] is not None}
     if len(chosen) > 1:
         told = ", ".join(f"{name} {found['val_loss']:.3f} (AUC {found['auc']:.3f})" for name, found in chosen.items())
-        spread = np.ptp([found["val_loss"] for found in chosen.values()])
-        noise = max(float(np.std(found["val_losses"])) for found in chosen.values())
-        word = "no more than" if spread <= noise else "more than"
-        said.append(f"Validation chunks: {told}; they differ by {spread:.3f}, {word} seeds do ({noise:.3f}).")
+        text = f"Validation chunks: {told}"
+        if "similar" in chosen:
+            similar = runs["weights-similar"]
+            wins = [f"{other} in {_lower(similar, runs[f'weights-{other}'])} seeds" for other in ("next", "random")]
+            text += f"; similar is lower than {' and '.join(wins)}"
+        said.append(f"{text}.")
     gists = {name: found for name, found in summary["gist"].items() if found["val_loss"] is not None}
     if gists and losses[0] is not None:
         told = ", ".join(f"{name.replace('_', ' ')} {found['val_loss']:.3f}" for name, found in gists.items())
-        best = min(found["val_loss"] for found in gists.values())
-        word = "better than" if best < losses[0] else "no better than"
-        said.append(f"Gist distance: {told}; {word} learned weights.")
+        said.append(
+            f"Gist distance: {told}; lower than learned weights in {_lower(runs['gist-next'], runs['weights-next'])} "
+            f"and {_lower(runs['gist_ce-next'], runs['weights-next'])} seeds."
+        )
     full = summary["full_step"]
     if full["val_loss"] is not None and losses[0] is not None:
         said.append(
-            f"Judged by whole steps, weights of clean targets fall to {full['weight_clean']:.2f} (loss "
-            f"{full['val_loss']:.3f}, AUC {full['auc']:.3f}): one step ahead, smaller steps look better."
+            f"Judged by whole steps instead of {config.lookahead:g} of one, weights of clean targets end at "
+            f"{full['weight_clean']:.2f} (loss {full['val_loss']:.3f}, AUC {full['auc']:.3f})."
         )
     if summary["auc_redrawn"] is not None:
         said.append(

@@ -30,6 +30,7 @@ def write_report(folder: Path, title: str, summary: dict[str, Any], pictures: li
         summary: `summary.json`; `reading`, a paragraph a line, and `table`, a list of rows, are shown as such.
         pictures: in order.
     """
+    remove_pictures(folder)
     parts = [f"<h1>{html.escape(title)}</h1>"]
     if summary.get("reading"):
         paragraphs = "".join(f"<p>{html.escape(line)}</p>" for line in summary["reading"].splitlines())
@@ -52,6 +53,12 @@ def write_report(folder: Path, title: str, summary: dict[str, Any], pictures: li
         f"<style>{STYLE}</style></head><body>{''.join(parts)}</body></html>\n"
     )
     (folder / "report.html").write_text(page)
+
+
+def remove_pictures(folder: Path) -> None:
+    """Pictures that `write_report` left there before."""
+    for picture in folder.glob("[0-9]_*.png"):
+        picture.unlink()
 
 
 def _table(rows: list[dict[str, Any]]) -> str:

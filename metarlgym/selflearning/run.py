@@ -27,7 +27,7 @@ from metarlgym import __version__
 from metarlgym.datatypes import ConfigError, MetaRLGymError
 from metarlgym.evaluation.model_eval import write_json
 from metarlgym.selflearning.plan import Plan
-from metarlgym.selflearning.report import write_report
+from metarlgym.selflearning.report import remove_pictures, write_report
 from metarlgym.training.flat import plain, read_flat, said_in
 
 PLANS = {"1": "plan1", "2": "plan2", "3": "plan3"}
@@ -63,7 +63,7 @@ class SelfLearnSettings:
 
     def resolved(self) -> dict[str, Any]:
         """A file of them starts the same run again."""
-        once = ("resume", "overwrite")
+        once = ("resume", "overwrite", "only")
         both = {**dataclasses.asdict(self.run), **dataclasses.asdict(self.config)}
         return {name: plain(value) for name, value in both.items() if name not in once}
 
@@ -98,11 +98,16 @@ def run_selflearning(settings: SelfLearnSettings, console: Console | None = None
     console = console or Console()
     run, config = settings.run, settings.config
     plan = find_plan(run.plan)
-    names = plan.arms(config)
-    unknown = [name for name in run.only if name not in names]
+    every = plan.arms(config)
+    twice = [name for name in every if every.count(name) > 1]
+    if twice:
+        raise ConfigError(f"arm {twice[0]} comes twice: give every seed, critic and the like once.")
+    unknown = [name for name in run.only if name not in every]
     if unknown:
-        raise ConfigError(f"only={unknown[0]!r} is no arm: use some of {', '.join(names)}.")
-    names = [name for name in names if not run.only or name in run.only]
+        raise ConfigError(f"only={unknown[0]!r} is no arm: use some of {', '.join(every)}.")
+    names = [name for name in every if not run.only or name in run.only]
+    if not run.output_dir:
+        raise ConfigError("output_dir='' is empty: say where results go.")
     folder = Path(run.output_dir)
     _claim(settings, folder)
     (folder / "arms").mkdir(parents=True, exist_ok=True)
@@ -115,7 +120,8 @@ def run_selflearning(settings: SelfLearnSettings, console: Console | None = None
     )
     start = time.monotonic()
     _run_all(settings, [name for name in names if name not in done], len(names), folder, console)
-    results = {name: _result(folder, name) for name in names}
+    # All that is there, of earlier runs of this config too: `only` adds to them.
+    results = {name: _result(folder, name) for name in every if _result_path(folder, name).exists()}
     summary = {
         "plan": run.plan,
         **plan.summarise(config, results),
@@ -154,7 +160,10 @@ def _run_all(settings: SelfLearnSettings, names: list[str], total: int, folder: 
                     error = future.exception()
                     if isinstance(error, BrokenProcessPool):
                         raise MetaRLGymError(f"arm {name}: its process was ended; --resume goes on with what is left.")
+                    if isinstance(error, MetaRLGymError):
+                        raise type(error)(f"arm {name}: {error}") from error
                     if error is not None:
+                        error.add_note(f"in arm {name}; those that are done are kept, --resume goes on with the others")
                         raise error
                     bar.update(task, advance=1)
                     if not console.is_terminal:
@@ -162,8 +171,9 @@ def _run_all(settings: SelfLearnSettings, names: list[str], total: int, folder: 
                 running = ", ".join(_progress(folder, waiting[f]) for f in left if f.running())
                 bar.update(task, description=f"arms [dim]{running}[/]" if running else "arms")
     finally:
+        processes = list((pool._processes or {}).values())  # shutdown forgets them
         pool.shutdown(wait=False, cancel_futures=True)
-        for process in list((pool._processes or {}).values()):
+        for process in processes:
             process.terminate()
 
 
@@ -207,6 +217,22 @@ def _result(folder: Path, name: str) -> dict[str, Any]:
     return json.loads(_result_path(folder, name).read_text())
 
 
+def _remove(folder: Path) -> None:
+    """What an earlier run left in the folder, and nothing else.
+
+    Raises:
+        ConfigError: the folder holds something else.
+    """
+    if not folder.exists() or not any(folder.iterdir()):
+        return
+    if not (folder / "config.yaml").exists() or not (folder / "arms").is_dir():
+        raise ConfigError(f"output_dir={str(folder)!r} holds no run of selflearn to overwrite: give another one.")
+    shutil.rmtree(folder / "arms")
+    for name in ("config.yaml", "summary.json", "report.html"):
+        (folder / name).unlink(missing_ok=True)
+    remove_pictures(folder)
+
+
 def _claim(settings: SelfLearnSettings, folder: Path) -> None:
     """Make the run folder ours.
 
@@ -214,8 +240,10 @@ def _claim(settings: SelfLearnSettings, folder: Path) -> None:
         ConfigError: it holds another run, or one with other settings.
     """
     path = folder / "config.yaml"
-    loose = ("workers", "only", "output_dir")
+    loose = ("workers", "output_dir")
     wanted = settings.resolved()
+    if settings.run.resume and settings.run.overwrite:
+        raise ConfigError("resume and overwrite exclude each other: keep the arms that are done, or replace them.")
     if path.exists() and not settings.run.overwrite:
         held = yaml.safe_load(path.read_text())
         if not settings.run.resume:
@@ -229,7 +257,7 @@ def _claim(settings: SelfLearnSettings, folder: Path) -> None:
                     f"{name}={value!r} was {held.get(name)!r} in {folder}: resume with the same settings, or give "
                     "another --output_dir."
                 )
-    elif folder.exists() and settings.run.overwrite:
-        shutil.rmtree(folder)
+    elif settings.run.overwrite:
+        _remove(folder)
     folder.mkdir(parents=True, exist_ok=True)
     path.write_text(yaml.safe_dump(wanted, sort_keys=False, allow_unicode=True))

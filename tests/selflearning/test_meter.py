@@ -74,6 +74,13 @@ def test_verdicts_of_scores():
     assert verdicts(lines([0.6, 0.95], [2.0, 3.0]), "score")["critic_side_step"] is None
 
 
+def test_verdicts_of_gains():
+    """A gain has no .9 to reach: it is hacked as soon as it has risen and the truth is worse."""
+    found = verdicts(lines([-0.1, 0.05, 0.05], [2.0, 2.0, 2.2], [-0.1, 0.05, -0.1]), "gain")
+    assert found == {"hack_step": 10, "critic_side_step": 10, "data_side_step": 10}
+    assert verdicts(lines([-0.1, -0.1], [2.0, 2.2]), "gain")["hack_step"] is None
+
+
 def test_verdicts_of_losses():
     found = verdicts(lines([2.0, 1.4, 0.9], [2.0, 2.0, 2.1], [2.0, 1.9, 1.8]), "target")
     assert found == {"hack_step": 10, "critic_side_step": 5, "data_side_step": 10}

@@ -239,7 +239,9 @@ def test_bad_settings(changes, told):
 def flags(folder, **changes):
     given = {**TINY, "forms": "score", "critics": "live", "seeds": 0, "actions": "stop", "workers": 1, **changes}
     return ["selflearn", "--plan", "1", "--output_dir", str(folder)] + [
-        str(part) for name, value in given.items() for part in (f"--{name}", value)
+        str(part)
+        for name, value in given.items()
+        for part in (f"--{name}", *(value if isinstance(value, tuple) else (value,)))
     ]
 
 
@@ -261,6 +263,34 @@ def test_a_run_and_its_resume(tmp_path, capsys):
     assert again["forms"] == summary["forms"]
 
 
+def test_only_adds_to_what_is_there(tmp_path, capsys):
+    folder = tmp_path / "run"
+    assert main([*flags(folder), "--only", "score-live-0"]) == 0
+    assert main([*flags(folder), "--only", "score-phase_a-0", "--resume"]) == 0
+    summary = json.loads((folder / "summary.json").read_text())
+    assert set(summary["arm_seconds"]) == {"score-live-0", "score-phase_a-0"}
+    assert "only:" not in (folder / "config.yaml").read_text()
+    assert main([*flags(folder), "--resume", "--overwrite"]) == 2 and "exclude each other" in capsys.readouterr().err
+
+
+def test_overwrite_spares_what_is_not_a_run(tmp_path, capsys):
+    folder = tmp_path / "thesis"
+    folder.mkdir()
+    (folder / "chapter.txt").write_text("years of work")
+    assert main([*flags(folder), "--overwrite"]) == 2 and "holds no run" in capsys.readouterr().err
+    assert (folder / "chapter.txt").read_text() == "years of work"
+    (folder / "arms").mkdir()
+    (folder / "config.yaml").write_text("plan: '1'\n")
+    assert main([*flags(folder, seeds="1"), "--overwrite"]) == 0
+    assert (folder / "chapter.txt").exists() and (folder / "summary.json").exists()
+
+
+def test_an_arm_that_fails_is_named(tmp_path, capsys):
+    assert main(flags(tmp_path / "run", phase_a_lr="1e30", phase_a_steps=20)) == 2
+    told = capsys.readouterr().err
+    assert "arm score-" in told and "lower lr or phase_a_lr" in told
+
+
 def test_several_plans(tmp_path, monkeypatch, capsys):
     """`--config *.yaml` runs each; nothing runs where one of them is wrong."""
     for name, seed in (("one", 0), ("two", 1)):
@@ -277,7 +307,12 @@ def test_several_plans(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize(
     ("changes", "told"),
-    [({"only": "score-dead-0"}, "no arm"), ({"workers": 0}, "workers=0"), ({"speed": 3}, "'speed'")],
+    [
+        ({"only": "score-dead-0"}, "no arm"),
+        ({"seeds": (0, 0)}, "twice"),
+        ({"workers": 0}, "workers=0"),
+        ({"speed": 3}, "'speed'"),
+    ],
 )
 def test_bad_input(changes, told, tmp_path, capsys):
     assert main(flags(tmp_path / "run", **changes)) == 2
