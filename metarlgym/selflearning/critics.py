@@ -5,7 +5,7 @@
 | `live` | the network that learns, and the gradient of its own verdict reaches it |
 | `live_detached` | the network that learns; its verdict is a number |
 | `frozen` | a copy from the end of phase A |
-| `ema_T` | a moving average of what learns, `T` the share kept at each step, such as `ema_0.99` |
+| `ema_T` | a moving average of what learns, `T` the share kept at each step after the first, such as `ema_0.99` |
 | `refreshed` | a copy that now and then goes back to phase A, with the actor's present samples |
 | `grounded` | the network that learns, by how much it gains on real tokens over its moving average (form `score`) |
 """
