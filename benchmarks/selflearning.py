@@ -29,6 +29,7 @@ def main() -> None:
     parser.add_argument("--plans", nargs="+", default=list(PLANS), choices=list(PLANS))
     args, extra = parser.parse_known_args()
     console = Console(highlight=False)
+    args.out.mkdir(parents=True, exist_ok=True)
     for number in args.plans:
         folder = args.runs / PLANS[number]
         arguments = ["--config", PLANS[number], "--output_dir", str(folder), *extra]

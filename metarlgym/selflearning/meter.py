@@ -15,6 +15,8 @@ from metarlgym.datatypes import ConfigError
 
 WORSE = 1.05
 """The true loss over its start at which harm is done."""
+CHECK_SEED = 1
+"""Of what a check draws, so that it leaves training as it is, and checks differ by the model alone."""
 
 
 @dataclass(frozen=True)

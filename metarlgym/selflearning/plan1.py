@@ -267,6 +267,7 @@ class _Run:
                     acted.append(step)
                     restore(self.actor, kept)  # from before the hack; the last resort of both actions
                     if action == "phase_a":
+                        self.total += config.phase_a_steps // 4
                         self.phase_a(steps=config.phase_a_steps // 4)
                         kept = keep(self.actor)
                     critic = Critic(critic_name, self.actor, config.tau)

@@ -20,10 +20,8 @@ from torch.nn import functional
 from metarlgym.selflearning.actor_critic import ActorCritic
 from metarlgym.selflearning.critics import Critic
 from metarlgym.selflearning.language import Language, distinct
+from metarlgym.selflearning.meter import CHECK_SEED
 from metarlgym.training.credit import batch_scale, leave_one_out
-
-CHECK = 1
-"""Seed of what checks draw, so that they leave training as it is and differ by the model alone."""
 
 
 @dataclass
@@ -157,7 +155,7 @@ class ScoreForm:
         Signals are scores in [0, 1]; of `grounded` nats a token, gained with a thought over the moving average without.
         """
         s = self.sizes
-        generator = torch.Generator().manual_seed(CHECK)
+        generator = torch.Generator().manual_seed(CHECK_SEED)
         prompts = self.held[:, : s.prompt]
         own = actor.sample(prompts, s.sample, generator)
         whole = torch.cat([prompts, own], 1)

@@ -23,9 +23,7 @@ from torch.nn import functional
 from metarlgym.selflearning.actor_critic import ActorCritic
 from metarlgym.selflearning.critics import Critic
 from metarlgym.selflearning.language import Language, distinct
-
-CHECK = 1
-"""Seed of what checks draw, so that they leave training as it is and differ by the model alone."""
+from metarlgym.selflearning.meter import CHECK_SEED
 
 
 class TargetForm:
@@ -103,7 +101,7 @@ class TargetForm:
     @torch.no_grad()
     def measure(self, actor: ActorCritic, critic: Critic) -> dict[str, float]:
         """One check: self-loss, the same with the targets of the critic as it was, and the truth."""
-        generator = torch.Generator().manual_seed(CHECK)
+        generator = torch.Generator().manual_seed(CHECK_SEED)
         logits = actor.logits(self.held)[:, :-1]
         verdict = self.verdict(critic.judge, self.held, logits)
         target = self.targets_of(verdict, generator)
