@@ -147,6 +147,11 @@ class VLLMServerPolicy(Policy):
                 f"{context.home.url} answered without token_ids and logprobs that can be read, so it is no vLLM server "
                 f"of a known version: {answer[:200].decode(errors='replace')}"
             ) from None
+        if choice["finish_reason"] not in ("stop", "length"):
+            raise PolicyLost(
+                f"{context.home.url} broke a request off (finish_reason {choice['finish_reason']!r}): it was "
+                "stopped, or given other weights by another training run"
+            )
         if seen != len(request.ids):
             raise PolicyLost(f"{context.home.url} read {seen} prompt tokens where {len(request.ids)} were sent")
         if len(ids) != len(logprobs) or not all(value is not None and value > CLAMPED for value in logprobs):

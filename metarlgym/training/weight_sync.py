@@ -117,19 +117,26 @@ class ServerGroupClient(VLLMClient):
         return answer.json() if answer.content else {}
 
     def _start_weight_update(self) -> None:
+        """Begin, with the servers paused: a request that still runs (one given up at its deadline, or somebody else's)
+        would compute with half of the weights, which ends a server's worker. Such requests are aborted."""
+        self._post(f"{self.base_url}/pause", params={"mode": "abort"})
         try:
             super()._start_weight_update()
         except WeightSyncError as error:
             if "HTTP 5" not in str(error):
                 raise
             # An earlier trainer may have gone in the middle of an update: close it and begin anew.
-            self._finish_weight_update()
+            self._post(f"{self.base_url}/finish_weight_update", json={})
             super()._start_weight_update()
 
     def _finish_weight_update(self) -> None:
-        """As TRL's, with a name for the weights: a server that was started again does not know it."""
+        """As TRL's, with a name for the weights: a server that was started again does not know it.
+
+        The servers answer again only after this: one whose update broke off stays paused until the next.
+        """
         self.version = uuid.uuid4().hex
         self._post(f"{self.base_url}/finish_weight_update", json={"weight_version": self.version})
+        self._post(f"{self.base_url}/resume")
 
     # ------------------------------------------------------------------ joining
 

@@ -203,6 +203,18 @@ def test_logprobs_that_are_no_numbers_are_told(value, words, fake):
         play([server])
 
 
+def test_a_request_that_the_server_broke_off_is_no_short_action(fake):
+    server = fake()
+
+    def answer(body):
+        choice = {"token_ids": [5], "logprobs": {"token_logprobs": [-1.0]}, "finish_reason": "abort"}
+        return {"choices": [choice], "usage": {"prompt_tokens": len(body["prompt"])}}
+
+    server._answer = answer
+    with pytest.raises(PolicyLost, match=r"broke a request off \(finish_reason 'abort'\)"):
+        play([server])
+
+
 def test_a_trial_ended_by_its_time_limit_is_not_waited_for(fake):
     server = fake(fault=lambda n: 2.0 if n == 2 else None)
     start = time.monotonic()

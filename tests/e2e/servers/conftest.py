@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import requests
 
 if importlib.util.find_spec("vllm") is None:
     collect_ignore_glob = ["test_*.py"]  # the other environment's tests
@@ -66,6 +67,12 @@ class Served:
             time.sleep(0.2)
         return self
 
+    def healthy(self) -> bool:
+        try:
+            return requests.get(f"{self.url}/health", timeout=30).status_code == 200
+        except requests.RequestException:
+            return False
+
     def signal(self, number: int) -> None:
         """To the server and all its workers."""
         processes = [psutil.Process(self.process.pid)]
@@ -110,19 +117,31 @@ def models(tmp_path_factory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="session")
-def serve(models, tmp_path_factory):
-    """Servers by model name, started when first asked for and shared by all tests."""
-    folder = tmp_path_factory.mktemp("servers")
+def shared(tmp_path_factory):
+    """Servers by model name, shared by all tests, and the folder of their logs."""
     running: dict[str, Served] = {}
+    yield running, tmp_path_factory.mktemp("servers")
+    for server in running.values():
+        server.stop()
+
+
+@pytest.fixture
+def serve(models, shared):
+    """A server by its model's name, started when first asked for. A test that leaves it broken fails, and it alone."""
+    running, folder = shared
+    used: set[str] = set()
 
     def get(name: str) -> Served:
+        used.add(name)
         if name not in running:
             running[name] = Served(models[name], folder)
         return running[name].wait()
 
     yield get
-    for server in running.values():
+    broken = {name: running.pop(name) for name in used if not running[name].healthy()}
+    for server in broken.values():
         server.stop()
+    assert not broken, "".join(server.log.read_text()[-6000:] for server in broken.values())
 
 
 ONE = [sys.executable, "-m", "metarlgym.train"]

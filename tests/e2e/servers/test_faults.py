@@ -5,10 +5,14 @@ import json
 import re
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import psutil
 import pytest
+import requests
+from transformers import AutoModelForCausalLM
 
+from metarlgym.training.weight_sync import ServerGroupClient
 from tests.e2e.servers.conftest import (
     LETTERS,
     ONE,
@@ -40,6 +44,12 @@ def in_a_rollout(server) -> bool:
     """Whether the server has answered some of a rollout's requests, and not yet most of them."""
     text = server.log.read_text()
     return 10 < text[text.rfind("POST /reset_prefix_cache") :].count("POST /v1/completions") < 60
+
+
+def in_flight(server) -> int:
+    """Requests that the server's engine is working on."""
+    text = requests.get(f"{server.url}/metrics", timeout=30).text
+    return int(float(re.search(r"^vllm:num_requests_running\S* (\S+)$", text, re.MULTILINE)[1]))
 
 
 def test_no_server(models, tmp_path):
@@ -169,6 +179,31 @@ def test_requests_slower_than_their_deadline(serve, tmp_path):
     print(f"deadlines by step: {[(e['step'], e['server/deadlines'], e['truncation_rate']) for e in slow]}")
     assert slow and len(stopped) == sum(entry["server/deadlines"] for entry in slow)
     assert len(trials(folder)) == 10 * 16 and metrics(folder)[-1]["step"] == 10
+
+
+def test_requests_still_running_at_a_weight_update(serve):
+    """They would compute with half of the weights, which ends a server: it is paused, and they are broken off."""
+    server = serve("tied")
+    weights = dict(AutoModelForCausalLM.from_pretrained(server.model).named_parameters())
+    metadata = [(name, str(t.dtype).removeprefix("torch."), list(t.shape)) for name, t in weights.items()]
+    client = ServerGroupClient(server.url, free_port(), connection_timeout=5, sync_timeout=60)
+    client.init_communicator("cpu")
+    body = {"model": str(server.model), "prompt": list(range(10, 40)), "max_tokens": 900, "ignore_eos": True}
+
+    def ask() -> str:
+        answer = requests.post(f"{server.url}/v1/completions", json=body, timeout=60)
+        assert answer.status_code == 200, answer.text
+        return answer.json()["choices"][0]["finish_reason"]
+
+    with ThreadPoolExecutor(4) as pool:
+        asked = [pool.submit(ask) for _ in range(4)]
+        wait_for(lambda: in_flight(server) == 4, 60)
+        client.update_named_params(metadata, iter(weights.items()))
+        assert client.failure is None
+        assert [future.result() for future in asked] == ["abort"] * 4
+        body["max_tokens"] = 5
+        assert ask() == "length"
+    client.close_communicator()
 
 
 def test_context_longer_than_the_servers(models, tmp_path):

@@ -91,10 +91,12 @@ def test_all_servers_get_all_weights_bit_for_bit(receivers):
     assert ranks == [1, 2]
     assert len({client.version, *(dict(s.control)["/finish_weight_update"]["weight_version"] for s in servers)}) == 1
     for server in servers:
-        assert [path for path, _ in server.control][-4:] == [
+        assert [path for path, _ in server.control][-6:] == [
+            "/pause",
             "/start_weight_update",
             "/update_weights",
             "/finish_weight_update",
+            "/resume",
             "/reset_prefix_cache",
         ]
 
@@ -124,7 +126,8 @@ def test_a_failed_update_is_kept_and_the_walk_ends(settings, words, receivers):
     assert walked == list(WEIGHTS)  # the other processes were walked along with
     assert time.monotonic() - begin < 20
     client.reset_prefix_cache()
-    assert "/reset_prefix_cache" not in dict(server.control)
+    # A server whose weights are half old, half new stays paused.
+    assert dict(server.control).keys().isdisjoint({"/resume", "/reset_prefix_cache"})
 
 
 def test_an_update_left_open_by_an_earlier_trainer_is_closed(receivers):
@@ -141,10 +144,14 @@ def test_an_update_left_open_by_an_earlier_trainer_is_closed(receivers):
     server.on_control = take
     client.update_named_params(METADATA, iter(WEIGHTS.items()))
     assert client.failure is None
-    assert [path for path, _ in server.control][1:4] == [
+    assert [path for path, _ in server.control][1:] == [
+        "/pause",
         "/start_weight_update",
         "/finish_weight_update",
         "/start_weight_update",
+        "/update_weights",
+        "/finish_weight_update",
+        "/resume",
     ]
 
 
