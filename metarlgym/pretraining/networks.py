@@ -33,6 +33,14 @@ from metarlgym.seeding import derive
 POSITIONS = ("rotary", "sinusoidal", "learned", "alibi", "relative")
 NETWORKS = ("transformer", *CELLS)
 
+BELONGS: dict[tuple[str, ...], tuple[str, ...]] = {
+    ("transformer",): ("positions", "num_heads", "widening", "dropout", "sliding_window", "init_std"),
+    CELLS: ("mlp_before", "mlp_after"),
+    ("stack_rnn",): ("stacks", "stack_cells"),
+    ("lstm",): ("timescale",),
+}
+"""Settings that only some networks have."""
+
 
 @dataclass
 class NetworkArguments:
@@ -70,13 +78,18 @@ class NetworkArguments:
         for name in ("mlp_before", "mlp_after"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name}={getattr(self, name)} must be at least 0.")
-        if self.timescale is not None and (self.network != "lstm" or self.timescale < 2):
-            raise ConfigError(f"timescale={self.timescale} is for network=lstm and at least 2: leave it out.")
+        for networks, names in BELONGS.items():
+            for name in names:
+                if self.network not in networks and getattr(self, name) != getattr(type(self), name):
+                    raise ConfigError(
+                        f"{name}={getattr(self, name)} is for network={' or '.join(networks)}, not {self.network}: "
+                        "leave it out."
+                    )
+        if self.timescale is not None and self.timescale < 2:
+            raise ConfigError(f"timescale={self.timescale} must be at least 2.")
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"dropout={self.dropout} must be at least 0 and below 1.")
         if self.network != "transformer":
-            if self.sliding_window is not None:
-                raise ConfigError(f"sliding_window={self.sliding_window} is for transformers: leave it out.")
             return
         if self.hidden_size % self.num_heads or self.hidden_size // self.num_heads % 2:
             raise ConfigError(

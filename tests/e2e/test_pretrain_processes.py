@@ -42,3 +42,10 @@ def test_two_processes_equal_one(tmp_path):
         assert a.keys() == b.keys() and max(float((a[name] - b[name]).abs().max()) for name in a) <= 1e-4
         summaries = [json.loads((path / "summary.json").read_text()) for path in (one, two)]
         assert summaries[0]["final_loss"] == pytest.approx(summaries[1]["final_loss"], abs=1e-5)
+
+
+def test_chunks_of_the_gradient_are_refused_under_deepspeed(tmp_path):
+    command = [*ZERO_3, "-m", "metarlgym.pretrain", *ARGUMENTS, "--output_dir", str(tmp_path / "run")]
+    done = subprocess.run([*command, "--gradient_chunk", "8"], capture_output=True, text=True, timeout=600, cwd=ROOT)
+    assert done.returncode != 0
+    assert "error: gradient_chunk=8 cannot go with DeepSpeed" in done.stderr, done.stdout + done.stderr

@@ -24,7 +24,7 @@ def kind(request):
 
 @pytest.fixture
 def network(kind):
-    return make_network(NetworkArguments(hidden_size=16, num_heads=2, **kind), 5, 32).eval()
+    return make_network(NetworkArguments(hidden_size=16, **kind), 5, 32).eval()
 
 
 IDS = torch.randint(5, (3, 10), generator=torch.Generator().manual_seed(0))
@@ -129,6 +129,11 @@ class TestStack:
         ({"positions": "alibi", "sliding_window": 4}, "sliding_window=4"),
         ({"network": "lstm", "sliding_window": 4}, "sliding_window=4"),
         ({"sliding_window": 0}, "sliding_window=0"),
+        ({"network": "rnn", "dropout": 0.1}, "dropout=0.1 is for network=transformer, not rnn"),
+        ({"network": "rnn", "stacks": 2}, "stacks=2 is for network=stack_rnn, not rnn"),
+        ({"network": "rnn", "timescale": 100}, "timescale=100 is for network=lstm, not rnn"),
+        ({"network": "lstm", "timescale": 1}, "timescale=1 must be at least 2"),
+        ({"mlp_after": 1}, "mlp_after=1 is for network=rnn or lstm or stack_rnn, not transformer"),
     ],
 )
 def test_bad_settings(settings, told):
@@ -157,5 +162,3 @@ def test_timescale_spreads_what_lstm_units_forget():
     assert gates[3].abs().max() < 0.5
     again = make_network(NetworkArguments(network="lstm", hidden_size=64), 2, 16)
     assert torch.equal(again.core.bias_ih_l0.view(4, 64)[1], torch.ones(64))
-    with pytest.raises(ConfigError, match="timescale=100"):
-        NetworkArguments(network="rnn", timescale=100)

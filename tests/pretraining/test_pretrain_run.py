@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import signal
 import subprocess
 import sys
@@ -60,7 +61,7 @@ def weights(folder):
 def trainer(folder, network="lstm", **changes):
     settings = parse(flags(folder, **changes))
     source = settings.config.make_source()
-    network = make_network(NetworkArguments(network=network, hidden_size=8, num_heads=2), source.vocab_size, 16)
+    network = make_network(NetworkArguments(network=network, hidden_size=8), source.vocab_size, 16)
     return PretrainTrainer(network, settings.config)
 
 
@@ -139,7 +140,7 @@ def test_does_not_go_on_with_another_run(changes, tmp_path):
 
 
 def test_loss_that_is_no_number_stops_with_the_last_checkpoint(tmp_path):
-    wild = {"network": "rnn", "max_grad_norm": 0, "optim": "sgd"}
+    wild = {"network": "rnn", "num_heads": 4, "max_grad_norm": 0, "optim": "sgd"}
     interrupted(tmp_path / "run", **wild)
     with pytest.raises(MetaRLGymError) as error:
         train(tmp_path / "run", "--resume", max_steps=12, checkpoints=2, learning_rate=1e38, **wild)
@@ -252,3 +253,12 @@ def test_goes_on_from_a_model(tmp_path):
             source="rlm",
             source_args='{"v": 5, "L": 2}',
         )
+
+
+def test_processes_that_do_not_know_of_each_other_are_refused(tmp_path):
+    """A launcher for GPUs started two where there is none. In a process of its own: the state of one is kept."""
+    command = [sys.executable, "-m", "metarlgym.pretrain", *flags(tmp_path / "run", use_cpu="false")]
+    variables = {**os.environ, "WORLD_SIZE": "2", "RANK": "0", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, capture_output=True, text=True, env=variables, timeout=120)
+    assert done.returncode == 2 and "the launcher started 2 processes" in done.stderr, done.stdout + done.stderr
+    assert not (tmp_path / "run").exists()

@@ -105,6 +105,6 @@ def test_a_state_that_holds_the_belief_is_read_perfectly():
 
 @pytest.mark.parametrize("network", ["lstm", "stack_rnn", "transformer"])
 def test_every_network_can_be_probed(network):
-    made = make_network(NetworkArguments(network=network, hidden_size=8, num_heads=2), 2, 32).train()
+    made = make_network(NetworkArguments(network=network, hidden_size=8), 2, 32).train()
     found = probe(made, Piecewise("ptw", 32, seed=0), sequences=20)
     assert made.training and all(-2 < value <= 1 for part in found.values() for value in part.values())
