@@ -10,6 +10,16 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
+def pytest_collection_modifyitems(items):
+    """Shared out over processes (`-n 2 --dist loadgroup`), tests that look at one run stay together, and those that
+    start several processes keep out of each other's way."""
+    for item in items:
+        if "quickstart" in item.fixturenames:
+            item.add_marker(pytest.mark.xdist_group("quickstart"))
+        elif item.path.name.endswith("_processes.py"):
+            item.add_marker(pytest.mark.xdist_group("processes"))
+
+
 def run_readme(command: str, cwd: Path, **kwargs) -> subprocess.CompletedProcess:
     """Run a README command; `uv run` is left out, because the tests' environment is the project's already."""
     words = shlex.split(command.removeprefix("uv run "))

@@ -17,8 +17,8 @@ ARGUMENTS = [
     *("--max_steps", "8", "--checkpoints", "2", "--logging_steps", "1", "--eval_sequences", "16"),
     *("--final_eval_sequences", "32", "--use_cpu", "true"),
 ]
-ZERO_3 = ["accelerate", "launch", "--config-file", str(ROOT / "configs" / "zero3_cpu.yaml")]
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
+ZERO_3 = ["accelerate", "launch", "--config-file", str(ROOT / "configs" / "zero3_cpu.yaml"), "--main_process_port", "0"]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 
 
 def train(launcher: list[str], folder: Path, batch: int) -> dict[int, float]:

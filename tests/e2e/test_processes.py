@@ -28,8 +28,16 @@ def train(launcher: list[str], folder: Path, batch: int) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
-ZERO3 = [sys.executable, "-m", "accelerate.commands.launch", "--config-file", "configs/zero3_cpu.yaml"]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+ZERO3 = [
+    sys.executable,
+    "-m",
+    "accelerate.commands.launch",
+    "--config-file",
+    "configs/zero3_cpu.yaml",
+    "--main_process_port",
+    "0",
+]
 
 
 @pytest.fixture(scope="module")
