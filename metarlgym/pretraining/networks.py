@@ -80,10 +80,11 @@ class NetworkArguments:
                 raise ConfigError(f"{name}={getattr(self, name)} must be at least 0.")
         for networks, names in BELONGS.items():
             for name in names:
-                if self.network not in networks and getattr(self, name) != getattr(type(self), name):
+                value, default = getattr(self, name), getattr(type(self), name)
+                if self.network not in networks and value != default:
                     raise ConfigError(
-                        f"{name}={getattr(self, name)} is for network={' or '.join(networks)}, not {self.network}: "
-                        "leave it out."
+                        f"{name}={value} is for network={' or '.join(networks)}, not {self.network}: leave it out, or "
+                        f"at its default, {default}, where a config sets it."
                     )
         if self.timescale is not None and self.timescale < 2:
             raise ConfigError(f"timescale={self.timescale} must be at least 2.")

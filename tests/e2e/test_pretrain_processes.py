@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from tests.e2e.conftest import ROOT
+from tests.e2e.conftest import ROOT, TORCHRUN, ZERO3
 
 pytestmark = pytest.mark.e2e
 
@@ -17,8 +17,6 @@ ARGUMENTS = [
     *("--max_steps", "8", "--checkpoints", "2", "--logging_steps", "1", "--eval_sequences", "16"),
     *("--final_eval_sequences", "32", "--use_cpu", "true"),
 ]
-ZERO_3 = ["accelerate", "launch", "--config-file", str(ROOT / "configs" / "zero3_cpu.yaml"), "--main_process_port", "0"]
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 
 
 def train(launcher: list[str], folder: Path, batch: int) -> dict[int, float]:
@@ -35,7 +33,7 @@ def test_two_processes_equal_one(tmp_path):
     """Plain data parallelism, and ZeRO-3, where each process holds half of the weights."""
     one = tmp_path / "one"
     losses = train([sys.executable], one, 16)
-    for name, launcher in (("two", TORCHRUN), ("zero3", ZERO_3)):
+    for name, launcher in (("two", TORCHRUN), ("zero3", ZERO3)):
         two = tmp_path / name
         assert train(launcher, two, 8) == pytest.approx(losses, abs=1e-5)
         a, b = (load_file(path / "final" / "model.safetensors") for path in (one, two))
@@ -45,7 +43,7 @@ def test_two_processes_equal_one(tmp_path):
 
 
 def test_chunks_of_the_gradient_are_refused_under_deepspeed(tmp_path):
-    command = [*ZERO_3, "-m", "metarlgym.pretrain", *ARGUMENTS, "--output_dir", str(tmp_path / "run")]
+    command = [*ZERO3, "-m", "metarlgym.pretrain", *ARGUMENTS, "--output_dir", str(tmp_path / "run")]
     done = subprocess.run([*command, "--gradient_chunk", "8"], capture_output=True, text=True, timeout=600, cwd=ROOT)
     assert done.returncode != 0
     assert "error: gradient_chunk=8 cannot go with DeepSpeed" in done.stderr, done.stdout + done.stderr

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from tests.e2e.conftest import ROOT, TORCHRUN, ZERO3
+
 pytestmark = pytest.mark.e2e
 
 ARGUMENTS = [
@@ -24,20 +26,8 @@ def metrics(folder: Path) -> list[dict]:
 def train(launcher: list[str], folder: Path, batch: int) -> None:
     command = [*launcher, "-m", "metarlgym.train", *ARGUMENTS, "--output_dir", str(folder)]
     command += ["--per_device_train_batch_size", str(batch)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=900, cwd=Path(__file__).parents[2])
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900, cwd=ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
-
-
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-ZERO3 = [
-    sys.executable,
-    "-m",
-    "accelerate.commands.launch",
-    "--config-file",
-    "configs/zero3_cpu.yaml",
-    "--main_process_port",
-    "0",
-]
 
 
 @pytest.fixture(scope="module")

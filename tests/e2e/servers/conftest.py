@@ -16,10 +16,11 @@ import psutil
 import pytest
 import requests
 
+from tests.e2e.conftest import ROOT, ZERO3
+
 if importlib.util.find_spec("vllm") is None:
     collect_ignore_glob = ["test_*.py"]  # the other environment's tests
 
-ROOT = Path(__file__).parents[3]
 ENVIRONMENT = {
     **os.environ,
     "COLUMNS": "200",
@@ -145,7 +146,6 @@ def serve(models, shared):
 
 
 ONE = [sys.executable, "-m", "metarlgym.train"]
-ZERO3 = [sys.executable, "-m", "accelerate.commands.launch", "--config-file", str(ROOT / "configs" / "zero3_cpu.yaml")]
 ZERO3_TRAIN = [*ZERO3, "-m", "metarlgym.train"]
 LETTERS = ["--env_id", "tests.e2e.servers.letters:Letters-v0", "--max_action_tokens", "8"]
 DOORS = ["--env_id", "Doors-v0", "--env_args", '{"style": "terse"}', "--max_action_tokens", "4"]

@@ -1,10 +1,9 @@
 """Mistakes in settings are told in one line before the first rollout, and before the run's folder is made."""
 
 import http.server
-import sys
 import threading
 
-from tests.e2e.servers.conftest import LETTERS, ONE, ROOT, free_port, run, training
+from tests.e2e.servers.conftest import LETTERS, ONE, ZERO3, free_port, run, training
 
 
 def check(done, folder, *marks):
@@ -47,7 +46,6 @@ sys.exit(main(sys.argv[1:]))
 def test_a_model_that_one_node_lacks(models, tmp_path):
     script = tmp_path / "train.py"
     script.write_text(AS_ON_ANOTHER_NODE)
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config-file"]
-    launcher += [str(ROOT / "configs" / "zero3_cpu.yaml"), str(script)]
+    launcher = [*ZERO3, str(script)]
     done = run(training(launcher, LETTERS, models["tied"], f"http://127.0.0.1:{free_port()}", tmp_path / "run", 4))
     check(done, tmp_path / "run", "-not-here'", "no such folder", "on process 1")
