@@ -87,7 +87,14 @@ class Task:
 
     def __post_init__(self) -> None:
         if not self.key:
-            text = json.dumps([self.env_id, self.params], sort_keys=True, separators=(",", ":"))
+            try:
+                text = json.dumps([self.env_id, self.params], sort_keys=True, separators=(",", ":"))
+            except (TypeError, ValueError) as error:
+                shown = repr(self.params) if len(repr(self.params)) <= 80 else repr(self.params)[:77] + "..."
+                raise ConfigError(
+                    f"{self.env_id}: the task parameters {shown} are not JSON ({error}): use dict with str keys, list, "
+                    "str, int, float, bool and None, for instance int(x) for a NumPy integer."
+                ) from None
             object.__setattr__(self, "key", hashlib.blake2b(text.encode(), digest_size=16).hexdigest())
 
     def to_json(self) -> str:

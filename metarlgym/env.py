@@ -33,6 +33,7 @@ import gymnasium
 from metarlgym.datatypes import JSON, ConfigError, Episode, EpisodeOver, MetaRLGymError, Optimum, Step, StopReason, Task
 from metarlgym.seeding import derive, stream
 from metarlgym.spaces import AnyText
+from metarlgym.stepping import RewardError, checked_flag, checked_step, checked_text
 
 Style = Literal["chat", "terse"]
 
@@ -62,7 +63,7 @@ class Env(gymnasium.Env[str, str]):
     visible_task: ClassVar[bool] = False
     """Set it where texts show part of the task whatever is played (a question, a map, a stream): `check_env` then does
     not compare the texts of different tasks."""
-    metadata: dict[str, Any] = {"render_modes": []}
+    metadata: dict[str, Any] = {"render_modes": ["ansi"]}
 
     @cached_property
     def observation_space(self) -> AnyText:  # type: ignore[override]
@@ -193,7 +194,8 @@ class Env(gymnasium.Env[str, str]):
         self._return = 0.0
         self._success = False
         self._stop = None
-        self._observation = self.on_reset(task.params, stream(self.env_id, "episode", episode_seed))
+        first = self.on_reset(task.params, stream(self.env_id, "episode", episode_seed))
+        self._observation = first if type(first) is str else checked_text(self.env_id, "on_reset returned", first)
         self._live = True
         return self._observation
 
@@ -204,15 +206,34 @@ class Env(gymnasium.Env[str, str]):
         return self._observation
 
     def step(self, action: str) -> Step:  # type: ignore[override]
-        """Take one action; returns gymnasium's five-tuple. Raises `EpisodeOver` before `reset` and after the end."""
+        """Take one action; returns gymnasium's five-tuple.
+
+        Numbers and flags of NumPy and torch become Python's own.
+
+        Raises:
+            EpisodeOver: before `reset` and after the end.
+            MetaRLGymError: `on_step` returned something else than a `Step` of a str, a number within `reward_range`,
+                two flags, and a dict or None. The episode is over then.
+        """
         if not self._live:
             raise EpisodeOver(f"{self.env_id}: step() needs a live episode. Call reset() first.")
         self._turns = turns = self._turns + 1
-        observation, reward, terminated, truncated, info = step = self.on_step(action)
+        step = self.on_step(action)
+        if not (
+            type(step) is Step
+            and type(step[0]) is str
+            and type(step[1]) is float
+            and type(step[2]) is bool
+            and type(step[3]) is bool
+        ):
+            self._live = False  # stays so if this raises
+            step = checked_step(self.env_id, step)
+            self._live = True
+        observation, reward, terminated, truncated, info = step
         low, high = self.reward_range
         if not low <= reward <= high:  # also catches NaN
             self._live = False
-            raise MetaRLGymError(
+            raise RewardError(
                 f"{self.env_id}: reward={reward!r} is outside reward_range={self.reward_range}. "
                 "Widen reward_range or correct on_step."
             )
@@ -220,9 +241,15 @@ class Env(gymnasium.Env[str, str]):
             info = {"valid": True, "success": False}
             step = Step(observation, reward, terminated, truncated, info)
         else:
-            if not info.setdefault("valid", True):
+            valid, success = info.setdefault("valid", True), info.setdefault("success", False)
+            if type(valid) is not bool or type(success) is not bool:
+                self._live = False
+                valid = info["valid"] = checked_flag(self.env_id, "info['valid']", valid)
+                success = info["success"] = checked_flag(self.env_id, "info['success']", success)
+                self._live = True
+            if not valid:
                 self._invalid += 1
-            if info.setdefault("success", False):
+            if success:
                 self._success = True
         self._return += reward
         self._observation = observation
@@ -260,6 +287,10 @@ class Env(gymnasium.Env[str, str]):
             "invalid": self._invalid,
             "stop": self._stop,
         }
+
+    def render(self) -> str | None:  # type: ignore[override]
+        """The last text with `render_mode="ansi"`, else None."""
+        return self.get_observation() if self.render_mode == "ansi" else None
 
     def close(self) -> None:
         """Release resources. Results stay readable."""

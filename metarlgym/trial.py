@@ -5,9 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import gymnasium
+
 from metarlgym.datatypes import ConfigError, Episode, EpisodeOver, Optimum, Step, StopReason, Task, Turn
 from metarlgym.env import Env
 from metarlgym.memory import FullHistory, Memory
+
+
+def _described(env: object) -> str:
+    """What was given instead of an environment, and what to give."""
+    if isinstance(env, gymnasium.Wrapper) and isinstance(env.unwrapped, Env):
+        return f"{env} is a gymnasium wrapper, which a trial would bypass: give env.unwrapped, and wrap the Trial"
+    return f"{env!r} is not a metarlgym.Env: give an instance of a subclass of Env"
 
 
 class Trial(Env):
@@ -40,6 +49,8 @@ class Trial(Env):
         stop_on_success: bool = False,
         max_total_turns: int | None = None,
     ) -> None:
+        if not isinstance(env, Env):
+            raise ConfigError(f"env={_described(env)}.")
         super().__init__(style=env.style)
         self._announced = episodes  # a number that only follows from the budget is not told
         if episodes is None:
@@ -153,7 +164,7 @@ class Trial(Env):
         self._return += reward
         episode = self._episode
         episode.add(Turn(action, observation, reward, info["valid"]))  # type: ignore[index]
-        info["episode"] = len(self.history) - 1  # type: ignore[index]
+        info["episode_index"] = len(self.history) - 1  # type: ignore[index]
         out_of_turns = self._turns == self.max_total_turns
         if not (terminated or truncated or out_of_turns):
             self._observation = observation

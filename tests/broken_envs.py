@@ -75,20 +75,6 @@ class PlainTuple(Safe):
         return tuple(super().on_step(action))
 
 
-@breaks("interface")
-class NumpyFlags(Safe):
-    def on_step(self, action):
-        step = super().on_step(action)
-        return step._replace(terminated=np.bool_(step.terminated))
-
-
-@breaks("rewards")
-class WholeReward(Safe):
-    def on_step(self, action):
-        step = super().on_step(action)
-        return step._replace(reward=int(step.reward))
-
-
 @breaks("rewards")
 class RewardOutOfRange(Safe):
     reward_range = (0.0, 0.5)
@@ -133,7 +119,7 @@ class JunkCostsLess(Safe):
         return step._replace(reward=-0.1 if step.info["valid"] else 0.0)
 
 
-@breaks("info")
+@breaks("interface")
 class SuccessIsReward(Safe):
     def on_step(self, action):
         step = super().on_step(action)
@@ -141,10 +127,10 @@ class SuccessIsReward(Safe):
 
 
 @breaks("info")
-class ValidIsNumber(Safe):
-    def on_step(self, action):
-        step = super().on_step(action)
-        return step._replace(info={"valid": int(step.info["valid"]), "success": False})
+class HidesSuccess(Safe):
+    def step(self, action):
+        step = super().step(action)
+        return step._replace(info={"valid": step.info["valid"]})
 
 
 @breaks("lifecycle")

@@ -50,7 +50,7 @@ def test_h_episodes():
     assert [step.reward for step in steps] == [0.0, 1.0, 0.0, 0.0, 0.0, 0.0]
     assert [step.terminated for step in steps] == [False] * 5 + [True]
     assert not any(step.truncated for step in steps)
-    assert [step.info["episode"] for step in steps] == [0, 0, 1, 2, 2, 2]
+    assert [step.info["episode_index"] for step in steps] == [0, 0, 1, 2, 2, 2]
     assert [step.info.get("episode_return") for step in steps] == [None, 1.0, 0.0, None, None, 0.0]
     assert trial.result() == {
         "returns": [1.0, 0.0, 0.0],

@@ -10,6 +10,7 @@ import math
 from metarlgym.checks.subject import Subject, difference, ended, games, limit_of, mixed, play, replay, shorten
 from metarlgym.datatypes import EpisodeOver, MetaRLGymError, Step
 from metarlgym.env import Env
+from metarlgym.stepping import RewardError
 
 
 def interface(s: Subject) -> str | None:
@@ -26,8 +27,10 @@ def interface(s: Subject) -> str | None:
     for i in range(limit_of(env) or 20):
         try:
             step = env.step(choose(i, env) or "")
-        except MetaRLGymError:  # a reward out of range, which the next contract explains
+        except RewardError:  # which the next contract explains
             return None
+        except MetaRLGymError as error:
+            return str(error)
         if not isinstance(step, Step):
             return f"step() returned a {type(step).__name__}: on_step must return a metarlgym.Step."
         if type(step.observation) is not str:

@@ -1,0 +1,82 @@
+"""What an environment's author may return, and how it becomes Python's own types: text, numbers and flags."""
+
+from __future__ import annotations
+
+import inspect
+import numbers
+from typing import Any
+
+from metarlgym.datatypes import MetaRLGymError, Step
+
+
+class RewardError(MetaRLGymError):
+    """A reward that is not a number, or lies outside `reward_range`."""
+
+
+def checked_step(env_id: str, step: Any) -> Step:
+    """`step` with its parts as str, float and bool; numbers and flags may be NumPy's or torch's.
+
+    Raises:
+        RewardError: the reward is not a number.
+        MetaRLGymError: it is not a `Step`, or another part has the wrong type; one line with the name and the fix.
+    """
+    if not isinstance(step, Step):
+        raise MetaRLGymError(f"{env_id}: on_step returned {_describe(step)}: return a metarlgym.Step.")
+    observation, reward, terminated, truncated, info = step
+    if info is not None and type(info) is not dict:
+        raise MetaRLGymError(f"{env_id}: on_step returned info={_shown(info)}: it must be a dict or None.")
+    return Step(
+        checked_text(env_id, "on_step returned the observation", observation),
+        _number(env_id, reward),
+        checked_flag(env_id, "terminated", terminated),
+        checked_flag(env_id, "truncated", truncated),
+        info,
+    )
+
+
+def checked_text(env_id: str, what: str, value: Any) -> str:
+    """A str, also from a subclass of it.
+
+    Raises:
+        MetaRLGymError: another type.
+    """
+    if isinstance(value, str):
+        return str(value)
+    raise MetaRLGymError(f"{env_id}: {what} {_describe(value)}: return a str, which may be empty.")
+
+
+def checked_flag(env_id: str, name: str, value: Any) -> bool:
+    """A bool, also from NumPy, from torch, or from the integers 0 and 1.
+
+    Raises:
+        MetaRLGymError: anything else.
+    """
+    plain = _scalar(value)
+    if isinstance(plain, bool) or (isinstance(plain, numbers.Integral) and plain in (0, 1)):
+        return bool(plain)
+    raise MetaRLGymError(f"{env_id}: on_step returned {name}={_shown(value)}: it must be True or False.")
+
+
+def _number(env_id: str, value: Any) -> float:
+    plain = _scalar(value)
+    if isinstance(plain, numbers.Real):
+        return float(plain)
+    raise RewardError(f"{env_id}: on_step returned reward={_shown(value)}, which is not a number: return a float.")
+
+
+def _scalar(value: Any) -> Any:
+    """The Python value of a NumPy scalar, or of an array or tensor without dimensions; anything else as it is."""
+    return value.item() if getattr(value, "shape", None) == () and callable(getattr(value, "item", None)) else value
+
+
+def _describe(value: Any) -> str:
+    """A value that is not what was asked for, by its type."""
+    if inspect.iscoroutine(value):
+        value.close()  # else Python warns later that nobody awaited it
+        return "a coroutine (environments are not async: write `def`, and set `blocking = True` where it waits)"
+    return "None" if value is None else f"{_shown(value)} of type {type(value).__name__}"
+
+
+def _shown(value: Any) -> str:
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 60 else text[:57] + "..."
