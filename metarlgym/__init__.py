@@ -20,6 +20,7 @@ from metarlgym.datatypes import (
 from metarlgym.env import Env
 from metarlgym.memory import FullHistory, LastK, Memory, NoMemory, Shuffled, make_memory
 from metarlgym.parsing import parse_action
+from metarlgym.registry import announce_plugins as _announce_plugins
 from metarlgym.registry import list_envs, make, register
 from metarlgym.tasks import TaskGroup
 from metarlgym.trial import Trial
@@ -53,4 +54,5 @@ __all__ = [
     "register",
 ]
 
-del _envs
+_announce_plugins()
+del _announce_plugins, _envs

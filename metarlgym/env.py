@@ -225,6 +225,7 @@ class Env(gymnasium.Env[str, str]):
             and type(step[1]) is float
             and type(step[2]) is bool
             and type(step[3]) is bool
+            and (step[4] is None or type(step[4]) is dict)
         ):
             self._live = False  # stays so if this raises
             step = checked_step(self.env_id, step)

@@ -1,18 +1,24 @@
 """register, make and list: names for environments, here and in gymnasium.
 
 `register("Name-v0", "module:Class")` also registers `metarlgym/Name-v0` with gymnasium (checks and order enforcement
-off, so `gym.make` returns the bare class). Other distributions add environments through the entry-point group
-`metarlgym.envs`: each entry point is a function without arguments that calls `register`; they are loaded when an
-unknown id is asked for, and by `list_envs`.
+off, so `gym.make` returns the bare class).
+
+Other distributions add environments through the entry-point group `metarlgym.envs`. An entry point is either a subclass
+of `Env`, registered under the entry point's name, or a function without arguments that calls `register`. Plugins are
+imported when an unknown id is asked for, and by `list_envs`. An entry point that is named like an id (`Wordle-v0`) is
+known to gymnasium as soon as `metarlgym` is imported, without importing the plugin; several may name one function.
 """
 
 from __future__ import annotations
 
 import difflib
 import importlib
+import inspect
+import re
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 import gymnasium
@@ -37,6 +43,8 @@ class EnvSpec:
 
 _REGISTRY: dict[str, EnvSpec] = {}
 _plugins_loaded = False
+_announced: set[str] = set()
+"""Ids of plugins that gymnasium knows by name alone: their plugin has not registered them yet."""
 
 
 def register(
@@ -63,6 +71,15 @@ def register(
     if env_id in _REGISTRY:
         raise ConfigError(f"env_id={env_id!r} is registered already ({_REGISTRY[env_id].entry_point}): use a new one.")
     _REGISTRY[env_id] = EnvSpec(env_id, entry_point, dict(kwargs or {}), summary)
+    if env_id in _announced:
+        _announced.remove(env_id)
+    else:
+        _tell_gymnasium(env_id)
+
+
+def _tell_gymnasium(env_id: str) -> None:
+    """Register an environment and its trial with gymnasium, which asks `make` for them."""
+    name, _, version = env_id.rpartition("-v")
     for gym_id, trial in ((f"metarlgym/{env_id}", False), (f"metarlgym/{name}-Trial-v{version}", True)):
         gymnasium.register(
             gym_id,
@@ -73,11 +90,30 @@ def register(
         )
 
 
-def _make_for_gymnasium(*, env_id: str = "", trial: bool = False, **kwargs: Any) -> Env:
-    kwargs.pop("render_mode", None)
+def _make_for_gymnasium(*, env_id: str = "", trial: bool = False, render_mode: str | None = None, **kwargs: Any) -> Env:
+    if render_mode not in (None, "ansi"):
+        raise ConfigError(f"render_mode={render_mode!r} is not known to {env_id}, whose output is text: use 'ansi'.")
     if trial:
         kwargs.setdefault("episodes", 3)
-    return make(env_id, **kwargs)
+    env = make(env_id, **kwargs)
+    env.render_mode = render_mode
+    return env
+
+
+def _plugins() -> list[EntryPoint]:
+    try:
+        return list(entry_points(group=ENTRY_POINT_GROUP))
+    except Exception as error:  # some distribution's entry_points.txt cannot be parsed
+        warnings.warn(f"entry points cannot be read, so plugins are missing: {error!r}", stacklevel=3)
+        return []
+
+
+def announce_plugins() -> None:
+    """Make the plugins that are named like an id known to gymnasium; none is imported."""
+    for point in _plugins():
+        if re.fullmatch(r"[\w:.-]+-v\d+", point.name) and f"metarlgym/{point.name}" not in gymnasium.registry:
+            _announced.add(point.name)
+            _tell_gymnasium(point.name)
 
 
 def load_plugins() -> list[str]:
@@ -86,13 +122,34 @@ def load_plugins() -> list[str]:
     if _plugins_loaded:
         return []
     _plugins_loaded = True
-    problems = []
-    for point in entry_points(group=ENTRY_POINT_GROUP):
+    problems, called = [], []
+    for point in _plugins():
         try:
-            point.load()()
+            plugin = point.load()
+            if plugin not in called:
+                _load_plugin(point.name, plugin)
+            if inspect.isfunction(plugin):  # several names may share it
+                called.append(plugin)
         except Exception as error:  # one broken plugin must not hide the others; the caller shows the line
             problems.append(f"plugin {point.name} ({point.value}): {type(error).__name__}: {error}")
     return problems
+
+
+def _load_plugin(name: str, plugin: Any) -> None:
+    """Register an environment class, or call the function that registers.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    if isinstance(plugin, type) and issubclass(plugin, Env):
+        lines = (plugin.__doc__ or "").strip().splitlines()
+        register(name, plugin, summary=lines[0].strip() if lines else "")
+    elif callable(plugin) and not isinstance(plugin, type):
+        made = plugin()
+        if made is not None:
+            raise ConfigError(f"it returned {type(made).__name__}, which is ignored: call metarlgym.register in it.")
+    else:
+        raise ConfigError("it is neither a subclass of metarlgym.Env nor a function that calls metarlgym.register.")
 
 
 def spec(env_id: str) -> EnvSpec:
@@ -140,9 +197,10 @@ def make(env_id: str, *, episodes: int | None = None, **kwargs: Any) -> Env:
     try:
         env = cls(**{**entry.kwargs, **kwargs})
     except TypeError as error:
-        raise ConfigError(f"env_args={kwargs!r} do not fit {entry.env_id}: {error}.") from error
+        reason = str(error).rstrip(".")
+        raise ConfigError(f"env_args={kwargs!r} do not fit {entry.env_id}: {reason}.") from error
     if not isinstance(env, Env):
-        raise MetaRLGymError(f"{entry.env_id}: {cls!r} made {type(env).__name__}, which is no metarlgym.Env.")
+        raise MetaRLGymError(f"{entry.env_id}: {cls!r} made {type(env).__name__}, which is not a metarlgym.Env.")
     env.env_id = entry.env_id
     if not is_trial:
         return env
@@ -150,6 +208,7 @@ def make(env_id: str, *, episodes: int | None = None, **kwargs: Any) -> Env:
 
 
 def list_envs() -> list[EnvSpec]:
-    """All registered environments, plugins included, by id."""
-    load_plugins()
+    """All registered environments, plugins included, by id; a plugin that cannot be loaded is a warning."""
+    for problem in load_plugins():
+        warnings.warn(problem, stacklevel=2)
     return [_REGISTRY[key] for key in sorted(_REGISTRY)]

@@ -23,7 +23,7 @@ def checked_step(env_id: str, step: Any) -> Step:
     if not isinstance(step, Step):
         raise MetaRLGymError(f"{env_id}: on_step returned {_describe(step)}: return a metarlgym.Step.")
     observation, reward, terminated, truncated, info = step
-    if info is not None and type(info) is not dict:
+    if info is not None and not isinstance(info, dict):
         raise MetaRLGymError(f"{env_id}: on_step returned info={_shown(info)}: it must be a dict or None.")
     return Step(
         checked_text(env_id, "on_step returned the observation", observation),

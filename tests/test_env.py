@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import math
 import random
+from fractions import Fraction
 
 import numpy as np
 import pytest
+import torch
 
-from metarlgym import ConfigError, Env, EpisodeOver, MetaRLGymError, Step, StopReason, Task
+from metarlgym import ConfigError, Env, EpisodeOver, MetaRLGymError, Step, StopReason, Task, Trial
 
 
 class Count(Env):
@@ -203,3 +206,147 @@ def test_task_key_is_a_content_hash():
     again = Task.from_json(TASK.to_json())
     assert (again, again.key) == (TASK, TASK.key)
     assert Task.from_json({"env_id": "A-v0", "params": [1]}).split == "train"
+
+
+# ---------------------------------------------------------------------- what on_step may return
+
+
+class Returns(Env):
+    """Answers with whatever it is given."""
+
+    def __init__(self, answer, first="start"):
+        super().__init__()
+        self.answer, self.first = answer, first
+
+    def on_reset(self, params, rng):
+        return self.first
+
+    def on_step(self, action):
+        return self.answer
+
+
+def answer(value, first="start"):
+    env = Returns(value, first)
+    env.reset(options={"task": Task("Returns", {})})
+    return env, env.step("x")
+
+
+@pytest.mark.parametrize(
+    "reward",
+    [
+        1,
+        True,
+        np.float32(1),
+        np.float64(1),
+        np.int64(1),
+        np.array(1.0),
+        torch.tensor(1.0),
+        torch.tensor(1),
+        Fraction(1),
+    ],
+    ids=repr,
+)
+def test_numbers_become_floats(reward):
+    env, step = answer(Step("text", reward))
+    assert type(step.reward) is float and step.reward == 1.0
+    assert type(env.result()["return"]) is float
+    assert json.dumps(step.reward) == "1.0"
+
+
+@pytest.mark.parametrize("true", [True, 1, np.bool_(True), np.int64(1), np.array(True), torch.tensor(True)], ids=repr)
+def test_flags_become_bools(true):
+    env, step = answer(Step("text", 0.0, true, true != true, {"valid": true, "success": true}))
+    assert step == Step("text", 0.0, True, False, {"valid": True, "success": True})
+    assert all(type(flag) is bool for flag in (step.terminated, step.truncated, *step.info.values()))
+    assert env.success is True
+
+
+@pytest.mark.parametrize(
+    ("reward", "shown"),
+    [
+        ("1", "'1'"),
+        (None, "None"),
+        (1j, "1j"),
+        (np.array([1.0]), "array([1.])"),
+        (torch.ones(2), "tensor([1., 1.])"),
+        (np.str_("1"), "np.str_('1')"),
+    ],
+    ids=repr,
+)
+def test_other_rewards_are_refused_by_name(reward, shown):
+    with pytest.raises(MetaRLGymError) as caught:
+        answer(Step("text", reward))
+    assert str(caught.value) == f"Returns: on_step returned reward={shown}, which is not a number: return a float."
+
+
+@pytest.mark.parametrize("reward", [float("nan"), np.float32("nan"), 1.5, np.float64(-1), float("inf")], ids=repr)
+def test_rewards_out_of_range_are_refused(reward):
+    with pytest.raises(MetaRLGymError, match=r"outside reward_range=\(0.0, 1.0\)"):
+        answer(Step("text", reward))
+
+
+@pytest.mark.parametrize("flag", [None, "yes", 2, 1.0, np.array([True]), []], ids=repr)
+@pytest.mark.parametrize("name", ["terminated", "truncated", "valid", "success"])
+def test_other_flags_are_refused_by_name(name, flag):
+    in_info = name in ("valid", "success")
+    step = Step("text", info={name: flag}) if in_info else Step("text")._replace(**{name: flag})
+    with pytest.raises(MetaRLGymError, match="must be True or False") as caught:
+        answer(step)
+    assert (f"info['{name}']=" if in_info else f"{name}=") in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (None, "Returns: on_step returned None: return a metarlgym.Step."),
+        (("a", 0.0, False, False, {}), "of type tuple: return a metarlgym.Step."),
+        ("text", "'text' of type str: return a metarlgym.Step."),
+        (Step(None), "on_step returned the observation None: return a str, which may be empty."),
+        (Step(b"text"), "the observation b'text' of type bytes: return a str"),
+        (Step(["a"]), "the observation ['a'] of type list: return a str"),
+        (Step("text", info=[]), "on_step returned info=[]: it must be a dict or None."),
+    ],
+)
+def test_what_is_not_a_step_is_refused(value, message):
+    env = Returns(value)
+    env.reset(options={"task": Task("Returns", {})})
+    with pytest.raises(MetaRLGymError) as caught:
+        env.step("x")
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+    with pytest.raises(EpisodeOver):
+        env.step("x")
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_coroutine_is_refused():
+    class Waits(Returns):
+        async def on_step(self, action):
+            return Step("text")
+
+    env = Waits(None)
+    env.reset(options={"task": Task("Returns", {})})
+    with pytest.raises(MetaRLGymError, match=r"on_step returned a coroutine \(environments are not async: write `def`"):
+        env.step("x")
+
+
+@pytest.mark.parametrize("first", [None, b"start", 3, ["start"]])
+def test_a_first_text_that_is_not_a_str_is_refused(first):
+    with pytest.raises(MetaRLGymError, match=r"Returns: on_reset returned .*: return a str, which may be empty"):
+        answer(Step("text"), first)
+    _, step = answer(Step(np.str_("text")), np.str_("start"))
+    assert type(step.observation) is str
+
+
+def test_trials_of_numpy_numbers_are_json():
+    trial = Trial(Returns(Step("text", np.float32(1), np.bool_(True), False, {"success": np.bool_(True)})), 2)
+    trial.reset(options={"task": Task("Returns", {}), "episode_seed": 0})
+    trial.step("x")
+    trial.step("x")
+    assert [json.loads(json.dumps(episode.to_dict()))["return"] for episode in trial.history] == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("params", [{"n": np.int64(1)}, {"n": {1, 2}}, {(1, 2): 3}, np.zeros(2)], ids=repr)
+def test_task_parameters_that_are_not_json_are_refused(params):
+    with pytest.raises(ConfigError, match=r"Returns: the task parameters .* are not JSON .*int\(x\)") as caught:
+        Task("Returns", params)
+    assert "\n" not in str(caught.value)

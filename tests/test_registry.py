@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 
 import gymnasium
@@ -15,6 +17,7 @@ from metarlgym.envs.doors import Doors
 def own_registry(monkeypatch):
     """Every test has its own copy of the two registries."""
     monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))
+    monkeypatch.setattr(registry, "_announced", set())
     before = dict(gymnasium.registry)
     yield
     gymnasium.registry.clear()
@@ -68,6 +71,14 @@ def test_register_a_class_with_defaults():
 def test_wrong_arguments_name_the_environment():
     with pytest.raises(ConfigError, match=r"env_args=\{'rooms': 3\} do not fit Doors-v0"):
         make("Doors-v0", rooms=3)
+    register("Picky-v0", _picky)
+    with pytest.raises(ConfigError) as caught:
+        make("Picky-v0")
+    assert str(caught.value).endswith("give rooms.")
+
+
+def _picky(**kwargs):
+    raise TypeError("give rooms.")
 
 
 def test_what_is_made_must_be_an_env():
@@ -96,6 +107,45 @@ def test_gymnasium_make_trial():
     assert trial.step("[safe]").terminated
 
 
+@pytest.mark.parametrize("trial", ["", "-Trial"])
+def test_ansi_rendering_is_the_last_text(trial):
+    env = gymnasium.make(f"metarlgym/Doors{trial}-v0", render_mode="ansi")
+    first, _ = env.reset(seed=1)
+    assert env.render() == first
+    text = env.step("[1]").observation
+    assert env.render() == text
+    assert env.render_mode in env.metadata["render_modes"]
+
+
+def test_other_rendering_is_refused():
+    with pytest.raises(ConfigError, match="render_mode='human' is not known to Doors-v0, whose output is text"):
+        gymnasium.make("metarlgym/Doors-v0", render_mode="human")
+    assert gymnasium.make("metarlgym/Doors-v0").render_mode is None
+
+
+def test_gymnasium_records_the_statistics_of_a_trial():
+    env = gymnasium.wrappers.RecordEpisodeStatistics(gymnasium.make("metarlgym/Doors-Trial-v0"))
+    env.reset(seed=1)
+    rewards = [env.step("[safe]") for _ in range(3)]
+    info = rewards[-1][4]
+    assert info["episode"]["l"] == 3
+    assert info["episode"]["r"] == pytest.approx(sum(step[1] for step in rewards))
+    assert [step[4]["episode_index"] for step in rewards] == [0, 1, 2]
+
+
+def test_vectors_of_environments():
+    """Text of any length does not fit gymnasium's shared memory, and gymnasium says what to do."""
+    make_vec = gymnasium.make_vec
+    with pytest.raises(ValueError, match="shared_memory=False"):
+        make_vec("metarlgym/Doors-v0", num_envs=2, vectorization_mode="async")
+    for mode, kwargs in (("sync", {}), ("async", {"shared_memory": False})):
+        envs = make_vec("metarlgym/Doors-Trial-v0", num_envs=2, vectorization_mode=mode, vector_kwargs=kwargs)
+        texts, _ = envs.reset(seed=1)
+        assert len(texts) == 2 and all("Which door" in text for text in texts)
+        assert envs.step(["[1]", "[2]"])[1].shape == (2,)
+        envs.close()
+
+
 def test_all_are_in_gymnasium():
     for spec in list_envs():
         name, _, version = spec.env_id.rpartition("-")
@@ -116,24 +166,26 @@ def site(tmp_path, monkeypatch):
             del sys.modules[name]
 
 
-def install(site, name, code, entry="register_all"):
+def install(site, name, code, entry="register_all", points=None):
+    """Install a distribution; `points` names its entry points, by default one with the distribution's own name."""
     (site / f"plugin_{name}.py").write_text(code)
     info = site / f"plugin_{name}-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: plugin-{name}\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text(f"[metarlgym.envs]\n{name} = plugin_{name}:{entry}\n")
+    lines = [f"{point} = plugin_{name}:{entry}" for point in points or [name]]
+    (info / "entry_points.txt").write_text("\n".join(["[metarlgym.envs]", *lines, ""]))
 
 
-GOOD = """
+GOOD = '''
 from metarlgym import register
 from metarlgym.envs.doors import Doors
 
 class Gates(Doors):
-    pass
+    """Doors with another name."""
 
 def register_all():
     register("Gates-v0", "plugin_good:Gates", summary="Doors elsewhere.")
-"""
+'''
 
 
 def test_plugin_is_loaded_by_an_unknown_id(site):
@@ -148,6 +200,50 @@ def test_plugin_is_loaded_by_an_unknown_id(site):
 def test_plugin_is_loaded_by_list_envs(site):
     install(site, "good", GOOD)
     assert "Gates-v0" in [spec.env_id for spec in list_envs()]
+
+
+def test_a_class_is_a_plugin_under_its_entry_points_name(site):
+    install(site, "good", GOOD, entry="Gates", points=["Portals-v0"])
+    assert type(make("Portals-v0")).__name__ == "Gates"
+    assert registry.spec("Portals-v0").summary == "Doors with another name."
+    assert type(gymnasium.make("metarlgym/Portals-v0")).__name__ == "Gates"
+
+
+@pytest.mark.parametrize(
+    ("entry", "problem"),
+    [
+        ("NUMBER", "neither a subclass of metarlgym.Env nor a function"),
+        ("Other", "neither a subclass of metarlgym.Env nor a function"),
+        ("make_one", "it returned Gates, which is ignored: call metarlgym.register in it"),
+        ("Gates", "env_id='good' has no version"),
+    ],
+)
+def test_an_entry_point_that_registers_nothing_is_told(site, entry, problem):
+    code = GOOD + "\nNUMBER = 3\n\nclass Other:\n    pass\n\ndef make_one():\n    return Gates()\n"
+    install(site, "good", code, entry=entry)
+    with pytest.warns(UserWarning, match=f"plugin good .*{problem}"):
+        list_envs()
+
+
+def test_gymnasium_knows_a_plugin_by_its_name_before_it_is_imported(site, recwarn):
+    install(site, "good", GOOD, points=["Gates-v0", "Twins-v0"])  # two ids registered by one function
+    install(site, "bad", "raise RuntimeError('no licence')", points=["Bad-v0", "Doors-v0"])
+    registry.announce_plugins()
+    assert "plugin_good" not in sys.modules
+    assert type(gymnasium.make("metarlgym/Gates-v0")).__name__ == "Gates"
+    assert isinstance(gymnasium.make("metarlgym/Gates-Trial-v0"), Trial)
+    assert type(gymnasium.make("metarlgym/Doors-v0")) is Doors
+    with pytest.raises(ConfigError, match="env='Bad-v0' is not registered"):
+        gymnasium.make("metarlgym/Bad-v0")
+    assert not [w for w in recwarn if "verrid" in str(w.message)]  # no id was registered with gymnasium twice
+
+
+def test_importing_metarlgym_announces_plugins(site):
+    install(site, "good", GOOD, points=["Gates-v0"])
+    code = "import metarlgym, gymnasium; print(type(gymnasium.make('metarlgym/Gates-v0')).__name__)"
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(site), *sys.path])}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "Gates"
 
 
 def test_broken_plugin_hides_nothing(site):

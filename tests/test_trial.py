@@ -5,9 +5,11 @@ from __future__ import annotations
 import copy
 import pickle
 
+import gymnasium
 import pytest
 
 from metarlgym import ConfigError, Env, EpisodeOver, LastK, NoMemory, Step, StopReason, Task, Trial, make
+from metarlgym.envs.doors import Doors
 
 
 class Talk(Env):
@@ -299,3 +301,12 @@ def test_a_trial_is_an_env():
     trial.reset(seed=1)
     assert not trial.result()["turns"]
     trial.close()
+
+
+def test_a_trial_of_something_else_is_refused():
+    wrapped = gymnasium.wrappers.TimeLimit(Doors(), 3)
+    with pytest.raises(ConfigError, match=r"TimeLimit.* is a gymnasium wrapper.*give env.unwrapped"):
+        Trial(wrapped)
+    assert Trial(wrapped.unwrapped).env is wrapped.unwrapped
+    with pytest.raises(ConfigError, match=r"env='Doors-v0' is not a metarlgym\.Env"):
+        Trial("Doors-v0")
