@@ -36,7 +36,7 @@ class MetricsFile(TrainerCallback):
         if not state.is_world_process_zero or not logs:
             return
         line = {"step": state.global_step, "seconds": round(time.monotonic() - self.start, 3), **logs}
-        with self.path.open("a") as file:
+        with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
 
@@ -51,7 +51,7 @@ class TrialSamples:
     def __call__(self, step: int, trajectories: list[MetaTrajectory]) -> None:
         if not self.every or step % self.every:
             return
-        with self.path.open("a") as file:
+        with self.path.open("a", encoding="utf-8") as file:
             for trajectory in trajectories[: self.count]:
                 file.write(json.dumps({"step": step, **trajectory.to_dict()}, ensure_ascii=False) + "\n")
 
@@ -62,6 +62,13 @@ def sparkline(curve: list[float], top: float) -> str:
     return "".join(BLOCKS[max(0, min(8, round(8 * value / top)))] for value in curve)
 
 
+def _tasks_between_logs(args: Any, steps: int) -> int:
+    """Tasks played between two lines of the log, over all processes."""
+    micro_batches = max(1, steps) * args.gradient_accumulation_steps
+    rollouts = max(1, micro_batches // (args.steps_per_generation * args.num_iterations))
+    return rollouts * args.generation_batch_size // args.num_generations
+
+
 class LiveProgress(TrainerCallback):
     """A progress bar with the return and the live curve over episodes; plain lines where there is no terminal."""
 
@@ -69,6 +76,8 @@ class LiveProgress(TrainerCallback):
         self.console = console
         self.optimum = optimum
         self.latest: dict[str, float] = {}
+        self.tasks = 0
+        """How many tasks the latest values are means over."""
         self.bar = Progress(
             TextColumn("[bold]train"),
             BarColumn(),
@@ -97,6 +106,7 @@ class LiveProgress(TrainerCallback):
         if self.task is None or not logs or "trial_return" not in logs:
             return
         self.latest = logs
+        self.tasks = _tasks_between_logs(args, state.logging_steps)
         if self.live is None:
             self.console.print(f"step {state.global_step}/{state.max_steps}  {self.line()}", highlight=False)
 
@@ -117,7 +127,10 @@ class LiveProgress(TrainerCallback):
     def line(self) -> str:
         curve = self.curve()
         peak = max([1e-9, *curve, *((self.optimum.curve or ()) if self.optimum else ())])
-        best = f" of {self.optimum.total:.2f}" if self.optimum and self.optimum.total is not None else ""
+        best = ""
+        if self.optimum and self.optimum.total is not None:
+            # These few tasks may be easier than most, and the return above the optimum.
+            best = f" on {self.tasks} task{'s' * (self.tasks != 1)} (optimum over all tasks {self.optimum.total:.2f})"
         shown = " ".join(f"{value:.2f}" for value in (curve if len(curve) <= 10 else [*curve[:5], *curve[-5:]]))
         value, invalid, entropy = (float(self.latest.get(k, 0)) for k in ("trial_return", "invalid_rate", "entropy"))
         return (

@@ -16,6 +16,7 @@ from typing import Any
 
 from accelerate.utils import gather_object
 from datasets import Dataset
+from peft import PeftModel
 from transformers import set_seed
 from trl import GRPOTrainer
 
@@ -95,6 +96,8 @@ class MetaGRPOTrainer(CheckpointMixin, ActingMixin, GRPOTrainer):
                 rollout_func=_rollout,
                 **kwargs,
             )
+        if isinstance(self.model, PeftModel):
+            self.model.create_or_update_model_card = _no_card
         self._init_acting(policy, servers)
         rooms = [getattr(self.model.config.get_text_config(), "max_position_embeddings", None), args.max_context_tokens]
         rooms += [server.max_model_len for server in servers]
@@ -134,6 +137,9 @@ class MetaGRPOTrainer(CheckpointMixin, ActingMixin, GRPOTrainer):
         finally:
             gc.set_threshold(*thresholds)
             gc.unfreeze()
+
+    def create_model_card(self, *_: Any, **__: Any) -> None:
+        """None is written: TRL's would show how to ask a chat model, which is not what was trained."""
 
     # ------------------------------------------------------------------ the rollout
 
@@ -267,9 +273,14 @@ class MetaGRPOTrainer(CheckpointMixin, ActingMixin, GRPOTrainer):
         metrics[f"{metric_key_prefix}_slope"] = report["slope"]
         metrics[f"{metric_key_prefix}_invalid_rate"] = report["invalid_rate"]
         metrics[f"{metric_key_prefix}_errors"] = float(report["errors"])
-        self.log(metrics)
+        # Not TRL's own log: it would add the train metrics gathered since the last line, and forget them.
+        super(GRPOTrainer, self).log(metrics)
         self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+
+def _no_card(*_: Any) -> None:
+    """In place of PEFT's method, which writes an empty form beside each adapter."""
 
 
 def _our_client(args: MetaGRPOConfig) -> AbstractContextManager[None]:

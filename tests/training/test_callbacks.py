@@ -63,8 +63,37 @@ def test_without_a_terminal_progress_is_plain_lines(tmp_path):
     make_trainer(tmp_path, DOORS, None, {"callbacks": [progress]}, max_steps=2).train()
     text = screen.file.getvalue()
     assert "step 1/2" in text and "step 2/2" in text
-    assert "of 1.50" in text  # the optimum
+    assert " on 2 tasks (optimum over all tasks 1.50)" in text  # 8 rows, 4 a task
     assert "\x1b" not in text
+
+
+@pytest.mark.parametrize(
+    ("settings", "tasks"),
+    [
+        ({}, 2),
+        ({"logging_steps": 2}, 4),
+        ({"per_device_train_batch_size": 4, "max_steps": 2}, 1),
+        ({"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}, 2),
+        ({"per_device_train_batch_size": 4, "steps_per_generation": 2, "logging_steps": 2}, 2),
+        ({"num_iterations": 2, "logging_steps": 4, "max_steps": 4}, 4),
+        ({"memory": "none", "per_device_train_batch_size": 24}, 2),
+    ],
+    ids=str,
+)
+def test_the_line_tells_how_many_tasks_the_return_is_a_mean_of(tmp_path, settings, tasks):
+    screen, played = console(), set()
+    progress = LiveProgress(screen, DOORS.env.optimal_returns(3))
+
+    def note(step, trajectories):
+        played.update((step, t.task.key, i // 4) for i, t in enumerate(trajectories))
+
+    make_trainer(
+        tmp_path, DOORS, None, {"callbacks": [progress], "on_trials": note}, **{"max_steps": 2, **settings}
+    ).train()
+    first = screen.file.getvalue().splitlines()[0]
+    assert f" on {tasks} task" in first and "optimum over all tasks 1.50" in first
+    every = settings.get("logging_steps", 1)
+    assert len({entry for entry in played if entry[0] < every}) == tasks
 
 
 def test_on_a_terminal_progress_is_drawn_and_put_away(tmp_path):

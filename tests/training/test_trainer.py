@@ -312,9 +312,58 @@ def test_evaluation_during_training_is_logged(tmp_path):
     assert {"eval_slope", "eval_invalid_rate", "eval_errors"} <= set(entry)
 
 
+def test_evaluation_leaves_the_train_metrics_alone(tmp_path):
+    """The mean of four steps is that of the four, with an evaluation among them or without."""
+    settings = {"logging_steps": 4, "max_steps": 4, "save_strategy": "no"}
+    alone = train(tmp_path / "a", **settings)
+    watched = train(tmp_path / "b", eval_strategy="steps", eval_steps=2, eval_trials=4, **settings)
+    evals = [entry for entry in watched.state.log_history if "eval_return" in entry]
+    assert [entry["step"] for entry in evals] == [2, 4]
+    known = {"epoch", "step"}
+    assert all(name in known or name.startswith("eval_") for entry in evals for name in entry)
+    lines = [[e for e in t.state.log_history if "trial_return" in e] for t in (alone, watched)]
+    assert len(lines[0]) == len(lines[1]) == 1
+    timed = {"step_time", "rollout_seconds"}
+    same = {k: v for k, v in lines[0][0].items() if not (k in timed or "time" in k or "second" in k)}
+    assert same == {k: lines[1][0][k] for k in same}
+    returns = [sum(sum(t.returns) for t in played) / len(played) for _, played in watched.kept]
+    assert len(returns) == 4
+    assert lines[1][0]["trial_return"] == pytest.approx(sum(returns) / 4, abs=1e-6)
+
+
+def test_evaluation_does_not_change_the_run(tmp_path):
+    """Also with dropout, which draws from torch's generator."""
+
+    def parts():
+        model, tokenizer, renderer = word_parts(DOORS)
+        for module in model.modules():
+            if hasattr(module, "attention_dropout"):
+                module.attention_dropout = 0.3
+        return model, tokenizer, renderer
+
+    first = train(tmp_path / "a", parts=parts(), max_steps=4)
+    second = train(tmp_path / "b", parts=parts(), max_steps=4, eval_strategy="steps", eval_steps=1, eval_trials=4)
+    assert [tokens(played) for _, played in first.kept] == [tokens(played) for _, played in second.kept]
+    assert torch.equal(weights(first), weights(second))
+
+
 def test_evaluation_draws_the_same_held_out_trials_each_time(tmp_path):
     trainer = make_trainer(tmp_path, eval_trials=16)
     assert trainer.evaluate() == trainer.evaluate()
+
+
+@pytest.mark.parametrize("lora", [False, True])
+def test_no_model_card_is_written(tmp_path, lora):
+    """TRL's would call it a fine-tuned chat model, PEFT's is an empty form."""
+    from peft import LoraConfig
+
+    given = {"peft_config": LoraConfig(r=4, target_modules=["q_proj"])} if lora else {}
+    trainer = make_trainer(tmp_path, DOORS, None, given, max_steps=1, save_strategy="steps", save_steps=1)
+    trainer.train()
+    trainer.save_model(str(tmp_path / "final"))
+    assert latest_complete(tmp_path)[0].name == "checkpoint-1"
+    assert (tmp_path / "final" / ("adapter_config.json" if lora else "config.json")).exists()
+    assert not list(tmp_path.rglob("README.md"))
 
 
 def test_epochs_are_refused(tmp_path):
