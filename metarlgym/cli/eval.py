@@ -12,19 +12,14 @@ from typing import Annotated, Any, cast
 import typer
 from rich.console import Console
 
-from metarlgym import registry
-from metarlgym.cli.common import Baseline, EnvArgs, FreeShots, check_writable, output, parse_env_args
+from metarlgym.cli.common import Baseline, EnvArgs, check_writable, output, parse_env_args
+from metarlgym.cli.run_settings import LIMITS, RunSettings
 from metarlgym.datatypes import ConfigError, MetaTrajectory
 from metarlgym.env import Env
 from metarlgym.memory import make_memory
 from metarlgym.rollout.limits import Limits
 from metarlgym.tasks import TaskGroup
 from metarlgym.trial import Trial
-
-LIMITS = {"max_action_tokens": "action_tokens", "max_context_tokens": "context_tokens"} | {
-    f"max_{name}": name for name in ("episode_turns", "episode_tokens", "episode_seconds", "trial_seconds")
-}
-"""Settings of a run and the fields of `Limits` they become."""
 
 
 class AfterSuccess(StrEnum):
@@ -55,7 +50,9 @@ def command(
         str | None,
         typer.Option(help="What is seen of earlier episodes: full, none, last_K.", show_default="the run's, else full"),
     ] = None,
-    free_shots: FreeShots = 0,
+    free_shots: Annotated[
+        int | None, typer.Option(help="The first F episodes do not count.", show_default="the run's at its end, else 0")
+    ] = None,
     stop_on_success: Annotated[
         bool | None,
         typer.Option(
@@ -65,9 +62,16 @@ def command(
     after_success: Annotated[
         AfterSuccess, typer.Option(help="Value of the episodes that a success stop leaves out.")
     ] = AfterSuccess.repeat,
-    seed: Annotated[int, typer.Option(help="Names tasks, luck and sampling.")] = 0,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            help="Seed for tasks, environment noise and sampling.", show_default="the run's task_seed and seed, else 0"
+        ),
+    ] = None,
     greedy: Annotated[bool, typer.Option("--greedy", help="Take the most likely token.")] = False,
-    temperature: Annotated[float, typer.Option(help="Sampling temperature.")] = 1.0,
+    temperature: Annotated[
+        float | None, typer.Option(help="Sampling temperature.", show_default="the run's, else 1")
+    ] = None,
     max_action_tokens: Annotated[
         int | None, typer.Option(help="Most tokens of one action.", show_default="the run's, else 64")
     ] = None,
@@ -76,7 +80,13 @@ def command(
         typer.Option(help="Text to tokens; auto is chat if there is a template.", show_default="the run's, else auto"),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
-    threads: Annotated[int, typer.Option(min=1, help="Torch threads on a CPU; one suits tiny models.")] = 1,
+    threads: Annotated[
+        int | None,
+        typer.Option(min=1, help="Torch threads on a CPU; one suits tiny models.", show_default="the run's, else 1"),
+    ] = None,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")
+    ] = False,
     concurrency: Annotated[int, typer.Option(min=1, help="Most trials alive at once.")] = 1024,
     no_controls: Annotated[bool, typer.Option("--no-controls", help="Leave out the two controls.")] = False,
     json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the report here.")] = None,
@@ -87,8 +97,11 @@ def command(
 ) -> None:
     """Evaluate a model, or a baseline, on held-out trials.
 
-    A model that metarlgym train wrote brings the settings of its run along, from
-    the config.yaml beside its folder; what is given here comes first.
+    For a model that metarlgym train wrote, settings default to those of its run
+    (the config.yaml beside the model's folder), unless --env names another
+    environment: with as many trials, the result is that of the run's eval.json.
+    Options override them. Of a run's settings, trust_remote_code and the
+    truncation of a server's samples (top_p, top_k, min_p) are not taken over.
 
     \b
     Examples:
@@ -107,14 +120,17 @@ def command(
         (plot, "plot", (".png", ".pdf", ".svg")),
     ):
         check_writable(path, option, endings)
-    if temperature <= 0:
-        raise ConfigError(f"temperature={temperature:g} must be above 0; for the most likely token use --greedy.")
-    run = _Run(model, env)
+    if model is not None and model.startswith("~"):
+        model = str(Path(model).expanduser())
+    run = RunSettings(model, env)
     arguments = None if env_args is None else parse_env_args(env_args)
     name = run.default("env_id", env, None)
     if name is None:
         raise ConfigError("env is missing: name a task group, such as --env Doors-v0 (see metarlgym list).")
-    group = TaskGroup(name, run.default("env_args", arguments, {}), seed)
+    temperature = 1.0 if greedy and temperature is None else float(run.trained_with("temperature", temperature, 1.0))
+    if temperature <= 0:
+        raise ConfigError(f"temperature={temperature:g} must be above 0; for the most likely token use --greedy.")
+    group = TaskGroup(name, run.default("env_args", arguments, {}), run.default("task_seed", seed, 0))
     if policy is Baseline.oracle and type(group.env).oracle is Env.oracle:
         raise ConfigError(f"policy=oracle: {group.env_id} has no oracle (none is known); see its optimum instead.")
     limits = Limits(**{limit: run.default(key, None, None) for key, limit in LIMITS.items() if key in run.settings})
@@ -123,9 +139,9 @@ def command(
     settings = EvalSettings(
         episodes=run.default("episodes", episodes, 3),
         trials=trials,
-        seed=seed,
+        seed=run.trained_with("seed", seed, 0),
         memory=run.default("memory", memory, "full"),
-        free_shots=free_shots,
+        free_shots=run.free_shots(free_shots),
         stop_on_success=run.default("stop_on_success", stop_on_success, False),
         max_total_turns=run.default("max_total_turns", None, None),
         after_success=after_success.value,
@@ -133,11 +149,18 @@ def command(
         concurrency=concurrency,
         limits=limits,
     )
-    kind = run.default("renderer", renderer.value if renderer else None, "auto")
+    if renderer is not None:
+        kind = renderer.value
+    else:
+        kind = "plain" if run.from_scratch() else run.default("renderer", None, "auto")
+    threads = run.default("threads", threads, 1)
+    template_kwargs = run.default("chat_template_kwargs", None, None)
     _check(group, settings)
     console = output()
     if run.taken:
         console.print(f"from {run.path}: {', '.join(run.taken)}", soft_wrap=True)
+    if left_out := run.left_out():
+        console.print(f"not taken from it: {', '.join(left_out)} (here all tokens may be sampled)", soft_wrap=True)
     played: list[MetaTrajectory] = []
     if policy is not None:
         from metarlgym.evaluation.model_eval import evaluate_policy
@@ -150,47 +173,16 @@ def command(
 
         with console.status("loading the model"):
             loaded, shown = _load(
-                cast(str, model), group, kind, run.settings.get("chat_template_kwargs"), device, threads
+                cast(str, model), group, kind, template_kwargs, device, cast(int, threads), trust_remote_code
             )
-        room = limits.context_tokens or _context_room(loaded)
+        rooms = (limits.context_tokens, _context_room(loaded))
+        room = min((room for room in rooms if room), default=None)
         settings = replace(settings, limits=replace(limits, context_tokens=room))
         report = evaluate_model(group, loaded, shown, settings, console, cast(str, model), temperature, greedy, played)
     _show(report, played, console)
     _write(report, played, json_file, plot, trajectories, console)
     if report["errors"] == report["trials"]:
         raise typer.Exit(1)
-
-
-class _Run:
-    """Settings of the run that wrote the model, if it is one of ours and the environment is the same."""
-
-    def __init__(self, model: str | None, env: str | None) -> None:
-        self.settings: dict[str, Any] = {}
-        self.taken: list[str] = []
-        """Those that were used, for one line of output."""
-        self.path = Path()
-        if model is None or not Path(model).is_dir():
-            return
-        import yaml
-
-        path = Path(model).resolve().parent / "config.yaml"
-        content = yaml.safe_load(path.read_text()) if path.is_file() else None
-        if not isinstance(content, dict) or "env_id" not in content:
-            return
-        if env is not None and registry.spec(env).env_id != content["env_id"].removeprefix("metarlgym/"):
-            return
-        self.settings = content
-        self.path = Path(os.path.relpath(path)) if path.is_relative_to(Path.cwd()) else path
-
-    def default(self, name: str, given: Any, otherwise: Any) -> Any:
-        """What the user gave, else what the run had, else the usual."""
-        if given is not None:
-            return given
-        value = self.settings.get(name)
-        if value is None:
-            return otherwise
-        self.taken.append(f"{name} {value if isinstance(value, str) else json.dumps(value)}")
-        return value
 
 
 def _check(group: TaskGroup, settings: Any) -> None:
@@ -207,7 +199,13 @@ def _check(group: TaskGroup, settings: Any) -> None:
 
 
 def _load(
-    name: str, group: TaskGroup, kind: str, template_kwargs: dict[str, Any] | None, device: str, threads: int
+    name: str,
+    group: TaskGroup,
+    kind: str,
+    template_kwargs: dict[str, Any] | None,
+    device: str,
+    threads: int,
+    trust_remote_code: bool,
 ) -> tuple[Any, Any]:
     """The model on its device, and the renderer."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -222,8 +220,10 @@ def _load(
     try:
         check_model_path(name)
         place = _device(torch, device)
-        renderer = make_renderer(kind, load_tokenizer(name), group, template_kwargs)
-        return load_model(name, dtype="auto").to(place).eval(), renderer
+        tokenizer = load_tokenizer(name, trust_remote_code=trust_remote_code)
+        renderer = make_renderer(kind, tokenizer, group, template_kwargs)
+        loaded = load_model(name, dtype="auto", trust_remote_code=trust_remote_code)
+        return loaded.to(place).eval(), renderer
     except ConfigError as error:
         raise ConfigError(str(error).replace("model_name_or_path=", "model=")) from error
 
@@ -280,7 +280,7 @@ def _write(
 
         plot_adaptation(report, plot)
     if trajectories is not None:
-        with trajectories.open("w") as file:
+        with trajectories.open("w", encoding="utf-8") as file:
             file.writelines(json.dumps(trajectory.to_dict()) + "\n" for trajectory in played)
     written = [str(path) for path in (json_file, plot, trajectories) if path is not None]
     if written:

@@ -86,7 +86,7 @@ def write_report(report: dict[str, Any], folder: Path, console: Console, name: s
 def write_json(report: dict[str, Any], path: Path) -> None:
     """Write a JSON file whole or not at all."""
     part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(report, indent=2) + "\n")
+    part.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     part.replace(path)
 
 

@@ -1,0 +1,97 @@
+"""The settings of the run that wrote a model, from the `config.yaml` beside the model's folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from metarlgym import registry
+from metarlgym.datatypes import ConfigError
+
+LIMITS = {"max_action_tokens": "action_tokens", "max_context_tokens": "context_tokens"} | {
+    f"max_{name}": name for name in ("episode_turns", "episode_tokens", "episode_seconds", "trial_seconds")
+}
+"""Settings of a run and the fields of `Limits` they become."""
+
+
+class RunSettings:
+    """Empty unless the model is one of ours and `env`, where it is given, is the environment it was trained on.
+
+    Args:
+        model: a model's folder or hub id, or None.
+        env: the environment asked for, or None.
+
+    Raises:
+        ConfigError: the file cannot be read.
+    """
+
+    def __init__(self, model: str | None, env: str | None) -> None:
+        self.settings: dict[str, Any] = {}
+        self.taken: list[str] = []
+        """Those that were used, for one line of output."""
+        self.path = Path()
+        if model is None or not Path(model).is_dir():
+            return
+        import yaml
+
+        path = Path(model).resolve().parent / "config.yaml"
+        try:
+            content = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            reason = " ".join(str(error).split())
+            raise ConfigError(
+                f"{path}, with the settings of the run that wrote the model, cannot be read ({reason}): correct it, or "
+                "move the model's folder to evaluate it without."
+            ) from None
+        if not isinstance(content, dict) or "env_id" not in content:
+            return
+        if env is not None and registry.spec(env).env_id != registry.spec(content["env_id"]).env_id:
+            return
+        self.settings = content
+        self.path = Path(os.path.relpath(path)) if path.is_relative_to(Path.cwd()) else path
+
+    def default(self, name: str, given: Any, otherwise: Any) -> Any:
+        """What the user gave, else what the run had, else the usual."""
+        if given is not None:
+            return given
+        value = self.settings.get(name)
+        if value is None:
+            return otherwise
+        return self._note(name, value)
+
+    def trained_with(self, name: str, given: Any, otherwise: Any) -> Any:
+        """`default` for a setting of TRL's, which `config.yaml` holds only where it was given."""
+        if given is not None or not self.settings:
+            return otherwise if given is None else given
+        if self.settings.get(name) is not None:
+            return self._note(name, self.settings[name])
+        from metarlgym.training.config import MetaGRPOConfig
+
+        return self._note(name, next(f.default for f in dataclasses.fields(MetaGRPOConfig) if f.name == name))
+
+    def free_shots(self, given: int | None) -> int:
+        """Free shots in force at the run's end, with which its own evaluation was made."""
+        if given is not None or self.settings.get("free_shots") is None:
+            return given or 0
+        from metarlgym.training.schedule import Schedule
+
+        schedule = Schedule.parse("free_shots", self.settings["free_shots"])
+        return self._note("free_shots", round(schedule(self.settings.get("max_steps") or 0)))
+
+    def from_scratch(self) -> bool:
+        """Whether the run made its model itself, which is rendered plainly whatever the setting."""
+        return bool(self.settings) and not self.settings.get("model_name_or_path")
+
+    def left_out(self) -> list[str]:
+        """Truncated sampling of a run's server: the policy here samples from the whole distribution."""
+        usual = {"top_p": 1.0, "top_k": 0, "min_p": None}
+        return [
+            f"{name} {self.settings[name]}" for name in usual if self.settings.get(name, usual[name]) != usual[name]
+        ]
+
+    def _note(self, name: str, value: Any) -> Any:
+        self.taken.append(f"{name} {value if isinstance(value, str) else json.dumps(value)}")
+        return value
