@@ -170,7 +170,7 @@ def _codec(model: str, alphabet: int, words: list[str] | None) -> SymbolCodec:
     from metarlgym.training.loading import load_tokenizer
 
     files = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "tokenizer.model")
-    folder = Path(model)
+    folder = Path(model).expanduser()
     bare = folder.is_dir() and not any((folder / file).exists() for file in files)
     return SymbolCodec(None if bare else load_tokenizer(model), alphabet, words)
 

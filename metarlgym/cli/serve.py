@@ -47,6 +47,8 @@ def command(
       metarlgym serve --model runs/tiny --port 8001
     """
     console = output()
+    if model.startswith("~"):
+        model = str(Path(model).expanduser())
     if not Path(model).exists() and model.startswith((".", "/", "~", "runs")):
         raise ConfigError(f"model={model!r}: no such folder. Give a model folder or a hub id.")
     cpu = cpu_build()

@@ -31,6 +31,7 @@ from metarlgym.training.checkpoint import checkpoints, latest_complete
 from metarlgym.training.flat import plain, read_flat
 from metarlgym.training.loading import load_model
 from metarlgym.training.run import quiet
+from metarlgym.training.saveable import saveable
 
 
 @dataclass
@@ -160,7 +161,7 @@ def _last(args: PretrainConfig) -> bool:
 def _model(settings: PretrainSettings, source: Source) -> Any:
     name = settings.run.model_name_or_path
     if name:
-        return load_model(name)
+        return saveable(load_model(name), name)
     args = settings.config
     words = args.make_words(source)
     size, needed = source.vocab_size, source.length

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from accelerate.utils import gather_object
 from peft import PeftModel
 from transformers.integrations import deepspeed as hf_deepspeed
 
 from metarlgym.training.arguments import Settings
 from metarlgym.training.loading import load_model
+from metarlgym.training.saveable import first_line
 
 if TYPE_CHECKING:
     from metarlgym.training.trainer import MetaGRPOTrainer
@@ -25,8 +27,24 @@ def save_final(trainer: MetaGRPOTrainer, tokenizer: Any, settings: Settings, fol
     """Write `final/`; with LoRA, the adapter to `final/adapter/` and the merged model to `final/`. Collective.
 
     Merging loads the base model once more, on the main process's CPU: the trainer's own may be in shards.
+
+    Raises:
+        AgreedError: it could not be written, on all processes; what was trained is in the last checkpoint, which is
+            written now if the last step has none.
     """
     final = folder / "final"
+    failure: Exception | None = None
+    try:
+        _write(trainer, tokenizer, settings, folder, final)
+    except Exception as error:  # safetensors and tokenizers have exceptions of their own
+        failure = error
+    told = gather_object([f"{final} could not be written ({first_line(failure)})" if failure else None])
+    if problem := next((text for text in told if text), None):
+        trainer.stop_run(problem, cause=failure)
+    return final
+
+
+def _write(trainer: MetaGRPOTrainer, tokenizer: Any, settings: Settings, folder: Path, final: Path) -> None:
     accelerator = trainer.accelerator
     if not isinstance(accelerator.unwrap_model(trainer.model), PeftModel):
         trainer.save_model(str(final))
@@ -41,8 +59,6 @@ def save_final(trainer: MetaGRPOTrainer, tokenizer: Any, settings: Settings, fol
             merged.save_pretrained(final)
     if accelerator.is_main_process:
         tokenizer.save_pretrained(final)
-    accelerator.wait_for_everyone()
-    return final
 
 
 @contextmanager

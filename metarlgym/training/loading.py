@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,61 +12,75 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from metarlgym.datatypes import ConfigError
 from metarlgym.rollout.render import ChatRenderer, PlainRenderer, Renderer
 from metarlgym.tasks import TaskGroup
+from metarlgym.training.model_files import check_files, expand
+from metarlgym.training.saveable import first_line, repair_generation_config
 
 RENDER_FILE = "metarlgym.json"
 """Kept beside a model: how its rollouts were rendered."""
 
 
 def check_model_path(name: str) -> None:
-    """Refuse what is plainly a missing folder, before a hub is asked.
+    """Refuse what is plainly a missing folder, or one with files that are broken, before a hub is asked.
 
     Raises:
-        ConfigError: naming the path and what is near it.
+        ConfigError: naming the path and what is near it, or the broken file.
     """
-    path = Path(name)
+    path = Path(expand(name))
     looks_local = name.startswith((".", "/", "~", "runs")) or name.count("/") > 1
     if path.exists():
         if path.is_dir() and not any((path / file).exists() for file in ("config.json", "adapter_config.json")):
             inside = sorted(p.parent.relative_to(path).as_posix() for p in path.glob("*/config.json"))
             hint = f" It holds {', '.join(inside)}: name one of them." if inside else ""
             raise ConfigError(f"model_name_or_path={name!r} is a folder without config.json.{hint}")
+        if not path.is_dir():
+            raise ConfigError(f"model_name_or_path={name!r} is a file: give the model's folder.")
+        _check_files(name)
     elif looks_local:
         raise ConfigError(f"model_name_or_path={name!r}: no such folder. Give a model folder or a hub id.")
 
 
 def load_model(name: str, **kwargs: Any) -> Any:
-    """A causal model from a folder or the hub; weights as safetensors only."""
-    check_model_path(name)
-    try:
-        return AutoModelForCausalLM.from_pretrained(name, use_safetensors=True, **kwargs)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"model_name_or_path={name!r} cannot be loaded: {_first_line(error)}") from error
+    """A causal model from a folder or the hub; weights as safetensors only.
+
+    A generation config that could not be saved again is reduced to what can be, with a warning.
+
+    Raises:
+        ConfigError: it cannot be loaded; one line with the broken file, where there is one.
+    """
+    model = _load(name, "cannot be loaded", AutoModelForCausalLM.from_pretrained, use_safetensors=True, **kwargs)
+    repair_generation_config(model, name)
+    return model
 
 
 def load_config(name: str, **kwargs: Any) -> Any:
     """A model's configuration, without its weights."""
-    check_model_path(name)
-    try:
-        return AutoConfig.from_pretrained(name, **kwargs)
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"model_name_or_path={name!r} has no configuration that loads: {_first_line(error)}"
-        ) from error
+    return _load(name, "has no configuration that loads", AutoConfig.from_pretrained, **kwargs)
 
 
 def load_tokenizer(name: str, **kwargs: Any) -> Any:
-    check_model_path(name)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name, **kwargs)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"model_name_or_path={name!r} has no tokenizer that loads: {_first_line(error)}") from error
+    tokenizer = _load(name, "has no tokenizer that loads", AutoTokenizer.from_pretrained, **kwargs)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
 
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().split("\n", 1)[0]
+def _load(name: str, failure: str, from_pretrained: Callable[..., Any], **kwargs: Any) -> Any:
+    check_model_path(name)
+    try:
+        return from_pretrained(expand(name), **kwargs)
+    except Exception as error:  # a broken file may raise anything, from KeyError to exceptions of Rust's
+        _check_files(name, tokenizer=True)
+        kind = "" if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: "
+        raise ConfigError(f"model_name_or_path={name!r} {failure}: {kind}{first_line(error)}.") from error
+
+
+def _check_files(name: str, tokenizer: bool = False) -> None:
+    folder = Path(expand(name))
+    if folder.is_dir():
+        try:
+            check_files(folder, tokenizer)
+        except ConfigError as error:
+            raise ConfigError(f"model_name_or_path={name!r} cannot be loaded: {error}") from None
 
 
 def is_word_level(tokenizer: Any) -> bool:

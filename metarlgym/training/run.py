@@ -32,6 +32,7 @@ from metarlgym.training.final import save_final
 from metarlgym.training.loading import load_config, load_tokenizer, make_renderer
 from metarlgym.training.plan import make_plan
 from metarlgym.training.preemption import Preemption
+from metarlgym.training.saveable import check_saveable
 from metarlgym.training.start import make_start, starting_policy
 from metarlgym.training.trainer import MetaGRPOTrainer
 from metarlgym.trial import Trial
@@ -155,9 +156,10 @@ def _check_model(settings: Settings, group: TaskGroup, console: Console) -> None
     problem: MetaRLGymError | None = None
     tokenizer = None
     try:
-        load_config(name, trust_remote_code=args.trust_remote_code)
+        config = load_config(name, trust_remote_code=args.trust_remote_code)
         tokenizer = load_tokenizer(name, trust_remote_code=args.trust_remote_code)
         make_renderer(settings.run.renderer, tokenizer, group, args.chat_template_kwargs)
+        check_saveable(name, config, tokenizer)
     except MetaRLGymError as error:
         problem = error
     agree(problem)

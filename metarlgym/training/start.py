@@ -18,6 +18,7 @@ from metarlgym.tasks import TaskGroup
 from metarlgym.training.arguments import Settings
 from metarlgym.training.checkpoint import COMPLETE
 from metarlgym.training.loading import load_model, load_tokenizer, make_renderer
+from metarlgym.training.saveable import saveable
 from metarlgym.training.scratch import byte_tokenizer, sample_text, scratch_model, word_tokenizer
 from metarlgym.training.warmup import random_play, warm_up
 from metarlgym.trial import Trial
@@ -42,7 +43,7 @@ def starting_policy(
             attn_implementation=settings.model.attn_implementation,
             trust_remote_code=args.trust_remote_code,
         )
-        return model, tokenizer, renderer
+        return saveable(model, name), tokenizer, renderer
     start = folder / "start"
     if not (start / COMPLETE).exists():
         if args.world_size > 1:

@@ -1,0 +1,93 @@
+"""What a model's folder holds, looked at before a library reads it, so that a broken file is named."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from metarlgym.datatypes import ConfigError
+
+LFS_POINTER = b"version https://git-lfs"
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+SMALL = ("config.json", "generation_config.json", "adapter_config.json", INDEX)
+"""Always read; those of the tokenizer, which can be large, only to explain why it did not load."""
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json")
+AGAIN = "download or copy it again"
+
+
+def expand(name: str) -> str:
+    """A model's name with `~` resolved; hub ids stay as they are."""
+    return str(Path(name).expanduser()) if name.startswith("~") else name
+
+
+def check_files(folder: Path, tokenizer: bool = False) -> None:
+    """Refuse a folder whose files were not downloaded, or not to their end; reads no weights.
+
+    Args:
+        folder: a model's folder.
+        tokenizer: look at the tokenizer's files too.
+
+    Raises:
+        ConfigError: naming the file and the fix.
+    """
+    for name in (*SMALL, *(TOKENIZER if tokenizer else ())):
+        if (folder / name).exists():
+            _read_json(folder / name)
+    for name in _weight_files(folder):
+        _check_safetensors(folder / name)
+
+
+def has_weights(folder: Path) -> bool:
+    """Whether the folder holds weights that can be loaded, of a model or of an adapter."""
+    return bool(_weight_files(folder))
+
+
+def _weight_files(folder: Path) -> list[str]:
+    """The files with the weights that transformers would read."""
+    names = [name for name in (WEIGHTS, "adapter_model.safetensors") if (folder / name).exists()]
+    if WEIGHTS not in names and (folder / INDEX).exists():
+        shards = _read_json(folder / INDEX).get("weight_map")
+        if not isinstance(shards, dict):
+            raise ConfigError(f"{folder / INDEX} has no weight_map: {AGAIN}.")
+        names += sorted(set(shards.values()))
+    return names
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    _check_downloaded(path)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise ConfigError(f"{path} is not JSON in UTF-8 ({error}): {AGAIN}.") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} holds a {type(content).__name__}, not a JSON object: {AGAIN}.")
+    return content
+
+
+def _check_downloaded(path: Path) -> None:
+    if not path.is_file():
+        raise ConfigError(f"{path} is missing: {AGAIN}.")
+    with path.open("rb") as file:
+        start = file.read(len(LFS_POINTER))
+    if not start:
+        raise ConfigError(f"{path} is empty: {AGAIN}.")
+    if start == LFS_POINTER:
+        raise ConfigError(f"{path} is a Git LFS pointer, not the file itself: run `git lfs pull` in its repository.")
+
+
+def _check_safetensors(path: Path) -> None:
+    """The header of a safetensors file (its size in 8 bytes, then JSON) says how long the file must be."""
+    _check_downloaded(path)
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if 8 + length > size:
+            raise ConfigError(f"{path} ends within its header ({size:,} bytes): {AGAIN}.")
+        try:
+            header = json.loads(file.read(length))
+            end = max((entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"), default=0)
+        except (ValueError, LookupError, TypeError, AttributeError):
+            raise ConfigError(f"{path} is not a safetensors file: {AGAIN}.") from None
+    if 8 + length + end != size:
+        raise ConfigError(f"{path} has {size:,} bytes of {8 + length + end:,}: {AGAIN}.")
