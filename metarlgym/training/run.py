@@ -17,6 +17,7 @@ from transformers.utils import logging as hf_logging
 from trl import get_peft_config
 
 from metarlgym import __version__
+from metarlgym.checks.quick import quick_check
 from metarlgym.datatypes import ConfigError, MetaRLGymError
 from metarlgym.evaluation.adaptation import EvalSettings
 from metarlgym.evaluation.model_eval import evaluate_policy, write_report
@@ -54,6 +55,7 @@ def run_training(
     group = TaskGroup(run.env_id, run.env_args, run.task_seed)
     make_trial = _trial_maker(settings, group)
     make_trial()  # arguments that contradict each other are refused here
+    agree(quick_check(group, make_trial))
     if group.content_split:
         during = args.eval_trials if args.eval_strategy != "no" else 0
         for name, count in (("eval_trials", during), ("final_eval_trials", run.final_eval_trials)):

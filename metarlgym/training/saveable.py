@@ -38,7 +38,8 @@ def repair_generation_config(model: Any, name: str) -> None:
     after = reduced.to_diff_dict()
     dropped = ", ".join(f"{k}={v!r}" for k, v in before.items() if k not in after and k != "transformers_version")
     warnings.warn(
-        f"generation_config.json of {name!r} could not be saved again ({problem}): {dropped} left out of what is saved.",
+        f"generation_config.json of {name!r} could not be saved again ({problem}): {dropped} left out of "
+        "what is saved.",
         stacklevel=3,
     )
 
