@@ -26,8 +26,7 @@ def repair_generation_config(model: Any, name: str) -> None:
     Training and evaluation sample by their own settings, never by these.
     """
     config = getattr(model, "generation_config", None)
-    problem = _problem(config.save_pretrained) if config is not None else None
-    if problem is None:
+    if config is None or (problem := _problem(config.save_pretrained)) is None:
         return
     before = config.to_diff_dict()
     for names in KEPT:
