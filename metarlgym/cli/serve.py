@@ -19,6 +19,7 @@ import typer
 from metarlgym.cli.common import output
 from metarlgym.datatypes import ConfigError, MetaRLGymError
 from metarlgym.serving.command import LOOPBACK, ServerOptions, cpu_build, server_command
+from metarlgym.training.model_files import check_files
 
 PASS_THROUGH: dict[str, Any] = {"allow_extra_args": True, "ignore_unknown_options": True}
 
@@ -51,6 +52,8 @@ def command(
         model = str(Path(model).expanduser())
     if not Path(model).exists() and model.startswith((".", "/", "~", "runs")):
         raise ConfigError(f"model={model!r}: no such folder. Give a model folder or a hub id.")
+    if Path(model).is_dir():
+        check_files(Path(model), tokenizer=True)
     cpu = cpu_build()
     options = ServerOptions(
         model=model,

@@ -29,9 +29,9 @@ from metarlgym.sources import Piecewise, Source
 from metarlgym.training.callbacks import MetricsFile, drop_unfinished_line
 from metarlgym.training.checkpoint import checkpoints, latest_complete
 from metarlgym.training.flat import plain, read_flat
-from metarlgym.training.loading import load_model
+from metarlgym.training.loading import load_config, load_model
 from metarlgym.training.run import quiet
-from metarlgym.training.saveable import saveable
+from metarlgym.training.saveable import check_saveable, saveable
 
 
 @dataclass
@@ -99,6 +99,8 @@ def run_pretraining(settings: PretrainSettings, console: Console | None = None) 
     main = args.distributed_state.is_main_process if args.distributed_state else True
     if not main:
         console = Console(quiet=True)
+    if name := settings.run.model_name_or_path:
+        check_saveable(name, load_config(name), None)
     resume_from = _claim(settings, folder, console, main)
     if args.distributed_state:
         args.distributed_state.wait_for_everyone()

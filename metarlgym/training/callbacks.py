@@ -62,8 +62,8 @@ def sparkline(curve: list[float], top: float) -> str:
     return "".join(BLOCKS[max(0, min(8, round(8 * value / top)))] for value in curve)
 
 
-def _tasks_between_logs(args: Any, steps: int) -> int:
-    """Tasks played between two lines of the log, over all processes."""
+def _tasks_of(args: Any, steps: int) -> int:
+    """Tasks played in so many optimizer steps, over all processes."""
     micro_batches = max(1, steps) * args.gradient_accumulation_steps
     rollouts = max(1, micro_batches // (args.steps_per_generation * args.num_iterations))
     return rollouts * args.generation_batch_size // args.num_generations
@@ -78,6 +78,7 @@ class LiveProgress(TrainerCallback):
         self.latest: dict[str, float] = {}
         self.tasks = 0
         """How many tasks the latest values are means over."""
+        self.logged_step = 0
         self.bar = Progress(
             TextColumn("[bold]train"),
             BarColumn(),
@@ -93,6 +94,7 @@ class LiveProgress(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if not state.is_world_process_zero:
             return
+        self.logged_step = state.global_step
         self.task = self.bar.add_task("train", total=state.max_steps, completed=state.global_step)
         if self.console.is_terminal:
             self.live = Live(self, console=self.console, refresh_per_second=4)
@@ -106,7 +108,8 @@ class LiveProgress(TrainerCallback):
         if self.task is None or not logs or "trial_return" not in logs:
             return
         self.latest = logs
-        self.tasks = _tasks_between_logs(args, state.logging_steps)
+        self.tasks = _tasks_of(args, state.global_step - self.logged_step)
+        self.logged_step = state.global_step
         if self.live is None:
             self.console.print(f"step {state.global_step}/{state.max_steps}  {self.line()}", highlight=False)
 

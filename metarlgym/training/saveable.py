@@ -90,7 +90,9 @@ def saveable(model: Any, name: str) -> Any:
 
 def first_line(error: BaseException) -> str:
     """What an exception says, in a line without its final stop."""
-    return str(error).strip().split("\n", 1)[0].rstrip(".") or type(error).__name__
+    lines = [line.strip(" -") for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    text = f"{lines[0]} {lines[1]}" if lines[0].endswith(":") and len(lines) > 1 else lines[0]
+    return text.rstrip(".")
 
 
 def _problem(save: Callable[[str], Any]) -> str | None:

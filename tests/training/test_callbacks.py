@@ -72,6 +72,7 @@ def test_without_a_terminal_progress_is_plain_lines(tmp_path):
     [
         ({}, 2),
         ({"logging_steps": 2}, 4),
+        ({"logging_steps": 10}, 4),  # the last step is logged
         ({"per_device_train_batch_size": 4, "max_steps": 2}, 1),
         ({"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}, 2),
         ({"per_device_train_batch_size": 4, "steps_per_generation": 2, "logging_steps": 2}, 2),

@@ -12,6 +12,7 @@ from tokenizers.pre_tokenizers import PreTokenizer
 from transformers import AutoModelForCausalLM, GenerationConfig
 
 from metarlgym import ConfigError, MetaRLGymError
+from metarlgym.cli.main import main
 from metarlgym.training.arguments import parse
 from metarlgym.training.checkpoint import latest_complete
 from metarlgym.training.final import save_final
@@ -56,6 +57,7 @@ def test_a_generation_config_that_cannot_be_saved_is_repaired(folder, tmp_path, 
         AutoModelForCausalLM.from_pretrained(folder).save_pretrained(tmp_path / "plain")
     with pytest.warns(UserWarning, match="generation_config.json of .* could not be saved again") as caught:
         model = load_model(str(folder))
+    assert "`temperature`" in str(caught[0].message)  # the reason, not only that it is invalid
     assert dropped in str(caught[0].message) and "left out of what is saved" in str(caught[0].message)
     model.save_pretrained(tmp_path / "saved")
     assert GenerationConfig.from_pretrained(tmp_path / "saved").eos_token_id == 1
@@ -160,6 +162,23 @@ def test_a_home_folder_is_expanded(folder, monkeypatch):
 def test_a_file_is_not_a_folder(folder):
     path = str(folder / "config.json")
     assert "is a file: give the model's folder" in one_line(lambda: load_model(path))
+
+
+def test_commands_name_the_file_too_and_claim_no_folder(folder, tmp_path, capsys):
+    cut(folder / "model.safetensors", 5000)
+    path, out = str(folder), str(tmp_path / "out")
+    for command in (
+        ["train", "--env_id", "Doors-v0", "--max_steps", "1", "--model_name_or_path", path, "--output_dir", out],
+        ["pretrain", "--source", "piecewise", "--max_steps", "1", "--model_name_or_path", path, "--output_dir", out],
+        ["eval", "--env", "Doors-v0", "--model", path],
+        ["read", "piecewise", "-n", "1", "--model", path],
+        ["serve", "--model", path],
+    ):
+        assert main(command) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("error: ") and error.count("\n") == 1
+        assert f"{folder / 'model.safetensors'} has 5,000 bytes of " in error
+    assert not (tmp_path / "out").exists()
 
 
 # ---------------------------------------------------------------------- before a run
