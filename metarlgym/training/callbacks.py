@@ -133,7 +133,7 @@ class LiveProgress(TrainerCallback):
         best = ""
         if self.optimum and self.optimum.total is not None:
             # These few tasks may be easier than most, and the return above the optimum.
-            best = f" on {self.tasks} task{'s' * (self.tasks != 1)} (optimum over all tasks {self.optimum.total:.2f})"
+            best = f" on {self.tasks} task{'s' * (self.tasks != 1)} (mean optimum {self.optimum.total:.2f})"
         shown = " ".join(f"{value:.2f}" for value in (curve if len(curve) <= 10 else [*curve[:5], *curve[-5:]]))
         value, invalid, entropy = (float(self.latest.get(k, 0)) for k in ("trial_return", "invalid_rate", "entropy"))
         return (

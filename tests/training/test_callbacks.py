@@ -63,7 +63,7 @@ def test_without_a_terminal_progress_is_plain_lines(tmp_path):
     make_trainer(tmp_path, DOORS, None, {"callbacks": [progress]}, max_steps=2).train()
     text = screen.file.getvalue()
     assert "step 1/2" in text and "step 2/2" in text
-    assert " on 2 tasks (optimum over all tasks 1.50)" in text  # 8 rows, 4 a task
+    assert " on 2 tasks (mean optimum 1.50)" in text  # 8 rows, 4 a task
     assert "\x1b" not in text
 
 
@@ -92,7 +92,7 @@ def test_the_line_tells_how_many_tasks_the_return_is_a_mean_of(tmp_path, setting
         tmp_path, DOORS, None, {"callbacks": [progress], "on_trials": note}, **{"max_steps": 2, **settings}
     ).train()
     first = screen.file.getvalue().splitlines()[0]
-    assert f" on {tasks} task" in first and "optimum over all tasks 1.50" in first
+    assert f" on {tasks} task" in first and "mean optimum 1.50" in first
     every = settings.get("logging_steps", 1)
     assert len({entry for entry in played if entry[0] < every}) == tasks
 
