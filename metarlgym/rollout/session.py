@@ -10,8 +10,9 @@ import itertools
 import time
 import traceback
 from collections.abc import Sequence
+from typing import NamedTuple
 
-from metarlgym.datatypes import Episode, MetaRLGymError, MetaTrajectory, StopReason, Task
+from metarlgym.datatypes import Episode, MetaRLGymError, MetaTrajectory, StopReason, Task, Turn
 from metarlgym.rollout.limits import Limits
 from metarlgym.rollout.protocol import ActReply, ActRequest
 from metarlgym.rollout.render import Message, Renderer
@@ -22,6 +23,23 @@ from metarlgym.trial import Trial
 _contexts = itertools.count()
 # Odd constants that spread (episode, turn) over 63 bits; every user of a request's seed hashes it once more.
 _EPISODE_MIX, _TURN_MIX, _MASK = 0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, (1 << 63) - 1
+
+
+class _Mark(NamedTuple):
+    """How far a session had come when it handed an action to its environment."""
+
+    action: str
+    episode: int
+    turns: int
+    """Turns in that episode."""
+    success: bool
+    """Of that episode, so far."""
+    context: int
+    rows: int
+    ids: int
+    """Tokens in the last row, the action included."""
+    completion: int
+    truncated_actions: int
 
 
 class Session:
@@ -49,16 +67,18 @@ class Session:
         self.renderer = renderer
         self.limits = limits
         self._unhurried = limits.counts_no_turns_or_time
+        self._timed = limits.counts_time
         self._policy_seed = derive(*policy_seed)
-        self.trajectory = MetaTrajectory(task, seed, trial.history, trial.episodes)
+        self.trajectory = MetaTrajectory(task, seed, [], trial.episodes)
         self.context = -1
         self.retired: list[int] = []
         """Contexts that have ended since the manager last looked."""
         self._transcript: Transcript | None = None
+        self._mark: _Mark | None = None
         self._turn = 0
         self._episode = 0
         self._episode_start = 0
-        self._clock = self._episode_clock = 0.0
+        self._clock = self._episode_clock = time.monotonic()
         self.over = False
 
     # ------------------------------------------------------------------ called by the manager
@@ -67,6 +87,8 @@ class Session:
         """Reset the trial and ask for the first action."""
         self._clock = self._episode_clock = time.monotonic()
         try:
+            if self.trial.abandoned:
+                raise MetaRLGymError("an earlier step of this trial was cut off and may still run: make a new trial.")
             opening, _ = self.trial.reset(options={"task": self.trajectory.task, "episode_seed": self.trajectory.seed})
             self.trajectory.episodes = self.trial.history
             self._open_context(opening)
@@ -96,6 +118,58 @@ class Session:
             return
         self.trial.truncate(reason)
         self._finish(reason)
+
+    def abandon(self) -> MetaTrajectory:
+        """End the trial although a step of it is still running in another thread, and never use it again.
+
+        Returns:
+            What was played until now, as copies that the running step cannot change. An action that was not answered
+            is kept, with an empty observation and reward 0: the policy sampled it, so it belongs into the gradient.
+        """
+        self.trial.abandoned = True
+        played = MetaTrajectory(
+            self.trajectory.task, self.trajectory.seed, [], self.trajectory.max_episodes, stop=StopReason.TIME_LIMIT
+        )
+        played.seconds = time.monotonic() - self._clock
+        mark = self._mark
+        if mark is None:  # the first reset has not returned
+            return played
+        played.truncated_actions = mark.truncated_actions
+        for index, episode in enumerate(list(self.trial.history)):
+            copy = Episode(episode.opening, stop=episode.stop)  # `stop` first: the step sets it last
+            for turn in list(episode.turns):
+                copy.add(turn)
+            if copy.stop is not None:
+                copy.success = episode.success
+            elif index == mark.episode:
+                copy.success = mark.success
+                if len(copy.turns) == mark.turns:
+                    copy.add(Turn(mark.action, "", 0.0))
+            copy.stop = copy.stop or StopReason.TIME_LIMIT
+            played.episodes.append(copy)
+        if mark.rows:
+            assert self.renderer is not None
+            *closed, last = self.trajectory.rows[: mark.rows]
+            last = last.cut(mark.ids, mark.completion)
+            last.close(self.renderer.end_ids, self.renderer.end_id)
+            played.rows = [*closed, last]
+        return played
+
+    @property
+    def marked_context(self) -> int | None:
+        """The context of the last action that was handed to the environment."""
+        return self._mark.context if self._mark is not None and self._mark.rows else None
+
+    @property
+    def between_episodes(self) -> bool:
+        """An episode has ended and the next has not begun; may be asked while a step runs in another thread."""
+        history = self.trial.history
+        return self._mark is not None and bool(history) and history[-1].stop is not None
+
+    @property
+    def episode_age(self) -> float:
+        """Seconds since the current episode began."""
+        return time.monotonic() - self._episode_clock
 
     @property
     def visible(self) -> list[Episode]:
@@ -187,6 +261,8 @@ class Session:
             assert self.renderer is not None
             self._transcript.add_action(reply.ids, reply.logprobs, self._episode, self._turn)
             text = self.renderer.decode_action(reply.ids)
+        if self._timed:
+            self._mark = self._new_mark(text)
         step = self.trial.step(text)
         self._turn += 1
         if not self.trial.live:
@@ -199,6 +275,12 @@ class Session:
             ids = self.renderer.bridge(step.observation, ended)
             self._transcript.add_environment(ids, self._episode, self._turn)
         return self._request()
+
+    def _new_mark(self, action: str) -> _Mark:
+        trial, transcript, played = self.trial, self._transcript, self.trajectory
+        ids, completion = (0, 0) if transcript is None else (len(transcript.ids), len(transcript.env_mask))
+        turns, rows, cut = len(trial.history[-1].turns), len(played.rows), played.truncated_actions
+        return _Mark(action, self._episode, turns, trial.env.success, self.context, rows, ids, completion, cut)
 
     def _next_episode(self, opening: str, ended: bool, bridge: str) -> None:
         if self.limits.episode_seconds is not None:
