@@ -10,7 +10,6 @@ import itertools
 import time
 import traceback
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from metarlgym.datatypes import Episode, MetaRLGymError, MetaTrajectory, StopReason, Task, Turn
 from metarlgym.rollout.limits import Limits
@@ -23,23 +22,6 @@ from metarlgym.trial import Trial
 _contexts = itertools.count()
 # Odd constants that spread (episode, turn) over 63 bits; every user of a request's seed hashes it once more.
 _EPISODE_MIX, _TURN_MIX, _MASK = 0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, (1 << 63) - 1
-
-
-class _Mark(NamedTuple):
-    """How far a session had come when it handed an action to its environment."""
-
-    action: str
-    episode: int
-    turns: int
-    """Turns in that episode."""
-    success: bool
-    """Of that episode, so far."""
-    context: int
-    rows: int
-    ids: int
-    """Tokens in the last row, the action included."""
-    completion: int
-    truncated_actions: int
 
 
 class Session:
@@ -74,7 +56,10 @@ class Session:
         self.retired: list[int] = []
         """Contexts that have ended since the manager last looked."""
         self._transcript: Transcript | None = None
-        self._mark: _Mark | None = None
+        self._mark: tuple[str, int, int, int, int, int, int] | None = None
+        """Of the last action handed to the environment, where time is limited: its text, episode, turn, context, and
+        the lengths then: rows, ids and completion of the last row, the action included. What lies below these lengths
+        no step changes, so it can be read while a step runs in another thread."""
         self._turn = 0
         self._episode = 0
         self._episode_start = 0
@@ -131,34 +116,34 @@ class Session:
             self.trajectory.task, self.trajectory.seed, [], self.trajectory.max_episodes, stop=StopReason.TIME_LIMIT
         )
         played.seconds = time.monotonic() - self._clock
-        mark = self._mark
-        if mark is None:  # the first reset has not returned
+        if self._mark is None:  # the first reset has not returned
             return played
-        played.truncated_actions = mark.truncated_actions
-        for index, episode in enumerate(list(self.trial.history)):
+        action, index, turn, _, rows, ids, completion = self._mark
+        played.truncated_actions = self.trajectory.truncated_actions
+        for n, episode in enumerate(list(self.trial.history)):
             copy = Episode(episode.opening, stop=episode.stop)  # `stop` first: the step sets it last
-            for turn in list(episode.turns):
-                copy.add(turn)
+            for answered in list(episode.turns):
+                copy.add(answered)
             if copy.stop is not None:
                 copy.success = episode.success
-            elif index == mark.episode:
-                copy.success = mark.success
-                if len(copy.turns) == mark.turns:
-                    copy.add(Turn(mark.action, "", 0.0))
+            elif n == index:
+                copy.success = self.trial.env.success
+                if len(copy.turns) == turn:
+                    copy.add(Turn(action, "", 0.0))
             copy.stop = copy.stop or StopReason.TIME_LIMIT
             played.episodes.append(copy)
-        if mark.rows:
+        if rows:
             assert self.renderer is not None
-            *closed, last = self.trajectory.rows[: mark.rows]
-            last = last.cut(mark.ids, mark.completion)
+            *closed, last = self.trajectory.rows[:rows]
+            last = last.cut(ids, completion)
             last.close(self.renderer.end_ids, self.renderer.end_id)
             played.rows = [*closed, last]
         return played
 
     @property
     def marked_context(self) -> int | None:
-        """The context of the last action that was handed to the environment."""
-        return self._mark.context if self._mark is not None and self._mark.rows else None
+        """The context of the last action that was handed to the environment; None without one."""
+        return self._mark[3] if self._mark is not None and self._transcript is not None else None
 
     @property
     def between_episodes(self) -> bool:
@@ -262,7 +247,9 @@ class Session:
             self._transcript.add_action(reply.ids, reply.logprobs, self._episode, self._turn)
             text = self.renderer.decode_action(reply.ids)
         if self._timed:
-            self._mark = self._new_mark(text)
+            row = self._transcript
+            lengths = (0, 0, 0) if row is None else (len(self.trajectory.rows), len(row.ids), len(row.env_mask))
+            self._mark = (text, self._episode, self._turn, self.context, *lengths)
         step = self.trial.step(text)
         self._turn += 1
         if not self.trial.live:
@@ -275,12 +262,6 @@ class Session:
             ids = self.renderer.bridge(step.observation, ended)
             self._transcript.add_environment(ids, self._episode, self._turn)
         return self._request()
-
-    def _new_mark(self, action: str) -> _Mark:
-        trial, transcript, played = self.trial, self._transcript, self.trajectory
-        ids, completion = (0, 0) if transcript is None else (len(transcript.ids), len(transcript.env_mask))
-        turns, rows, cut = len(trial.history[-1].turns), len(played.rows), played.truncated_actions
-        return _Mark(action, self._episode, turns, trial.env.success, self.context, rows, ids, completion, cut)
 
     def _next_episode(self, opening: str, ended: bool, bridge: str) -> None:
         if self.limits.episode_seconds is not None:

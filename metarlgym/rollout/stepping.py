@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextvars import copy_context
 from queue import SimpleQueue
+from typing import Protocol
 
 from metarlgym.rollout.protocol import ActRequest
 
@@ -23,35 +24,34 @@ REST = 10
 """After such a wait was in vain, the loop waits for no step during this many times `GRACE`: several hanging steps, one
 after the other, must not stop the healthy trials."""
 
+Outcome = ActRequest | BaseException | None
+"""What a step came to: the next request, None where the trial is over, or an error of the rollout itself."""
+
+
+class Player(Protocol):
+    """A trial in flight, as the crew sees it."""
+
+    job: Job | None
+    """Its step that runs without the loop waiting for it."""
+
+    def step(self) -> ActRequest | None:
+        """Take the step that is due; called in a thread."""
+
+    def land(self, job: Job) -> None:
+        """Take the outcome of a job; called on the loop, perhaps after another job has taken its place."""
+
 
 class Job:
-    """One step of a session, to be run in a thread.
+    """A step that runs in a thread while the loop goes on."""
 
-    Args:
-        step: as `Session.begin` and `Session.receive`.
-        land: takes the finished job, on the loop's thread. It may be called twice, and after the job was dropped.
-    """
+    __slots__ = ("dropped", "outcome", "player", "timer")
 
-    __slots__ = ("dropped", "error", "finished", "land", "request", "running", "step", "timer")
-
-    def __init__(self, step: Callable[[], ActRequest | None], land: Callable[[Job], None]) -> None:
-        self.step = step
-        self.land = land
-        self.request: ActRequest | None = None
-        self.error: BaseException | None = None
-        self.running = False
-        """It was handed to a thread."""
-        self.finished = False
+    def __init__(self, player: Player) -> None:
+        self.player = player
+        self.outcome: Outcome = None
         self.dropped = False
         """Nobody waits for it any longer."""
         self.timer: asyncio.TimerHandle | None = None
-
-    def run(self) -> None:
-        try:
-            self.request = self.step()
-        except BaseException as error:
-            self.error = error
-        self.finished = True
 
 
 class Crew:
@@ -70,47 +70,61 @@ class Crew:
         self._threads: set[threading.Thread] = set()
         self._patient_from = 0.0
 
-    def alone(self, job: Job) -> None:
-        """Run a job beside all others; `job.land` is called on the loop when it is finished."""
-        job.running = True
+    def alone(self, player: Player) -> None:
+        """Run a step beside all others, as `player.job`."""
+        job = player.job = Job(player)
 
         def work() -> bool:
             if job.dropped:
                 return True
-            job.run()
-            self._post(job)
+            try:
+                job.outcome = player.step()
+            except BaseException as error:
+                job.outcome = error
+            if not job.dropped:
+                self.post(player.land, job)
             return not job.dropped
 
         self._start(work)
 
-    def in_turn(self, jobs: Sequence[Job]) -> list[Job]:
-        """Run jobs one after the other in one thread, and wait for them.
+    def in_turn(self, players: Sequence[Player]) -> list[Outcome]:
+        """Run steps one after the other in one thread, and wait for them.
 
         Returns:
-            The finished jobs, in order: nearly always all of them. Where a step takes longer than `grace`, it and the
-            jobs behind it go on as if started by `alone`.
+            The outcomes of the first so many players: nearly always of all. Where a step takes longer than `grace`, it
+            and those behind it go on as if started by `alone`.
         """
         if time.monotonic() < self._patient_from:
-            for job in jobs:
-                self.alone(job)
+            for player in players:
+                self.alone(player)
             return []
-        for job in jobs:
-            job.running = True
-        series = _Series(jobs, self._post)
+        series = _Series(self, players)
         self._start(series)
         patience = self.grace
-        while not series.ended.acquire(timeout=patience):
-            patience = series.began + self.grace - time.monotonic()
-            if patience <= 0:
-                self._patient_from = time.monotonic() + REST * self.grace
-                for job in series.leave():
-                    self.alone(job)
-                return [job for job in jobs if job.finished]
-        return list(jobs)
+        try:
+            while not series.ended.acquire(timeout=patience):
+                patience = series.began + self.grace - time.monotonic()
+                if patience <= 0:
+                    self._patient_from = time.monotonic() + REST * self.grace
+                    outcomes, rest = series.leave()
+                    for player in rest:
+                        self.alone(player)
+                    return outcomes
+        except BaseException:  # Ctrl-C: whose step is running now must not be used again
+            series.leave()
+            raise
+        return series.outcomes
 
     def close(self) -> None:
         """End the threads, each as soon as its step returns."""
         self._work.put(None)
+
+    def post(self, callback: Callable[..., object], *args: object) -> None:
+        """Call something on the loop, from a thread."""
+        try:
+            self.loop.call_soon_threadsafe(callback, *args)
+        except RuntimeError:
+            return  # the rollout has ended and its loop is closed: nobody waits for this
 
     def _start(self, work: Callable[[], bool]) -> None:
         """Have a thread do the work, which returns False where its thread was left behind and has to end."""
@@ -138,50 +152,59 @@ class Crew:
             self._idle.release()
         self._work.put(None)  # for the next thread
 
-    def _post(self, job: Job) -> None:
-        if job.dropped:
-            return
-        try:
-            self.loop.call_soon_threadsafe(job.land, job)
-        except RuntimeError:
-            job.dropped = True  # the rollout has ended and its loop is closed
-
 
 class _Series:
-    """Jobs that one thread runs in turn while the loop waits for `ended`."""
+    """Steps that one thread takes in turn while the loop waits for `ended`."""
 
-    def __init__(self, jobs: Sequence[Job], post: Callable[[Job], None]) -> None:
+    def __init__(self, crew: Crew, players: Sequence[Player]) -> None:
+        self.crew = crew
+        self.players = players
+        self.outcomes: list[Outcome] = []
         self.began = time.monotonic()
-        """When the job that is running now began."""
+        """When the step that is running now began."""
         self.ended = threading.Lock()
         self.ended.acquire()
-        self._jobs = deque(jobs)
-        self._post = post
+        self._waiting = deque(players)
         self._left = False
+        self._job: Job | None = None
+        """The step that was running when the loop went on."""
 
     def __call__(self) -> bool:
-        jobs = self._jobs
-        while jobs:
+        while self._waiting:
             try:
-                job = jobs.popleft()
+                player = self._waiting.popleft()
             except IndexError:  # `leave` took it
                 break
             self.began = time.monotonic()
-            job.run()
-            # Read after `finished` was set, and set by the loop before it reads `finished`: no result is lost.
+            try:
+                outcome: Outcome = player.step()
+            except BaseException as error:
+                outcome = error
+            self.outcomes.append(outcome)
+            # Read after the outcome is there, and set by `leave` before it counts the outcomes: none is lost.
             if self._left:
-                self._post(job)
+                self.crew.post(self._land)
                 return False
         self.ended.release()
         return True
 
-    def leave(self) -> list[Job]:
-        """The loop goes on: the running job will be posted. Returns those that were not begun."""
+    def leave(self) -> tuple[list[Outcome], list[Player]]:
+        """The loop goes on: returns the outcomes until now, and who has not begun. Called on the loop."""
         self._left = True
-        rest: list[Job] = []
-        while self._jobs:
+        rest: list[Player] = []
+        while self._waiting:
             try:
-                rest.append(self._jobs.popleft())
+                rest.append(self._waiting.popleft())
             except IndexError:  # the thread took it
                 break
-        return rest
+        outcomes = list(self.outcomes)
+        if len(outcomes) + len(rest) < len(self.players):
+            player = self.players[len(outcomes)]
+            self._job = player.job = Job(player)
+        return outcomes, rest
+
+    def _land(self) -> None:
+        job = self._job
+        if job is not None:  # None: `leave` had its outcome already
+            job.outcome = self.outcomes[-1]
+            job.player.land(job)
