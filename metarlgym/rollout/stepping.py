@@ -66,7 +66,9 @@ class Crew:
         self.loop = loop
         self.grace = grace
         self._work: SimpleQueue[Callable[[], bool] | None] = SimpleQueue()
-        self._idle = threading.Semaphore(0)
+        self.idle = threading.Semaphore(0)
+        """Released by a thread that is about to take more work, before the loop hears of what it has done: otherwise
+        the loop would start another thread for the next step."""
         self._threads: set[threading.Thread] = set()
         self._patient_from = 0.0
 
@@ -75,15 +77,18 @@ class Crew:
         job = player.job = Job(player)
 
         def work() -> bool:
-            if job.dropped:
+            if job.dropped:  # it never came to a thread
+                self.idle.release()
                 return True
             try:
                 job.outcome = player.step()
             except BaseException as error:
                 job.outcome = error
-            if not job.dropped:
-                self.post(player.land, job)
-            return not job.dropped
+            if job.dropped:
+                return False
+            self.idle.release()
+            self.post(player.land, job)
+            return True
 
         self._start(work)
 
@@ -127,9 +132,9 @@ class Crew:
             return  # the rollout has ended and its loop is closed: nobody waits for this
 
     def _start(self, work: Callable[[], bool]) -> None:
-        """Have a thread do the work, which returns False where its thread was left behind and has to end."""
+        """Have a thread do the work, which releases `idle`, or returns False where its thread was left behind."""
         self._work.put(work)
-        if self._idle.acquire(blocking=False):
+        if self.idle.acquire(blocking=False):
             return
         # A step sees the context variables of the rollout, as it would without a thread.
         target = copy_context().run
@@ -149,7 +154,6 @@ class Crew:
                 self._threads.discard(threading.current_thread())
                 return
             del work  # an idle thread keeps no environment alive
-            self._idle.release()
         self._work.put(None)  # for the next thread
 
 
@@ -185,6 +189,7 @@ class _Series:
             if self._left:
                 self.crew.post(self._land)
                 return False
+        self.crew.idle.release()
         self.ended.release()
         return True
 
