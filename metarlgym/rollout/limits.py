@@ -18,18 +18,25 @@ class Limits:
     episode_tokens: int | None = None
     """Most tokens, the policy's and the environment's, in an episode."""
     episode_seconds: float | None = None
-    """Wall time of an episode, checked at every action."""
+    """Wall time of an episode, checked at every action. A step that is still running half a second later ends the
+    trial: its environment cannot begin another episode."""
     trial_turns: int | None = None
     context_tokens: int | None = None
     """Most tokens of one context (a training row), prompt included; set it to what the model can hold."""
     trial_seconds: float | None = None
-    """Wall time of a trial; a pending answer of the policy is abandoned when it passes."""
+    """Wall time of a trial. When it passes, a pending answer of the policy is abandoned at once, a running step of the
+    environment half a second later."""
 
     @property
     def counts_no_turns_or_time(self) -> bool:
         """Whether only tokens are limited, as is usual."""
         others = (self.episode_turns, self.episode_seconds, self.trial_turns, self.trial_seconds)
         return all(limit is None for limit in others)
+
+    @property
+    def counts_time(self) -> bool:
+        """Whether a step that hangs has to be cut off."""
+        return self.episode_seconds is not None or self.trial_seconds is not None
 
     def __post_init__(self) -> None:
         for field in fields(self):

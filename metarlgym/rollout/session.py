@@ -11,7 +11,7 @@ import time
 import traceback
 from collections.abc import Sequence
 
-from metarlgym.datatypes import Episode, MetaRLGymError, MetaTrajectory, StopReason, Task
+from metarlgym.datatypes import Episode, MetaRLGymError, MetaTrajectory, StopReason, Task, Turn
 from metarlgym.rollout.limits import Limits
 from metarlgym.rollout.protocol import ActReply, ActRequest
 from metarlgym.rollout.render import Message, Renderer
@@ -49,16 +49,21 @@ class Session:
         self.renderer = renderer
         self.limits = limits
         self._unhurried = limits.counts_no_turns_or_time
+        self._timed = limits.counts_time
         self._policy_seed = derive(*policy_seed)
-        self.trajectory = MetaTrajectory(task, seed, trial.history, trial.episodes)
+        self.trajectory = MetaTrajectory(task, seed, [], trial.episodes)
         self.context = -1
         self.retired: list[int] = []
         """Contexts that have ended since the manager last looked."""
         self._transcript: Transcript | None = None
+        self._mark: tuple[str, int, int, int, int, int, int] | None = None
+        """Of the last action handed to the environment, where time is limited: its text, episode, turn, context, and
+        the lengths then: rows, ids and completion of the last row, the action included. What lies below these lengths
+        no step changes, so it can be read while a step runs in another thread."""
         self._turn = 0
         self._episode = 0
         self._episode_start = 0
-        self._clock = self._episode_clock = 0.0
+        self._clock = self._episode_clock = time.monotonic()
         self.over = False
 
     # ------------------------------------------------------------------ called by the manager
@@ -67,6 +72,8 @@ class Session:
         """Reset the trial and ask for the first action."""
         self._clock = self._episode_clock = time.monotonic()
         try:
+            if self.trial.abandoned:
+                raise MetaRLGymError("an earlier step of this trial was cut off and may still run: make a new trial.")
             opening, _ = self.trial.reset(options={"task": self.trajectory.task, "episode_seed": self.trajectory.seed})
             self.trajectory.episodes = self.trial.history
             self._open_context(opening)
@@ -96,6 +103,58 @@ class Session:
             return
         self.trial.truncate(reason)
         self._finish(reason)
+
+    def abandon(self) -> MetaTrajectory:
+        """End the trial although a step of it is still running in another thread, and never use it again.
+
+        Returns:
+            What was played until now, as copies that the running step cannot change. An action that was not answered
+            is kept, with an empty observation and reward 0: the policy sampled it, so it belongs into the gradient.
+        """
+        self.trial.abandoned = True
+        played = MetaTrajectory(
+            self.trajectory.task, self.trajectory.seed, [], self.trajectory.max_episodes, stop=StopReason.TIME_LIMIT
+        )
+        played.seconds = time.monotonic() - self._clock
+        if self._mark is None:  # the first reset has not returned
+            return played
+        action, index, turn, _, rows, ids, completion = self._mark
+        played.truncated_actions = self.trajectory.truncated_actions
+        for n, episode in enumerate(list(self.trial.history)):
+            copy = Episode(episode.opening, stop=episode.stop)  # `stop` first: the step sets it last
+            for answered in list(episode.turns):
+                copy.add(answered)
+            if copy.stop is not None:
+                copy.success = episode.success
+            elif n == index:
+                copy.success = self.trial.env.success
+                if len(copy.turns) == turn:
+                    copy.add(Turn(action, "", 0.0))
+            copy.stop = copy.stop or StopReason.TIME_LIMIT
+            played.episodes.append(copy)
+        if rows:
+            assert self.renderer is not None
+            *closed, last = self.trajectory.rows[:rows]
+            last = last.cut(ids, completion)
+            last.close(self.renderer.end_ids, self.renderer.end_id)
+            played.rows = [*closed, last]
+        return played
+
+    @property
+    def marked_context(self) -> int | None:
+        """The context of the last action that was handed to the environment; None without one."""
+        return self._mark[3] if self._mark is not None and self._transcript is not None else None
+
+    @property
+    def between_episodes(self) -> bool:
+        """An episode has ended and the next has not begun; may be asked while a step runs in another thread."""
+        history = self.trial.history
+        return self._mark is not None and bool(history) and history[-1].stop is not None
+
+    @property
+    def episode_age(self) -> float:
+        """Seconds since the current episode began."""
+        return time.monotonic() - self._episode_clock
 
     @property
     def visible(self) -> list[Episode]:
@@ -187,6 +246,10 @@ class Session:
             assert self.renderer is not None
             self._transcript.add_action(reply.ids, reply.logprobs, self._episode, self._turn)
             text = self.renderer.decode_action(reply.ids)
+        if self._timed:
+            row = self._transcript
+            lengths = (0, 0, 0) if row is None else (len(self.trajectory.rows), len(row.ids), len(row.env_mask))
+            self._mark = (text, self._episode, self._turn, self.context, *lengths)
         step = self.trial.step(text)
         self._turn += 1
         if not self.trial.live:

@@ -61,6 +61,18 @@ class Transcript:
         self.episode.extend([episode] * n)
         self.turn.extend([turn] * n)
 
+    def cut(self, ids: int, completion: int) -> Transcript:
+        """A copy of the first `ids` ids, of which the last `completion` are the completion."""
+        return Transcript(
+            self.ids[:ids],
+            self.prompt_len,
+            self.first_episode,
+            self.env_mask[:completion],
+            self.logprobs[:completion],
+            self.episode[:completion],
+            self.turn[:completion],
+        )
+
     def close(self, end_ids: frozenset[int], end_id: int) -> None:
         """End the row on an end token: drop what follows the last action and add the token if it lacks one.
 

@@ -144,9 +144,14 @@ class MetaGRPOTrainer(CheckpointMixin, ActingMixin, GRPOTrainer):
     # ------------------------------------------------------------------ the rollout
 
     def _pooled_trial(self, i: int, free_shots: int) -> Trial:
-        """Trial number i of this process, made once: a second reset equals a fresh environment (`check_env`)."""
+        """Trial number i of this process, made once: a second reset equals a fresh environment (`check_env`).
+
+        One that was cut off in a step is replaced: the step may still be running and would land in the next trial.
+        """
         while len(self._trials) <= i:
             self._trials.append(self.make_trial())
+        if self._trials[i].abandoned:
+            self._trials[i] = self.make_trial()
         self._trials[i].free_shots = free_shots
         return self._trials[i]
 

@@ -1,0 +1,307 @@
+"""Rollout: the trials of one call of the manager, in flight on an event loop.
+
+Where a time limit is set, steps run in threads that the loop can leave behind (`stepping.Crew`). The steps of one tick
+of the loop still run one after the other, and the loop waits for them, so replies keep their order. Steps of `blocking`
+environments run side by side. Without a time limit nothing is ever cut off, and steps that do not block run on the loop
+itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from metarlgym.datatypes import MetaTrajectory, StopReason, Task
+from metarlgym.rollout.limits import Limits
+from metarlgym.rollout.protocol import ActReply, ActRequest, Policy, PolicyLost, PolicyStop
+from metarlgym.rollout.render import Renderer
+from metarlgym.rollout.session import Session
+from metarlgym.rollout.stepping import GRACE, Crew, Job
+from metarlgym.trial import Trial
+
+LATE = 0.5
+"""Seconds that a running step has to return after a time limit has passed. A step that is slow but does not hang still
+ends its trial in order, with its last reward."""
+
+
+@dataclass(frozen=True)
+class TrialSpec:
+    """One trial to play."""
+
+    make_trial: Callable[[], Trial]
+    task: Task
+    seed: int
+    """Seeds the episodes' noise."""
+    policy_seed: tuple[int | str, ...] = field(default=(0,))
+    """Names the policy's sampling streams of this trial."""
+
+
+class Rollout:
+    """Plays trials concurrently; the arguments are the manager's."""
+
+    def __init__(
+        self,
+        specs: Sequence[TrialSpec],
+        policy: Policy,
+        renderer: Renderer | None,
+        limits: Limits,
+        concurrency: int | None,
+        progress: Callable[[int], None] | None,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self.policy = policy
+        self.renderer = renderer if policy.wants_tokens else None
+        self.limits = limits
+        self.concurrency = concurrency
+        self.progress = progress
+        self.loop = loop
+        self.waiting: Iterator[tuple[int, TrialSpec]] = iter(enumerate(specs))
+        self.results: list[MetaTrajectory | None] = [None] * len(specs)
+        self.finished = 0
+        self.done = asyncio.Event()
+        self.failure: BaseException | None = None
+        self.timed = limits.counts_time
+        shortest = min(seconds for seconds in (limits.trial_seconds, limits.episode_seconds, 4 * GRACE) if seconds)
+        self.crew = Crew(loop, shortest / 4)
+        self.active: set[Play] = set()
+        self.ready: list[Play] = []
+        """Trials whose step is taken at the end of this tick of the loop."""
+        self.flush_due = self.flushing = False
+        self.free = 0
+        """Places that became free during a flush."""
+
+    async def play(self) -> list[MetaTrajectory]:
+        total = len(self.results)
+        try:
+            if total:
+                for _ in range(min(self.concurrency or total, total)):
+                    self.start_next()
+                await self.done.wait()
+                if self.failure is not None:
+                    raise self.failure
+        except BaseException as error:
+            self.fail(error)
+            raise
+        finally:
+            self.crew.close()
+            for play in self.active:
+                play.leave()
+        return [result for result in self.results if result is not None]
+
+    def start_next(self) -> None:
+        entry = next(self.waiting, None)
+        if entry is not None and self.failure is None:
+            try:
+                Play(self, *entry).start()
+            except BaseException as error:
+                self.fail(error)
+
+    def enqueue(self, play: Play) -> None:
+        self.ready.append(play)
+        if not self.flush_due:
+            self.flush_due = True
+            self.loop.call_soon(self.flush)
+
+    def flush(self) -> None:
+        """Take the steps that this tick has brought, and begin trials in the places that became free.
+
+        Trials begin here and not a tick later, so that their requests come before the policy's next tick, as they do
+        without threads.
+        """
+        self.flushing = True
+        try:
+            self.step_all()
+            if self.free:
+                free, self.free = self.free, 0
+                for _ in range(free):
+                    self.start_next()
+                self.step_all()
+        except BaseException as error:
+            self.fail(error)
+        self.flushing = self.flush_due = False
+        for _ in range(self.free):
+            self.loop.call_soon(self.start_next)
+        self.free = 0
+        if self.ready:
+            self.flush_due = True
+            self.loop.call_soon(self.flush)
+
+    def step_all(self) -> None:
+        plays = [play for play in self.ready if not play.session.over]  # a limit may have ended them since
+        self.ready = []
+        if not plays or self.failure is not None:
+            return
+        outcomes = self.crew.in_turn(plays)
+        for play in plays[len(outcomes) :]:
+            play.watch()
+        for play, outcome in zip(plays, outcomes):
+            if isinstance(outcome, BaseException):
+                raise outcome
+            play.follow(outcome)
+
+    def fail(self, error: BaseException) -> None:
+        """A fault of the manager or of the policy's `submit` itself: end the whole rollout instead of hanging it."""
+        self.failure = self.failure or error
+        self.done.set()
+
+    def record(self, index: int, trajectory: MetaTrajectory) -> None:
+        self.results[index] = trajectory
+        self.finished += 1
+        if self.progress is not None:
+            self.progress(self.finished)
+        if self.finished == len(self.results):
+            self.done.set()
+        elif self.flushing:
+            self.free += 1
+        else:
+            # Not called directly: a chain of trials that end at once would grow the stack.
+            self.loop.call_soon(self.start_next)
+
+
+class Play:
+    """One trial in flight. It is itself the callback that the policy calls with a reply."""
+
+    __slots__ = ("index", "job", "reply", "run", "session", "timer")
+
+    def __init__(self, run: Rollout, index: int, spec: TrialSpec) -> None:
+        self.run = run
+        self.index = index
+        trial = spec.make_trial()
+        self.session = Session(trial, spec.task, spec.seed, spec.policy_seed, run.renderer, run.limits)
+        self.timer: asyncio.TimerHandle | None = None
+        self.job: Job | None = None
+        self.reply: ActReply | None = None
+        """What the next step answers; None: the first, which begins the trial."""
+
+    def start(self) -> None:
+        run = self.run
+        run.active.add(self)
+        seconds = run.limits.trial_seconds
+        if seconds is not None:
+            self.timer = run.loop.call_later(seconds, self.expire)
+        if run.timed or self.session.trial.blocking:
+            self.move()
+        else:
+            self.follow(self.session.begin())
+
+    def __call__(self, reply: ActReply | BaseException) -> None:
+        session = self.session
+        if session.over or self.run.failure is not None:
+            return  # the trial was ended while the policy was thinking
+        try:
+            if isinstance(reply, PolicyStop):
+                session.stop(reply.reason)
+                self.follow(None)
+            elif isinstance(reply, PolicyLost):
+                self.run.fail(reply)
+            elif isinstance(reply, BaseException):
+                session.fail(reply)
+                self.follow(None)
+            elif self.run.timed or session.trial.blocking:
+                self.reply = reply
+                self.move()
+            else:
+                self.follow(session.receive(reply))
+        except BaseException as error:
+            self.run.fail(error)
+
+    def move(self) -> None:
+        """Have the next step taken in a thread."""
+        if self.session.trial.blocking:
+            self.run.crew.alone(self)
+            self.watch()
+        else:
+            self.run.enqueue(self)
+
+    def step(self) -> ActRequest | None:
+        return self.session.begin() if self.reply is None else self.session.receive(self.reply)
+
+    def land(self, job: Job) -> None:
+        """Go on after a step for which the loop did not wait, unless it was cut off."""
+        if job is self.job:
+            self.job = None
+            if job.timer is not None:
+                job.timer.cancel()
+            if self.run.failure is not None:
+                return
+            try:
+                if isinstance(job.outcome, BaseException):
+                    raise job.outcome
+                self.follow(job.outcome)
+            except BaseException as error:
+                self.run.fail(error)
+
+    def follow(self, request: ActRequest | None) -> None:
+        run, session = self.run, self.session
+        if session.retired:
+            for context in session.retired:
+                run.policy.forget(context)
+            session.retired.clear()
+        if request is not None:
+            run.policy.submit(request, self)
+        elif run.results[self.index] is None:
+            self.finish(session.trajectory)
+
+    def finish(self, trajectory: MetaTrajectory) -> None:
+        if self.timer is not None:
+            self.timer.cancel()
+        self.run.active.discard(self)
+        self.run.record(self.index, trajectory)
+
+    # ------------------------------------------------------------------ time
+
+    def expire(self) -> None:
+        """The trial's time is over."""
+        if self.session.over or self.run.failure is not None:
+            return
+        if self.job is not None:
+            self.timer = self.run.loop.call_later(LATE, self.cut_off, self.job)
+            return
+        self.session.stop(StopReason.TIME_LIMIT)
+        try:
+            self.follow(None)
+        except BaseException as error:
+            self.run.fail(error)
+
+    def watch(self) -> None:
+        """Have the running step cut off when its episode takes too long."""
+        job, seconds = self.job, self.run.limits.episode_seconds
+        if seconds is not None and job is not None:
+            rest = max(0.0, seconds - self.session.episode_age)
+            job.timer = self.run.loop.call_later(rest + LATE, self.overdue, job)
+
+    def overdue(self, job: Job) -> None:
+        """An episode's time is over and its step still running."""
+        if job is self.job and self.session.between_episodes:
+            # The step has ended that episode in time and resets the environment: this is the next episode's time.
+            seconds = self.run.limits.episode_seconds
+            assert seconds is not None
+            job.timer = self.run.loop.call_later(seconds, self.cut_off, job)
+        else:
+            self.cut_off(job)
+
+    def cut_off(self, job: Job) -> None:
+        """Go on without a step that hangs: what was played until now is the trial's result."""
+        if job is not self.job or self.run.failure is not None:
+            return
+        self.job = None
+        job.dropped = True
+        try:
+            trajectory = self.session.abandon()
+            context = self.session.marked_context
+            if context is not None:
+                self.run.policy.forget(context)
+            self.finish(trajectory)
+        except BaseException as error:
+            self.run.fail(error)
+
+    def leave(self) -> None:
+        """The rollout ends before the trial does."""
+        if self.timer is not None:
+            self.timer.cancel()
+        if self.job is not None:
+            if self.job.timer is not None:
+                self.job.timer.cancel()
+            self.job.dropped = True
+            self.session.trial.abandoned = True
