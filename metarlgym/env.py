@@ -33,7 +33,7 @@ import gymnasium
 from metarlgym.datatypes import JSON, ConfigError, Episode, EpisodeOver, MetaRLGymError, Optimum, Step, StopReason, Task
 from metarlgym.seeding import derive, stream
 from metarlgym.spaces import AnyText
-from metarlgym.stepping import RewardError, checked_flag, checked_step, checked_text
+from metarlgym.author_values import RewardError, checked_flag, checked_step, checked_text
 
 Style = Literal["chat", "terse"]
 

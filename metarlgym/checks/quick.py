@@ -20,7 +20,7 @@ from metarlgym.checks.subject import (
 )
 from metarlgym.datatypes import ConfigError, MetaRLGymError
 from metarlgym.seeding import stream
-from metarlgym.stepping import RewardError
+from metarlgym.author_values import RewardError
 from metarlgym.trial import Trial
 
 if TYPE_CHECKING:
