@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from metarlgym.cli.common import output
-from metarlgym.datatypes import ConfigError
+from metarlgym.datatypes import ConfigError, MetaRLGymError
 
 
 def command(
@@ -31,6 +31,8 @@ def command(
     if (out / "config.json").exists():
         raise ConfigError(f"out={str(out)!r} holds a model already: name another folder.")
     with output().status("making the model"):
+        from safetensors import SafetensorError
+
         from metarlgym.training.run import quiet
         from metarlgym.training.scratch import ScratchArguments, chat_tokenizer, scratch_model
 
@@ -38,6 +40,10 @@ def command(
         sizes = ScratchArguments(scratch_hidden_size=hidden_size, scratch_layers=layers, scratch_heads=heads)
         tokenizer = chat_tokenizer()
         model = scratch_model(sizes, tokenizer, context, seed, tied)
-        model.save_pretrained(out)
-        tokenizer.save_pretrained(out)
+        try:
+            model.save_pretrained(out)
+            tokenizer.save_pretrained(out)
+        except (OSError, SafetensorError) as error:
+            why = getattr(error, "strerror", None) or error
+            raise MetaRLGymError(f"out={str(out)!r} cannot be written ({why}): choose another place.") from error
     output().print(f"{model.num_parameters():,} parameters, {len(tokenizer)} tokens, context {context}: {out}")

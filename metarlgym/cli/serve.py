@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 import typer
 
-from metarlgym.cli.common import output
+from metarlgym.cli.common import check_writable, output
 from metarlgym.datatypes import ConfigError, MetaRLGymError
 from metarlgym.serving.command import LOOPBACK, ServerOptions, cpu_build, server_command
 
@@ -49,6 +49,7 @@ def command(
     console = output()
     if not Path(model).exists() and model.startswith((".", "/", "~", "runs")):
         raise ConfigError(f"model={model!r}: no such folder. Give a model folder or a hub id.")
+    check_writable(log, "log")
     cpu = cpu_build()
     options = ServerOptions(
         model=model,

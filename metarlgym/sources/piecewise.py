@@ -92,7 +92,7 @@ class Piecewise(Source):
     @classmethod
     def unused(cls, arguments: Mapping[str, Any]) -> dict[str, str]:
         law = arguments.get("law", "ptw")
-        return {name: f"it is for law={own}" for name, own in OWN.items() if name in arguments and own != law}
+        return {name: f"it is for law {own!r}" for name, own in OWN.items() if name in arguments and own != law}
 
     def batch(self, start: int, count: int, split: str = "train") -> PiecewiseBatch:
         """Sequences `start` to `start + count - 1` with the truth about them."""
