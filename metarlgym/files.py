@@ -36,12 +36,10 @@ def place_problem(path: Path) -> str | None:
 
 
 @contextlib.contextmanager
-def write_whole(path: Path, temporary: Path | None = None) -> Iterator[BinaryIO]:
+def write_whole(path: Path) -> Iterator[BinaryIO]:
     """A file to fill that becomes `path` when it is complete and on the disk; else `path` stays as it was.
 
-    Args:
-        path: a link is followed and stays a link; a device or a pipe is written to directly.
-        temporary: name until then, on the same file system; default: a hidden file beside the place itself.
+    A link is followed and stays a link; a device or a pipe is written to directly.
 
     Raises:
         MetaRLGymError: it cannot be written, with the reason.
@@ -51,19 +49,25 @@ def write_whole(path: Path, temporary: Path | None = None) -> Iterator[BinaryIO]
             yield file
         return
     real = real_path(path)
-    part = temporary or real.with_name(f".{real.name[:100]}.{os.getpid()}.tmp")
+    part = real.with_name(f".{real.name[:100]}.{os.getpid()}.tmp")
+    with _told(path, part, real), renamed(real, part) as file:
+        yield file
+
+
+@contextlib.contextmanager
+def renamed(path: Path, temporary: Path) -> Iterator[BinaryIO]:
+    """A file to fill under the name `temporary`, which becomes `path` when it is complete and on the disk."""
     try:
-        with _told(path, part, real):
-            with part.open("wb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            if real.exists():
-                shutil.copymode(real, part)
-            part.replace(real)
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        if path.exists():
+            shutil.copymode(path, temporary)
+        temporary.replace(path)
     except BaseException:
         with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
         raise
 
 

@@ -214,7 +214,7 @@ def _generate(
 
     try:
         with bar:
-            written = write(export, out, progress)
+            written = write(export, out, progress, lambda text: console.print(text, style="yellow", soft_wrap=True))
     except KeyboardInterrupt:
         console.print(f"{out} is not complete: run the same command again to go on from the parts that are there.")
         raise

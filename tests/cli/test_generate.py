@@ -75,7 +75,7 @@ def test_every_option_reaches_its_source(tmp_path):
     calls = {
         "metalm": {"V": 9, "n": 2, "l": 4.5, "e": 0.25, "L": 30},
         "rlm": {"v": 5, "L": 2, "beta": 1.5, "seed_rules": 3, "num_data": 2},
-        "piecewise": {"law": "random", "T": 30, "alphabet": 3, "period": 5, "low": 2, "high": 9},
+        "piecewise": {"law": "random", "T": 30, "alphabet": 3, "low": 2, "high": 9},
         "pseudo": {"V": 9, "n_gram": 2, "n_emb": 3, "n_hidden": 4, "scale": 2.5, "L": 30, "language": 7},
     }
     for source, settings in calls.items():
