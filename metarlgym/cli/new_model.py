@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Annotated
 
@@ -44,6 +45,8 @@ def command(
             model.save_pretrained(out)
             tokenizer.save_pretrained(out)
         except (OSError, SafetensorError) as error:
+            with contextlib.suppress(OSError):  # half a model is none; there was no such file before
+                (out / "config.json").unlink(missing_ok=True)
             why = getattr(error, "strerror", None) or error
             raise MetaRLGymError(f"out={str(out)!r} cannot be written ({why}): choose another place.") from error
     output().print(f"{model.num_parameters():,} parameters, {len(tokenizer)} tokens, context {context}: {out}")

@@ -83,7 +83,7 @@ def command(
 
         kinds: dict[str, type[Source]] = {"metalm": MetaLM, "rlm": RLM, "piecewise": Piecewise}
         arguments = parse_json(source_args, "source-args", "write it like --source-args '{\"L\": 4}'")
-        made = make_source(kinds[source.value], arguments, seed, "source-args", "seed")
+        made = make_source(kinds[source.value], arguments, seed, "source-args", "seed", "eval")
     if noisy and not isinstance(made, MetaLM):
         raise ConfigError("noisy goes with metalm, whose tokens have clean labels: leave it out.")
     if made.length < 2:

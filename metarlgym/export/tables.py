@@ -69,7 +69,7 @@ class Export:
         for name in self.arguments:
             if name not in known:
                 raise ConfigError(f"{name} is no setting of {self.source}: it has {', '.join(known)}.")
-        check_used(kind, self.arguments)
+        check_used(kind, self.arguments, self.split)
         arguments = known | self.arguments
         made = kind(**arguments, **{kind.seed_name: self.seed})
         if made.length * (made.vocab_size if self.probabilities else 1) >= 2**31:

@@ -44,8 +44,8 @@ class Source:
         raise NotImplementedError
 
     @classmethod
-    def unused(cls, arguments: Mapping[str, Any]) -> dict[str, str]:
-        """Those of the arguments that have no effect beside the others, each with the reason."""
+    def unused(cls, arguments: Mapping[str, Any], split: str) -> dict[str, str]:
+        """Those of the arguments that have no effect on a split beside the others, each with the reason."""
         return {}
 
     def _key(self, split: str, purpose: str) -> np.uint64:

@@ -96,7 +96,7 @@ class MetaLM(Source):
         self._lengths = _poisson_table(self.l) if self.fixed is None else np.zeros(0)
 
     @classmethod
-    def unused(cls, arguments: Mapping[str, Any]) -> dict[str, str]:
+    def unused(cls, arguments: Mapping[str, Any], split: str) -> dict[str, str]:
         if arguments.get("elements") is None:
             return {}
         return {name: "elements are given" for name in ("n", "l") if name in arguments}

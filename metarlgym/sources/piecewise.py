@@ -90,7 +90,7 @@ class Piecewise(Source):
         check_memory("T", T, 8.0 * T * (alphabet + 2), "one sequence")
 
     @classmethod
-    def unused(cls, arguments: Mapping[str, Any]) -> dict[str, str]:
+    def unused(cls, arguments: Mapping[str, Any], split: str) -> dict[str, str]:
         law = arguments.get("law", "ptw")
         return {name: f"it is for law {own!r}" for name, own in OWN.items() if name in arguments and own != law}
 

@@ -80,10 +80,13 @@ class RLM(Source):
             self.M = check_distribution("rules", rules, (v, v, v), sums_over=2)
 
     @classmethod
-    def unused(cls, arguments: Mapping[str, Any]) -> dict[str, str]:
-        if arguments.get("rules") is None:
-            return {}
-        return {name: "rules are given" for name in ("beta", "seed_rules") if name in arguments}
+    def unused(cls, arguments: Mapping[str, Any], split: str) -> dict[str, str]:
+        found = {}
+        if split != "train" and arguments.get("num_data") is not None:
+            found["num_data"] = "it is for the train split"
+        if arguments.get("rules") is not None:
+            found |= {name: "rules are given" for name in ("beta", "seed_rules") if name in arguments}
+        return found
 
     @property
     def rules(self) -> np.ndarray:

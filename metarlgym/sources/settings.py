@@ -14,7 +14,9 @@ NOT_SETTINGS = (*SEEDS, "transform")
 """Arguments that are given by other means, or are functions."""
 
 
-def make_source(kind: type[Source], settings: Mapping[str, Any], seed: int, field: str, seed_field: str) -> Source:
+def make_source(
+    kind: type[Source], settings: Mapping[str, Any], seed: int, field: str, seed_field: str, split: str = "train"
+) -> Source:
     """The source with these settings.
 
     Args:
@@ -23,6 +25,7 @@ def make_source(kind: type[Source], settings: Mapping[str, Any], seed: int, fiel
         seed: draws its sequences.
         field: what the user calls the settings.
         seed_field: what the user calls the seed.
+        split: whose sequences are drawn; a source of the train split may be evaluated too.
 
     Raises:
         ConfigError: a seed among the settings, an unknown one, one without effect, or a value that does not fit.
@@ -36,15 +39,15 @@ def make_source(kind: type[Source], settings: Mapping[str, Any], seed: int, fiel
             )
         if name not in known:
             raise ConfigError(f"{field}: {name!r} is no setting of {kind.__name__}: it has {', '.join(known)}.")
-    check_used(kind, settings, f"{field}: ")
+    check_used(kind, settings, split, f"{field}: ")
     return kind(**settings, **{kind.seed_name: check_seed(seed_field, seed)})
 
 
-def check_used(kind: type[Source], settings: Mapping[str, Any], field: str = "") -> None:
+def check_used(kind: type[Source], settings: Mapping[str, Any], split: str = "train", field: str = "") -> None:
     """Refuse settings that the source would not use.
 
     Raises:
         ConfigError: naming the setting and the reason; `field` goes before it.
     """
-    for name, why in kind.unused(settings).items():
+    for name, why in kind.unused(settings, split).items():
         raise ConfigError(f"{field}{name}={settings[name]!r} has no effect, as {why}: leave it out.")
