@@ -26,6 +26,12 @@ class _TemporaryLocator(UserWideCacheLocator):
         super().__init__(function, file)
         self._cache_path = str(_own_folder() / self.get_suitable_cache_subpath(file))
 
+    @classmethod
+    def from_function(cls, function: Any, file: str) -> Any:
+        with contextlib.suppress(OSError):  # no such folder
+            return super().from_function(function, file)
+        return None
+
 
 class _Implementation(CompileResultCacheImpl):
     _locator_classes = [*CompileResultCacheImpl._locator_classes, _TemporaryLocator]
