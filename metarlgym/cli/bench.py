@@ -28,7 +28,7 @@ from metarlgym.trial import Trial
 def find_scripts() -> dict[str, Path]:
     """Benchmark scripts by name; they are in a checkout, not in an installed package."""
     folder = Path(metarlgym.__file__).parents[1] / "benchmarks"
-    return {path.stem: path for path in sorted(folder.glob("*.py")) if "__main__" in path.read_text()}
+    return {path.stem: path for path in sorted(folder.glob("*.py")) if "__main__" in path.read_text("utf-8")}
 
 
 class ScriptGroup(TyperGroup):
@@ -45,7 +45,7 @@ class ScriptGroup(TyperGroup):
 
 def _script_command(name: str, script: Path) -> Any:
     app = typer.Typer(add_completion=False)
-    claim = (ast.get_docstring(ast.parse(script.read_text())) or "").split("\n\n", 1)[0]
+    claim = (ast.get_docstring(ast.parse(script.read_text("utf-8"))) or "").split("\n\n", 1)[0]
     summary = textwrap.shorten(claim, 150, placeholder=" ...")
     settings = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 

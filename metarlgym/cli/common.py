@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,15 +11,24 @@ import typer
 from rich.console import Console
 
 from metarlgym.datatypes import ConfigError
+from metarlgym.faults import describe_fault
+from metarlgym.files import place_problem
 
 ENV_ARGS_HELP = "Arguments of the environment as JSON, such as '{\"doors\": 6}'."
 ENV_ARGS_FIX = "write it like --env-args '{\"doors\": 6}'"
+
+PICTURES = (".png", ".pdf", ".svg")
 
 EnvArgs = Annotated[str | None, typer.Option("--env-args", metavar="JSON", help=ENV_ARGS_HELP)]
 Memory = Annotated[
     str, typer.Option("--memory", help="What is seen of earlier episodes: full, none, or last_K such as last_2.")
 ]
 FreeShots = Annotated[int, typer.Option("--free-shots", help="The first F episodes do not count.")]
+
+
+Period = Annotated[int | None, typer.Option(help="Length of the segments of law regular.", show_default="20")]
+Low = Annotated[int | None, typer.Option(help="Shortest segment of law random.", show_default="1")]
+High = Annotated[int | None, typer.Option(help="Longest segment of law random.", show_default="39")]
 
 
 class Baseline(StrEnum):
@@ -69,14 +77,28 @@ def check_writable(path: Path | None, option: str, suffixes: tuple[str, ...] = (
     """
     if path is None:
         return
-    problem = None
-    if path.is_dir():
-        problem = "is a folder; name a file in it"
-    elif not path.parent.is_dir():
-        problem = f"cannot be written: {str(path.parent)!r} is no folder; create it first"
-    elif not os.access(path if path.exists() else path.parent, os.W_OK):
-        problem = "cannot be written: permission denied; choose another place"
-    elif suffixes and path.suffix not in suffixes:
+    problem = place_problem(path)
+    if problem is None and suffixes and path.suffix not in suffixes:
         problem = f"has no known ending; use {' or '.join(suffixes)}"
     if problem:
         raise ConfigError(f"{option}={str(path)!r} {problem}.")
+
+
+def check_plot(path: Path | None, option: str = "plot") -> None:
+    """Refuse a picture that could not be drawn or written, before any work is done.
+
+    Raises:
+        ConfigError: naming the option or the variable, and the fix.
+    """
+    check_writable(path, option, PICTURES)
+    if path is None:
+        return
+    try:
+        import matplotlib  # noqa: F401  (reads its settings and MPLBACKEND)
+    except ValueError as error:
+        raise ConfigError(describe_fault(error) or str(error)) from error
+
+
+def used(**options: Any) -> dict[str, Any]:
+    """Those options that were given, so that one without effect can be refused."""
+    return {name: value for name, value in options.items() if value is not None}

@@ -17,7 +17,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from metarlgym.cli.common import output
+from metarlgym.cli.common import High, Low, Period, output, used
 from metarlgym.datatypes import ConfigError
 
 app = typer.Typer(
@@ -100,9 +100,9 @@ def piecewise(
         list[float] | None,
         typer.Option("--concentration", help="Of the Dirichlet, 0.5 if not given; once, or once for each symbol."),
     ] = None,
-    period: Annotated[int, typer.Option("--period", help="Length of the segments of regular.")] = 20,
-    low: Annotated[int, typer.Option("--low", help="Shortest segment of random.")] = 1,
-    high: Annotated[int, typer.Option("--high", help="Longest segment of random.")] = 39,
+    period: Period = None,
+    low: Low = None,
+    high: High = None,
     probabilities: Annotated[
         bool, typer.Option("--probabilities", help="Also theta, the true distribution of every token.")
     ] = False,
@@ -123,9 +123,7 @@ def piecewise(
         "T": T,
         "alphabet": alphabet,
         "concentration": each[0] if len(each) == 1 else each,
-        "period": period,
-        "low": low,
-        "high": high,
+        **used(period=period, low=low, high=high),
     }
     _generate("piecewise", settings, out, sequences, seed, split, shard, part_size, probabilities)
 
@@ -216,7 +214,7 @@ def _generate(
 
     try:
         with bar:
-            written = write(export, out, progress)
+            written = write(export, out, progress, lambda text: console.print(text, style="yellow", soft_wrap=True))
     except KeyboardInterrupt:
         console.print(f"{out} is not complete: run the same command again to go on from the parts that are there.")
         raise

@@ -17,7 +17,7 @@ from metarlgym.env import Env
 def command(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """List the registered environments."""
+    """List the registered environments; exit status 1 if one of them cannot be made."""
     problems = registry.load_plugins()
     rows = [describe(entry) for entry in registry.list_envs()]
     problems += [f"{row['env_id']}: {row['problem']}" for row in rows if row["problem"]]
@@ -30,6 +30,8 @@ def command(
         output().print(table)
     for problem in problems:
         Console(stderr=True, markup=False, highlight=False).print(problem, style="yellow", soft_wrap=True)
+    if problems:
+        raise typer.Exit(1)
 
 
 def describe(entry: registry.EnvSpec) -> dict[str, Any]:

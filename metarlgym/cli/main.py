@@ -28,6 +28,8 @@ from metarlgym.cli import (
     yardsticks,
 )
 from metarlgym.datatypes import MetaRLGymError
+from metarlgym.faults import describe_fault
+from metarlgym.terminal import finish_output, prepare_output
 
 app = typer.Typer(
     name="metarlgym",
@@ -70,6 +72,13 @@ def _options(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run; returns the exit status. Errors a user can mend are one line."""
+    prepare_output()
+    status = _run(arguments)
+    error = finish_output()
+    return status if error is None or status else _complain(f"standard output: {describe_fault(error)}", 2)
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     command = typer.main.get_command(app)
     try:
         result: Any = command.main(
@@ -82,6 +91,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except typer.Abort:
         return _complain("input ended", 1)
     except Exception as error:
+        fault = describe_fault(error)
+        if fault is not None:
+            return _complain(fault, 2)
         # typer's own errors (unknown options and so on) know how to put themselves in words.
         if not hasattr(error, "format_message"):
             raise

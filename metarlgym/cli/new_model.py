@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from metarlgym.cli.common import output
-from metarlgym.datatypes import ConfigError
+from metarlgym.datatypes import ConfigError, MetaRLGymError
 
 
 def command(
@@ -31,6 +32,8 @@ def command(
     if (out / "config.json").exists():
         raise ConfigError(f"out={str(out)!r} holds a model already: name another folder.")
     with output().status("making the model"):
+        from safetensors import SafetensorError
+
         from metarlgym.training.run import quiet
         from metarlgym.training.scratch import ScratchArguments, chat_tokenizer, scratch_model
 
@@ -38,6 +41,12 @@ def command(
         sizes = ScratchArguments(scratch_hidden_size=hidden_size, scratch_layers=layers, scratch_heads=heads)
         tokenizer = chat_tokenizer()
         model = scratch_model(sizes, tokenizer, context, seed, tied)
-        model.save_pretrained(out)
-        tokenizer.save_pretrained(out)
+        try:
+            model.save_pretrained(out)
+            tokenizer.save_pretrained(out)
+        except (OSError, SafetensorError) as error:
+            with contextlib.suppress(OSError):  # half a model is none; there was no such file before
+                (out / "config.json").unlink(missing_ok=True)
+            why = getattr(error, "strerror", None) or error
+            raise MetaRLGymError(f"out={str(out)!r} cannot be written ({why}): choose another place.") from error
     output().print(f"{model.num_parameters():,} parameters, {len(tokenizer)} tokens, context {context}: {out}")

@@ -18,6 +18,7 @@ from rich.text import Text
 
 from metarlgym.cli.common import EnvArgs, FreeShots, Memory, check_writable, output, parse_env_args
 from metarlgym.datatypes import MetaTrajectory, Optimum
+from metarlgym.files import write_json
 from metarlgym.memory import make_memory
 from metarlgym.seeding import derive
 from metarlgym.tasks import TaskGroup
@@ -79,7 +80,7 @@ def command(
     spec = TrialSpec(make_trial, task, derive(seed, "play"), (seed, "play"))
     (trajectory,) = RolloutManager(player).run([spec])
     if save is not None:
-        save.write_text(json.dumps(trajectory.to_dict(), indent=2) + "\n")
+        write_json(trajectory.to_dict(), save)
     if trajectory.error and not trajectory.error.startswith(PlayerQuit.__name__):
         console.print(f"the trial ended by an error: {trajectory.error}", style="red")
     console.print()

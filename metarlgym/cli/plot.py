@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from metarlgym.cli.common import check_writable, output
+from metarlgym.cli.common import High, Low, Period, check_plot, output, used
 from metarlgym.datatypes import ConfigError
 
 app = typer.Typer(no_args_is_help=True, help="Draw the sequence worlds: grammars, sources, predictors.")
@@ -31,7 +31,9 @@ def tree(
     _check(out)
     from metarlgym.evaluation.plots_rlm import plot_tree
     from metarlgym.sources import RLM
+    from metarlgym.sources.base import check_seed
 
+    check_seed("seed", seed)
     _done(plot_tree(RLM(v, L, beta, seed_rules, seed), index, path=out), out)
 
 
@@ -84,8 +86,9 @@ def entropy(
             i = int(np.abs(betas - beta).argmin())
             cells = [f"{curves[v][i, 0]:.3f} / {curves[v][i, 1]:.3f}" for v in vocabularies]
             table.add_row(f"{betas[i]:.2f}", *cells)
+    picture = plot_entropy(curves, betas.tolist(), out)  # before anything is printed, which may fail
     console.print(table)
-    _done(plot_entropy(curves, betas.tolist(), out), out)
+    _done(picture, out)
 
 
 @app.command("piecewise")
@@ -93,9 +96,9 @@ def piecewise(
     out: Out,
     law: Annotated[str, typer.Option("--law", help="static, regular, random, ptw or lin.")] = "ptw",
     T: Annotated[int, typer.Option("--T", help="Length of the sequence.")] = 256,
-    period: Annotated[int, typer.Option("--period", help="Length of the segments of regular.")] = 20,
-    low: Annotated[int, typer.Option("--low", help="Shortest segment of random.")] = 1,
-    high: Annotated[int, typer.Option("--high", help="Longest segment of random.")] = 39,
+    period: Period = None,
+    low: Low = None,
+    high: High = None,
     seed: Seed = 0,
     index: Index = 0,
 ) -> None:
@@ -103,8 +106,11 @@ def piecewise(
     _check(out)
     from metarlgym.evaluation.plots_sources import plot_piecewise
     from metarlgym.sources import Piecewise
+    from metarlgym.sources.settings import check_used
 
-    source = Piecewise(law, T, period=period, low=low, high=high, seed=seed)
+    settings = {"law": law, "T": T, **used(period=period, low=low, high=high)}
+    check_used(Piecewise, settings)
+    source = Piecewise(**settings, seed=seed)
     _done(plot_piecewise(source, index, path=out), out)
 
 
@@ -133,7 +139,7 @@ def metalm(
 
 
 def _check(out: Path) -> None:
-    check_writable(out, "out", (".png", ".pdf", ".svg"))
+    check_plot(out, "out")
 
 
 def _done(_: Any, out: Path) -> None:

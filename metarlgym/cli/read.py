@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import itertools
 from enum import StrEnum
 from pathlib import Path
@@ -10,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from metarlgym.cli.common import check_writable, output, parse_json
+from metarlgym.cli.common import check_plot, check_writable, output, parse_json, used
 from metarlgym.datatypes import ConfigError
+from metarlgym.files import write_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -48,8 +48,12 @@ def command(
     renormalise: Annotated[
         bool, typer.Option("--renormalise", help="Give the alphabet's tokens a sum of 1, leaving out all others.")
     ] = False,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
-    threads: Annotated[int, typer.Option(min=1, help="Torch threads on a CPU; one suits tiny models.")] = 1,
+    device: Annotated[
+        str | None, typer.Option(help="auto, cpu, cuda, cuda:1 ...; not with --server.", show_default="auto")
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Torch threads on a CPU; not with --server.", show_default="1")
+    ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the curves here.")] = None,
     plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw the curves here.")] = None,
 ) -> None:
@@ -65,19 +69,21 @@ def command(
       metarlgym read rlm --server http://127.0.0.1:8000 --source-args '{"v": 16, "L": 4}'
     """
     check_writable(json_file, "json")
-    check_writable(plot, "plot", (".png", ".pdf", ".svg"))
+    check_plot(plot)
     if model is None and server is None:
         raise ConfigError("read needs a model: --model runs/quickstart/final, or --server http://127.0.0.1:8000.")
+    if server is not None:
+        for option in used(device=device, threads=threads):
+            raise ConfigError(f"{option} has no effect with --server, which holds the model: leave it out.")
     console = output()
     with console.status("loading"):
         from metarlgym.evaluation.reading_report import plot_reading, report, yardstick_losses
         from metarlgym.sources import RLM, MetaLM, Piecewise, Source
+        from metarlgym.sources.settings import make_source
 
-        made: Source = _make(
-            {"metalm": MetaLM, "rlm": RLM, "piecewise": Piecewise}[source.value],
-            parse_json(source_args, "source-args", "write it like --source-args '{\"L\": 4}'"),
-            seed,
-        )
+        kinds: dict[str, type[Source]] = {"metalm": MetaLM, "rlm": RLM, "piecewise": Piecewise}
+        arguments = parse_json(source_args, "source-args", "write it like --source-args '{\"L\": 4}'")
+        made = make_source(kinds[source.value], arguments, seed, "source-args", "seed", "eval")
     if noisy and not isinstance(made, MetaLM):
         raise ConfigError("noisy goes with metalm, whose tokens have clean labels: leave it out.")
     if made.length < 2:
@@ -92,30 +98,21 @@ def command(
     words = None
     if isinstance(made, MetaLM):  # as in MetaLM-v0; V is never used
         words = ["_", *map(str, range(1, made.V)), str(made.V), "|"]
-    name, losses = _read(model, server, made.vocab_size, words, tokens, labels, renormalise, device, threads)
+    name, losses = _read(
+        model, server, made.vocab_size, words, tokens, labels, renormalise, device or "auto", threads or 1
+    )
     with console.status("running the exact predictors"):
         found = report(losses, yardstick_losses(made, start, sequences, labelled))
-    _show(found)
     settings = {"source": source.value, "source_args": source_args, "sequences": sequences, "start": start}
     settings |= {"seed": seed, "model": name, "noisy": noisy, "renormalise": renormalise}
-    if json_file is not None:
-        from metarlgym.evaluation.model_eval import write_json
-
+    if json_file is not None:  # before anything is printed, which may fail
         write_json(settings | {"curves": found}, json_file)
-        console.print(f"written: {json_file}")
     if plot is not None:
         plot_reading(found, f"{name} reads {source.value}, {sequences} sequences", plot)
-        console.print(f"written: {plot}")
-
-
-def _make(kind: Any, settings: dict[str, Any], seed: int) -> Any:
-    name = "seed_samples" if kind.__name__ == "RLM" else "seed"
-    try:
-        return kind(**{name: seed, **settings})
-    except TypeError:
-        known = [parameter for parameter in inspect.signature(kind).parameters if parameter not in (name, "transform")]
-        unknown = ", ".join(repr(s) for s in settings if s not in known) or "the values"
-        raise ConfigError(f"source-args: {unknown} fit no setting of the source: it has {', '.join(known)}.") from None
+    _show(found)
+    for path in (json_file, plot):
+        if path is not None:
+            console.print(f"written: {path}", soft_wrap=True)
 
 
 def _read(

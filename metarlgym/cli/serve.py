@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 import typer
 
-from metarlgym.cli.common import output
+from metarlgym.cli.common import check_writable, output, used
 from metarlgym.datatypes import ConfigError, MetaRLGymError
 from metarlgym.serving.command import LOOPBACK, ServerOptions, cpu_build, server_command
 from metarlgym.training.model_files import check_files
@@ -31,8 +31,12 @@ def command(
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16; auto is float32 on a CPU.")] = "auto",
     max_model_len: Annotated[int | None, typer.Option(help="Longest context in tokens; default: the model's.")] = None,
-    tensor_parallel_size: Annotated[int, typer.Option(min=1, help="GPUs that share one model.")] = 1,
-    gpu_memory_utilization: Annotated[float, typer.Option(help="Share of the GPU's memory.")] = 0.9,
+    tensor_parallel_size: Annotated[
+        int | None, typer.Option(min=1, help="GPUs that share one model.", show_default="1")
+    ] = None,
+    gpu_memory_utilization: Annotated[
+        float | None, typer.Option(help="Share of the GPU's memory.", show_default="0.9")
+    ] = None,
     trust_remote_code: Annotated[bool, typer.Option(help="Run code that comes with the model.")] = False,
     ready_timeout: Annotated[float, typer.Option(help="Seconds to wait until it answers.")] = 1800.0,
     log: Annotated[Path | None, typer.Option(help="Write vLLM's output to this file instead of the terminal.")] = None,
@@ -54,15 +58,21 @@ def command(
         raise ConfigError(f"model={model!r}: no such folder. Give a model folder or a hub id.")
     if Path(model).is_dir():
         check_files(Path(model), tokenizer=True)
+    check_writable(log, "log")
     cpu = cpu_build()
+    for_gpus = used(tensor_parallel_size=tensor_parallel_size, gpu_memory_utilization=gpu_memory_utilization)
+    if cpu:
+        if tensor_parallel_size == 1:
+            del for_gpus["tensor_parallel_size"]  # which is how it is on a CPU
+        for option, value in for_gpus.items():
+            raise ConfigError(f"{option}={value} is for GPUs, and the vLLM installed here is for CPUs: leave it out.")
     options = ServerOptions(
         model=model,
         host=host,
         port=port,
         dtype=dtype,
         max_model_len=max_model_len,
-        tensor_parallel_size=tensor_parallel_size,
-        gpu_memory_utilization=gpu_memory_utilization,
+        **for_gpus,
         trust_remote_code=trust_remote_code,
         extra=context.args,
     )

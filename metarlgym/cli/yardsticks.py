@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,6 +11,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from metarlgym.cli.common import check_writable, output
+from metarlgym.files import write_json
 
 if TYPE_CHECKING:
     from metarlgym.evaluation.yardsticks import Row
@@ -32,7 +32,9 @@ def piecewise(
 ) -> None:
     """Cumulative regret of PTW, LIN and KT on five piecewise-stationary sources, 256 binary symbols."""
     from metarlgym.evaluation.yardsticks import piecewise_rows
+    from metarlgym.sources.base import check_seed
 
+    check_seed("seed", seed)
     _show(piecewise_rows(sequences, seed), 30, ("source", "predictor"), "nats", path)
 
 
@@ -45,7 +47,9 @@ def rlm(
 ) -> None:
     """Loss of one who knows the grammar of a Random Language Model: the floor of every learner."""
     from metarlgym.evaluation.yardsticks import rlm_rows
+    from metarlgym.sources.base import check_seed
 
+    check_seed("seed", seed)
     _show(rlm_rows(grammars, sequences, seed), 44, ("V", "beta", "L", "floor of"), "nats", path, "over grammars")
 
 
@@ -58,7 +62,9 @@ def metalm(
 ) -> None:
     """Loss of one who knows the dictionary of a MetaLM sequence: the floor of every learner."""
     from metarlgym.evaluation.yardsticks import metalm_rows
+    from metarlgym.sources.base import check_seed
 
+    check_seed("seed", seed)
     _show(metalm_rows(sequences, length, seed), 4, ("n", "l", "e"), "nats a token", path)
 
 
@@ -80,13 +86,13 @@ def _show(
         verdict = "yes" if row.agrees else f"no: off by {row.value - row.reference:+.{digits}f}"
         numbers = (f"{row.value:.{digits}f}", f"{row.se:.{digits}f}", f"{row.reference:g}", verdict)
         table.add_row(*(part.split("=")[-1] if "=" in part else part for part in row.name), *numbers)
+    if path is not None:  # before anything is printed, which may fail
+        write_json([{**row._asdict(), "name": list(row.name), "agrees": row.agrees} for row in found], path, indent=1)
     console = output()
     console.print(table)
     good = sum(row.agrees for row in found)
     console.print(f"{good} of {len(found)} figures agree with their references")
     if path is not None:
-        kept = [{**row._asdict(), "name": list(row.name), "agrees": row.agrees} for row in found]
-        path.write_text(json.dumps(kept, indent=1) + "\n")
-        console.print(f"written: {path}")
+        console.print(f"written: {path}", soft_wrap=True)
     if good < len(found):
         raise typer.Exit(1)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from metarlgym.datatypes import ConfigError
+from metarlgym.files import write_whole
 from metarlgym.sources.rlm import RLM, base_draw, scaled_rules
 
 if TYPE_CHECKING:
@@ -224,7 +225,8 @@ def new_figure(width: float, height: float, dpi: int) -> Figure:
 def finish(figure: Figure, path: Path | None) -> Figure:
     """Write the picture if there is a place for it."""
     if path is not None:
-        figure.savefig(path)
+        with write_whole(Path(path)) as file:
+            figure.savefig(file, format=Path(path).suffix[1:] or "png")
     return figure
 
 

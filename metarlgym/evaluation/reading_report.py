@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from metarlgym.files import write_whole
 from metarlgym.predictors import (
     KT,
     LIN,
@@ -120,7 +121,8 @@ def plot_reading(found: dict[str, Any], title: str, path: Path, bins: int = 64) 
     axes.set_title(title)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
-    figure.savefig(path, dpi=140)
+    with write_whole(Path(path)) as file:
+        figure.savefig(file, dpi=140, format=Path(path).suffix[1:] or "png")
 
 
 def _binned(values: np.ndarray, bins: int) -> tuple[np.ndarray, np.ndarray]:

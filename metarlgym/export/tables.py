@@ -13,14 +13,14 @@ import pyarrow as pa
 from metarlgym import __version__
 from metarlgym.datatypes import ConfigError
 from metarlgym.sources import RLM, MetaLM, Piecewise, PseudoLanguage, Source
-from metarlgym.sources.base import SPLITS, check_whole
+from metarlgym.sources.base import SPLITS, check_seed, check_whole
+from metarlgym.sources.settings import check_used
 
 SOURCES: dict[str, type[Source]] = {"metalm": MetaLM, "rlm": RLM, "piecewise": Piecewise, "pseudo": PseudoLanguage}
 KEY = b"metarlgym"
 """Where the settings are, as JSON, in the metadata of a file's schema."""
 PART_CELLS, CHUNK_CELLS = 2**22, 2**18
 """Numbers made for a part of the file, which is held in memory, and at one go."""
-_SEEDS = ("seed", "seed_samples")
 _NOT_FOR_FILES = ("transform", "rules")  # a function, and v^3 numbers: no settings to keep in every file
 
 
@@ -55,7 +55,7 @@ class Export:
         if self.source not in SOURCES:
             raise ConfigError(f"source={self.source!r} is not known: use one of {', '.join(SOURCES)}.")
         check_whole("sequences", self.sequences, 1, 2**62)
-        check_whole("seed", self.seed, 0)
+        check_seed("seed", self.seed)
         if self.split not in SPLITS:
             raise ConfigError(f"split={self.split!r} is not known: use 'train' or 'eval'.")
         shard, shards = self.shard
@@ -63,14 +63,15 @@ class Export:
         check_whole("shard: K", shard, 0, shards - 1, f", as there are {shards}, counted from 0")
         if self.probabilities and self.source != "piecewise":
             raise ConfigError(f"probabilities=True is for piecewise, not {self.source}: leave it out.")
-        parameters = dict(inspect.signature(SOURCES[self.source]).parameters)
-        seed_name = next(name for name in _SEEDS if name in parameters)
-        known = {k: p.default for k, p in parameters.items() if k != seed_name and k not in _NOT_FOR_FILES}
+        kind = SOURCES[self.source]
+        parameters = inspect.signature(kind).parameters
+        known = {k: p.default for k, p in parameters.items() if k != kind.seed_name and k not in _NOT_FOR_FILES}
         for name in self.arguments:
             if name not in known:
                 raise ConfigError(f"{name} is no setting of {self.source}: it has {', '.join(known)}.")
+        check_used(kind, self.arguments, self.split)
         arguments = known | self.arguments
-        made: Source = SOURCES[self.source](**arguments, **{seed_name: self.seed})
+        made = kind(**arguments, **{kind.seed_name: self.seed})
         if made.length * (made.vocab_size if self.probabilities else 1) >= 2**31:
             raise ConfigError(f"a sequence of {made.length:,} tokens is too long for a row: make it shorter.")
         self.made = made

@@ -91,7 +91,7 @@ class Predictor:
         Raises:
             ConfigError: wrong shape, or symbols that are none.
         """
-        found = np.asarray(sequences)
+        found = as_array(name, sequences)
         if found.ndim == 1:
             found = found[None]
         if found.ndim != 2 or found.dtype.kind not in "iub" or found.shape[1] == 0:
@@ -105,6 +105,18 @@ class Predictor:
 
     def _check_symbol(self, symbol: int) -> int:
         return check_whole("symbol", symbol, 0, self.alphabet - 1, f" with alphabet={self.alphabet}")
+
+
+def as_array(name: str, values: Any) -> np.ndarray:
+    """`values` as an array of numbers.
+
+    Raises:
+        ConfigError: rows of different lengths.
+    """
+    try:
+        return np.asarray(values)
+    except ValueError:
+        raise ConfigError(f"{name} has rows of different lengths: give one shape, such as (B, T).") from None
 
 
 def fill(predictor: Predictor, sequence: Any, place: int) -> np.ndarray:

@@ -10,11 +10,11 @@ from collections import deque
 from typing import Any
 
 import numpy as np
-from numba import njit
 
 from metarlgym.datatypes import ConfigError
-from metarlgym.predictors.base import Predictor
-from metarlgym.sources.base import check_number, check_whole
+from metarlgym.predictors.base import Predictor, as_array
+from metarlgym.sources.base import check_concentration, check_whole
+from metarlgym.sources.compiled import compiled
 
 
 class KT(Predictor):
@@ -28,7 +28,7 @@ class KT(Predictor):
 
     def __init__(self, alphabet: int = 2, alpha: float = 0.5, window: int | None = None) -> None:
         super().__init__(alphabet)
-        self.alpha = check_number("alpha", alpha, 0, np.inf, open_low=True)
+        self.alpha = check_concentration("alpha", alpha)
         self.window = None if window is None else check_whole("window", window, 1)
         self.reset()
 
@@ -50,7 +50,8 @@ class KT(Predictor):
         """As `Predictor.predictions`; with `switches`, `(B, T)` bool, counts start anew where it is True: what a
         learner would do that is told the switch points."""
         found = self.check_sequences(sequences)
-        marks = np.zeros(found.shape, np.bool_) if switches is None else np.ascontiguousarray(switches, np.bool_)
+        given = np.zeros(found.shape) if switches is None else as_array("switches", switches)
+        marks = np.ascontiguousarray(given, np.bool_)
         if marks.shape != found.shape:
             raise ConfigError(f"switches has shape {marks.shape}: it must have that of sequences, {found.shape}.")
         out = np.empty((*found.shape, self.alphabet))
@@ -58,7 +59,7 @@ class KT(Predictor):
         return out
 
 
-@njit(cache=True)
+@compiled()
 def _predictions(sequences, switches, alpha, window, out):
     A = out.shape[2]
     counts = np.empty(A, np.int64)

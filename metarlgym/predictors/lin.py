@@ -12,11 +12,11 @@ import math
 from typing import Any
 
 import numpy as np
-from numba import njit
 
 from metarlgym.datatypes import ConfigError
-from metarlgym.predictors.base import Predictor
-from metarlgym.sources.base import check_number
+from metarlgym.predictors.base import Predictor, as_array
+from metarlgym.sources.base import check_concentration
+from metarlgym.sources.compiled import compiled
 
 NEGLIGIBLE = -700.0
 """Log weights this far below the largest count as 0 in sums; they are kept, and may grow again."""
@@ -36,8 +36,11 @@ class Renewal(Predictor):
 
     def __init__(self, hazard: Any, alphabet: int = 2, alpha: float = 0.5) -> None:
         super().__init__(alphabet)
-        self.alpha = check_number("alpha", alpha, 0, np.inf, open_low=True)
-        self._hazard = np.asarray(hazard, np.float64)
+        self.alpha = check_concentration("alpha", alpha)
+        found = as_array("hazard", hazard)
+        if found.dtype.kind not in "iufb":
+            raise ConfigError(f"hazard={str(hazard)[:40]!r} is not a list of numbers: give (M + 1,) of them, M >= 1.")
+        self._hazard = found.astype(np.float64)
         if self._hazard.ndim != 1 or self._hazard.size < 2:
             raise ConfigError(f"hazard has shape {self._hazard.shape}: give (M + 1,) numbers, M >= 1.")
         wrong = ~((self._hazard >= 0) & (self._hazard <= 1))
@@ -153,7 +156,7 @@ class LIN(Renewal):
 # `alive` of them are kept; one that has become impossible is dropped, nothing else is.
 
 
-@njit(cache=True)
+@compiled()
 def _predict(logs, starts, before, alive, seen, totals, alpha, weights, chances):
     """Fill `weights` (posterior of the hypotheses) and `chances`; returns the log of what the weights summed to, which
     is 0 but for rounding, and is taken out at every step so that it does not add up."""
@@ -176,7 +179,7 @@ def _predict(logs, starts, before, alive, seen, totals, alpha, weights, chances)
     return high + math.log(total)
 
 
-@njit(cache=True)
+@compiled()
 def _update(symbol, logs, starts, before, alive, seen, totals, alpha, hazard, tables, weights, chances, rounding):
     """See a symbol; `weights`, `chances` and `rounding` are those of `_predict`. Returns how many are alive."""
     A = totals.size
@@ -202,7 +205,7 @@ def _update(symbol, logs, starts, before, alive, seen, totals, alpha, hazard, ta
     return kept
 
 
-@njit(cache=True)
+@compiled()
 def _predictions(sequences, hazard, tables, alpha, out):
     T, A = sequences.shape[1], out.shape[2]
     logs, weights = np.empty(T + 1), np.empty(T + 1)
@@ -220,7 +223,7 @@ def _predictions(sequences, hazard, tables, alpha, out):
             )
 
 
-@njit(cache=True)
+@compiled()
 def _log_ages(sequences, hazard, tables, alpha, A, out):
     T = sequences.shape[1]
     logs, weights = np.empty(T + 1), np.empty(T + 1)

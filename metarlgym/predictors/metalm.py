@@ -10,10 +10,10 @@ import math
 from typing import Any
 
 import numpy as np
-from numba import njit
 
 from metarlgym.datatypes import ConfigError
-from metarlgym.predictors.base import Predictor
+from metarlgym.predictors.base import Predictor, as_array
+from metarlgym.sources.compiled import compiled
 from metarlgym.sources.metalm import MASK_SHARE, Dictionary, MetaLM
 
 
@@ -108,7 +108,7 @@ class MetaLMFilter(Predictor):
             `(B, alphabet)` float64.
         """
         found = self.check_sequences(sequences)
-        at = np.asarray(places)
+        at = as_array("places", places)
         if at.shape != found.shape[:1] or at.dtype.kind not in "iu" or not ((at >= 0) & (at < found.shape[1])).all():
             raise ConfigError(f"places={places!r} must hold one place of 0..{found.shape[1] - 1} for each sequence.")
         out = np.empty((len(found), self.alphabet))
@@ -142,7 +142,7 @@ class MetaLMFilter(Predictor):
         return Dictionary(np.ascontiguousarray(symbols[part]), np.ascontiguousarray(offsets[part]))
 
 
-@njit(cache=True)
+@compiled()
 def _predict(logs, place, symbols, offsets, separator, noise, noisy, chances):
     chances[:] = 0.0
     high, total, content = logs.max(), 0.0, 0.0
@@ -164,7 +164,7 @@ def _predict(logs, place, symbols, offsets, separator, noise, noisy, chances):
         chances[0] = content * noise[0]
 
 
-@njit(cache=True)
+@compiled()
 def _update(symbol, logs, place, symbols, offsets, separator, noise):
     """See a symbol; returns the new place in the element, -1 if no element allows the symbol."""
     possible = False
@@ -188,7 +188,7 @@ def _update(symbol, logs, place, symbols, offsets, separator, noise):
     return place + 1
 
 
-@njit(cache=True)
+@compiled()
 def _predictions(sequences, symbols, offsets, separator, noise, noisy, ahead, out):
     """Returns the flat place of the first impossible symbol, or -1."""
     B, T = sequences.shape
@@ -207,7 +207,7 @@ def _predictions(sequences, symbols, offsets, separator, noise, noisy, ahead, ou
     return -1
 
 
-@njit(cache=True)
+@compiled()
 def _fill(sequences, places, symbols, offsets, separator, noise, out):
     """Fill `out` with weights of the clean symbols at the hidden places; a row of 0 where nothing fits."""
     B, T = sequences.shape

@@ -18,11 +18,11 @@ import math
 from typing import Any
 
 import numpy as np
-from numba import njit
 
 from metarlgym.datatypes import ConfigError
 from metarlgym.predictors.base import Predictor
-from metarlgym.sources.base import check_number, check_whole
+from metarlgym.sources.base import check_concentration, check_whole
+from metarlgym.sources.compiled import compiled
 
 
 class PTW(Predictor):
@@ -37,7 +37,7 @@ class PTW(Predictor):
     def __init__(self, depth: int = 8, alphabet: int = 2, alpha: float = 0.5) -> None:
         super().__init__(alphabet)
         self.depth = check_whole("depth", depth, 0, 62)
-        self.alpha = check_number("alpha", alpha, 0, np.inf, open_low=True)
+        self.alpha = check_concentration("alpha", alpha)
         self.reset()
 
     def reset(self) -> None:
@@ -91,7 +91,7 @@ class PTW(Predictor):
             )
 
 
-@njit(cache=True)
+@compiled()
 def _enter(time, odds, counts):
     """Start the blocks that begin at `time` (from 0). Doing it twice changes nothing."""
     depth = odds.size - 1
@@ -106,7 +106,7 @@ def _enter(time, odds, counts):
     counts[level:] = 0
 
 
-@njit(cache=True)
+@compiled()
 def _predict(odds, counts, alpha, chances):
     """Fill `chances[j]` with the prediction inside the block of level j."""
     depth, A = odds.size - 1, chances.shape[1]
@@ -118,7 +118,7 @@ def _predict(odds, counts, alpha, chances):
             chances[j, a] = kt if j == depth else share * kt + (1.0 - share) * chances[j + 1, a]
 
 
-@njit(cache=True)
+@compiled()
 def _update(symbol, odds, counts, alpha, chances):
     A = chances.shape[1]
     for j in range(odds.size - 1):
@@ -128,7 +128,7 @@ def _update(symbol, odds, counts, alpha, chances):
         counts[j, symbol] += 1
 
 
-@njit(cache=True)
+@compiled()
 def _predictions(sequences, depth, alpha, out):
     A = out.shape[2]
     odds = np.empty(depth + 1)
@@ -144,7 +144,7 @@ def _predictions(sequences, depth, alpha, out):
             _update(sequences[b, t], odds, counts, alpha, chances)
 
 
-@njit(cache=True)
+@compiled()
 def _log_ages(sequences, depth, alpha, A, out):
     odds = np.empty(depth + 1)
     counts = np.empty((depth + 1, A), np.int64)

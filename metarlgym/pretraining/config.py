@@ -12,6 +12,7 @@ from transformers import TrainingArguments
 from metarlgym.datatypes import ConfigError
 from metarlgym.pretraining.bridge import Words
 from metarlgym.sources import RLM, MetaLM, Piecewise, Source
+from metarlgym.sources.settings import make_source
 from metarlgym.training.launch import check_launch
 
 SOURCES: dict[str, type[Source]] = {"piecewise": Piecewise, "rlm": RLM, "metalm": MetaLM}
@@ -120,12 +121,7 @@ class PretrainConfig(TrainingArguments):
             ConfigError: a setting it has not, or a value that does not fit.
         """
         assert not isinstance(self.source_args, str)
-        kind = SOURCES[self.source]
-        name = "seed_samples" if kind is RLM else "seed"
-        try:
-            return kind(**{name: self.source_seed, **(self.source_args or {})})  # type: ignore[arg-type]
-        except TypeError as error:
-            raise ConfigError(f"source_args={self.source_args!r}: {str(error).rpartition('() ')[2]}.") from None
+        return make_source(SOURCES[self.source], self.source_args or {}, self.source_seed, "source_args", "source_seed")
 
 
 def _mapping(name: str, value: dict[str, Any] | str | None, example: str) -> dict[str, Any] | None:

@@ -6,13 +6,14 @@ Threshold and other outcome of a slot share one 64-bit word, so that a draw touc
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from metarlgym.sources.compiled import compiled
 
 _LOW = np.uint64(2**32 - 1)
 _S32 = np.uint64(32)
 
 
-@njit(cache=True)
+@compiled()
 def alias_tables(probabilities):
     """Tables `(R, n)` uint64 for distributions `(R, n)`, n below 2^32. Probabilities are kept to 2^-32 of 1/n."""
     rows, n = probabilities.shape
@@ -46,7 +47,7 @@ def alias_tables(probabilities):
     return tables
 
 
-@njit(cache=True, inline="always")
+@compiled(inline="always")
 def alias_draw(table, u):
     """The outcome, 0..n-1, that `u`, uniform in [0, 1), draws from one row of `alias_tables`."""
     place = u * table.size

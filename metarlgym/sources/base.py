@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 import secrets
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import numpy as np
 
 from metarlgym.datatypes import ConfigError
-from metarlgym.sources.streams import stream_key
+from metarlgym.sources.streams import MOST_SEED, stream_key
 
 SPLITS = ("train", "eval")
+CONCENTRATIONS = (1e-280, 1e100)
+"""Least and greatest concentration of a Dirichlet. In between, the sources' logarithms are finite and the predictors
+exact: below, the weights that they drop as negligible (e^-700) would count; above, sums overflow."""
 
 
 class Source:
@@ -21,6 +25,8 @@ class Source:
     """Symbols are 0..vocab_size-1."""
     length: int
     """Symbols of a sequence."""
+    seed_name: ClassVar[str] = "seed"
+    """Argument that draws the sequences."""
 
     def __init__(self, seed: int | np.random.Generator | None) -> None:
         if isinstance(seed, np.random.Generator):
@@ -28,14 +34,19 @@ class Source:
         elif seed is None:
             seed = secrets.randbits(62)
         elif isinstance(seed, bool) or not isinstance(seed, int | np.integer):
-            raise ConfigError(f"seed={seed!r} must be a whole number, a numpy Generator or None.")
-        self.seed = int(seed)
+            raise ConfigError(f"{self.seed_name}={seed!r} must be a whole number, a numpy Generator or None.")
+        self.seed = check_seed(self.seed_name, seed)
         """Draws the samples; chosen at random where none was given."""
         self._next = 0
 
     def tokens(self, start: int, count: int, split: str = "train") -> np.ndarray:
         """Sequences `start` to `start + count - 1` of a split, shape `(count, length)`, int64."""
         raise NotImplementedError
+
+    @classmethod
+    def unused(cls, arguments: Mapping[str, Any], split: str) -> dict[str, str]:
+        """Those of the arguments that have no effect on a split beside the others, each with the reason."""
+        return {}
 
     def _key(self, split: str, purpose: str) -> np.uint64:
         if split not in SPLITS:
@@ -53,6 +64,24 @@ class Source:
         first = self._next
         self._next += count
         return first
+
+
+def check_seed(name: str, value: Any) -> int:
+    """`value` as an int of 64 bits: seeds that differ draw different sequences.
+
+    Raises:
+        ConfigError: no whole number, or out of range.
+    """
+    return check_whole(name, value, 0, MOST_SEED, ", as seeds have 64 bits")
+
+
+def check_concentration(name: str, value: Any) -> float:
+    """`value` as the concentration of a Dirichlet, or the pseudo-count of a predictor.
+
+    Raises:
+        ConfigError: no number, or outside `CONCENTRATIONS`.
+    """
+    return check_number(name, value, *CONCENTRATIONS)
 
 
 def check_whole(name: str, value: Any, least: int, most: int | None = None, why: str = "") -> int:

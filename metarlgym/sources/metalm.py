@@ -20,15 +20,15 @@ anew for every sequence, unless `elements` fixes it.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 
 from metarlgym.datatypes import ConfigError
 from metarlgym.sources.alias import alias_draw, alias_tables
 from metarlgym.sources.base import Source, check_memory, check_number, check_whole
+from metarlgym.sources.compiled import compiled
 from metarlgym.sources.streams import below, open_stream, uniform
 
 MASK = 0
@@ -94,6 +94,12 @@ class MetaLM(Source):
             self.l = float(self.fixed.offsets[0, -1] / self.n)
         self._gaps = _gap_table(self.e)
         self._lengths = _poisson_table(self.l) if self.fixed is None else np.zeros(0)
+
+    @classmethod
+    def unused(cls, arguments: Mapping[str, Any], split: str) -> dict[str, str]:
+        if arguments.get("elements") is None:
+            return {}
+        return {name: "elements are given" for name in ("n", "l") if name in arguments}
 
     def data_generator(self) -> tuple[np.ndarray, np.ndarray]:
         """The next sample: input and label, each `(L,)` int64."""
@@ -173,7 +179,7 @@ def _poisson_table(mean: float) -> np.ndarray:
 
 
 # A language's stream first gives the n lengths, then the symbols: so lengths can be drawn first and alone.
-@njit(cache=True)
+@compiled()
 def _draw_lengths(key, start, table, offsets):
     state = np.empty(2, np.uint64)
     for b in range(offsets.shape[0]):
@@ -183,7 +189,7 @@ def _draw_lengths(key, start, table, offsets):
             offsets[b, k + 1] = offsets[b, k] + max(MIN_ELEMENT, length)
 
 
-@njit(cache=True)
+@compiled()
 def _draw_symbols(key, start, offsets, V, symbols):
     state = np.empty(2, np.uint64)
     n = offsets.shape[1] - 1
@@ -203,7 +209,7 @@ def _gap_table(e: float) -> np.ndarray:
 
 
 # Elements and noise have streams of their own, so that the clean sequence is the same whatever the noise.
-@njit(cache=True)
+@compiled()
 def _write(keys, start, symbols, offsets, V, gaps, x, y):
     state, noise_state = np.empty(2, np.uint64), np.empty(2, np.uint64)
     n = offsets.shape[1] - 1

@@ -17,18 +17,20 @@ Switch points are drawn for each sequence (the original shares them within a bat
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 
 from metarlgym.datatypes import ConfigError
-from metarlgym.sources.base import Source, check_memory, check_number, check_whole
+from metarlgym.sources.base import Source, check_concentration, check_memory, check_whole
+from metarlgym.sources.compiled import compiled
 from metarlgym.sources.streams import below, dirichlet, open_stream, uniform
 
 MOST = 2**62
 LAWS = ("static", "regular", "random", "ptw", "lin")
+OWN = {"period": "regular", "low": "random", "high": "random"}
+"""Settings of a single law."""
 
 
 class PiecewiseBatch(NamedTuple):
@@ -50,9 +52,9 @@ class Piecewise(Source):
         T: length of a sequence.
         alphabet: symbols A.
         concentration: of the Dirichlet that segments draw from, one number or A of them; 1/2 is the prior of KT.
-        period: length of the segments of `regular`.
-        low: shortest segment of `random`.
-        high: longest segment of `random`.
+        period: length of the segments of `regular`; other laws do not use it.
+        low: shortest segment of `random`; other laws do not use it.
+        high: longest segment of `random`; other laws do not use it.
         seed: draws the sequences; a number, a numpy Generator, or None for a random one.
     """
 
@@ -77,8 +79,7 @@ class Piecewise(Source):
         each: list[Any] = list(concentration) if several else [concentration] * alphabet  # type: ignore[arg-type]
         if len(each) != alphabet:
             raise ConfigError(f"concentration has {len(each)} numbers: give one, or one for each of the {alphabet}.")
-        self.concentration = np.array([check_number("concentration", c, 0, np.inf, open_low=True) for c in each])
-        self.concentration = np.maximum(self.concentration, 1e-300)  # below, its logarithms overflow
+        self.concentration = np.array([check_concentration("concentration", c) for c in each])
         self.period = check_whole("period", period, 1, MOST)
         self.low = check_whole("low", low, 1, MOST)
         self.high = check_whole("high", high, 1, MOST)
@@ -87,6 +88,11 @@ class Piecewise(Source):
         self.depth = max(0, (self.T - 1).bit_length())
         """Depth of the tree of `ptw`: the smallest d with 2^d >= T."""
         check_memory("T", T, 8.0 * T * (alphabet + 2), "one sequence")
+
+    @classmethod
+    def unused(cls, arguments: Mapping[str, Any], split: str) -> dict[str, str]:
+        law = arguments.get("law", "ptw")
+        return {name: f"it is for law {own!r}" for name, own in OWN.items() if name in arguments and own != law}
 
     def batch(self, start: int, count: int, split: str = "train") -> PiecewiseBatch:
         """Sequences `start` to `start + count - 1` with the truth about them."""
@@ -117,7 +123,7 @@ class Piecewise(Source):
         return np.where(m > 0, 0.5 / np.maximum(1, m), 0.0) if self.law == "lin" else None
 
 
-@njit(cache=True)
+@compiled()
 def _mark_switches(state, law, numbers, switches):
     T = switches.size
     period, low, high, depth = numbers
@@ -150,7 +156,7 @@ def _mark_switches(state, law, numbers, switches):
             m += 1
 
 
-@njit(cache=True)
+@compiled()
 def _write(key, start, law, numbers, concentration, tokens, switches, theta):
     state = np.empty(2, np.uint64)
     A = concentration.size

@@ -8,10 +8,10 @@ size.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from metarlgym.datatypes import ConfigError
 from metarlgym.sources.base import Source, check_memory, check_number, check_whole
+from metarlgym.sources.compiled import compiled
 from metarlgym.sources.streams import open_stream, uniform
 
 
@@ -79,7 +79,10 @@ class PseudoLanguage(Source):
 
     def distribution(self, context: np.ndarray) -> np.ndarray:
         """Next-token probabilities `(V,)` after `context`, the last n_gram tokens (n_gram,), oldest first."""
-        found = np.asarray(context)
+        try:
+            found = np.asarray(context)
+        except ValueError:
+            raise ConfigError(f"context={context!r} must be n_gram={self.n_gram} tokens, in one list.") from None
         fits = found.shape == (self.n_gram,) and found.dtype.kind in "iu" and 0 <= found.min() <= found.max() < self.V
         if not fits:
             raise ConfigError(f"context={found.tolist()} must be n_gram={self.n_gram} tokens, each in 0..{self.V - 1}.")
@@ -88,7 +91,7 @@ class PseudoLanguage(Source):
         return probabilities
 
 
-@njit(cache=True)
+@compiled()
 def _next(context, parts, out, bias, scale, probabilities):
     # Plain loops, not a matrix product: its rounding could depend on what else is in the batch.
     n, _, hidden = parts.shape
@@ -114,7 +117,7 @@ def _next(context, parts, out, bias, scale, probabilities):
         probabilities[v] /= total
 
 
-@njit(cache=True)
+@compiled()
 def _write(key, start, parts, out, bias, scale, tokens, chances):
     state = np.empty(2, np.uint64)
     context = np.empty(parts.shape[0], np.int64)

@@ -15,15 +15,15 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numba import njit
 
 from metarlgym.sources.alias import alias_draw, alias_tables
 from metarlgym.sources.base import Source, check_distribution, check_memory, check_number, check_whole
+from metarlgym.sources.compiled import compiled
 from metarlgym.sources.streams import open_stream, uniform
 
 CHUNK = 8192
@@ -47,6 +47,8 @@ class RLM(Source):
 
     Memory: about 24 v^3 bytes.
     """
+
+    seed_name = "seed_samples"
 
     def __init__(
         self,
@@ -76,6 +78,15 @@ class RLM(Source):
             self.M = draw_rules(self.v, self.beta, self.seed_rules)
         else:
             self.M = check_distribution("rules", rules, (v, v, v), sums_over=2)
+
+    @classmethod
+    def unused(cls, arguments: Mapping[str, Any], split: str) -> dict[str, str]:
+        found = {}
+        if split != "train" and arguments.get("num_data") is not None:
+            found["num_data"] = "it is for the train split"
+        if arguments.get("rules") is not None:
+            found |= {name: "rules are given" for name in ("beta", "seed_rules") if name in arguments}
+        return found
 
     @property
     def rules(self) -> np.ndarray:
@@ -165,14 +176,14 @@ def draw_rules(v: int, beta: float, seed_rules: int) -> np.ndarray:
     return scaled_rules(base_draw(v, seed_rules), beta)
 
 
-@njit(cache=True)
+@compiled()
 def _draw_roots(key, start, cumulative, state, roots):
     for b in range(roots.shape[0]):
         open_stream(key, start + b, state[b])
         roots[b, 0] = np.searchsorted(cumulative, uniform(state[b]), side="right")
 
 
-@njit(cache=True)
+@compiled()
 def _draw_children(tables, v, state, above, below_):
     for b in range(above.shape[0]):
         for i in range(above.shape[1]):

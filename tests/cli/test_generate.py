@@ -75,17 +75,18 @@ def test_every_option_reaches_its_source(tmp_path):
     calls = {
         "metalm": {"V": 9, "n": 2, "l": 4.5, "e": 0.25, "L": 30},
         "rlm": {"v": 5, "L": 2, "beta": 1.5, "seed_rules": 3, "num_data": 2},
-        "piecewise": {"law": "random", "T": 30, "alphabet": 3, "period": 5, "low": 2, "high": 9},
+        "piecewise": {"law": "random", "T": 30, "alphabet": 3, "low": 2, "high": 9},
         "pseudo": {"V": 9, "n_gram": 2, "n_emb": 3, "n_hidden": 4, "scale": 2.5, "L": 30, "language": 7},
     }
     for source, settings in calls.items():
         options = [text for k, v in settings.items() for text in (f"--{k.replace('_', '-')}", v)]
-        shared = ("--sequences", 4, "--seed", 8, "--split", "eval", "--shard", "1/2", "--part-size", 1)
+        split = "train" if source == "rlm" else "eval"  # num_data is for the train split
+        shared = ("--sequences", 4, "--seed", 8, "--split", split, "--shard", "1/2", "--part-size", 1)
         assert generate(source, *options, *shared, "--out", tmp_path / f"{source}.parquet") == 0
         kept = read_settings(tmp_path / f"{source}.parquet")
         assert kept["arguments"].items() >= settings.items()
         assert [kept[k] for k in ("seed", "split", "sequences", "shard", "shards", "part_size")] == [
-            8, "eval", 4, 1, 2, 1,
+            8, split, 4, 1, 2, 1,
         ]  # fmt: skip
         assert pq.read_table(tmp_path / f"{source}.parquet")["index"].to_pylist() == [2, 3]
     uneven = ("--alphabet", 2, "--concentration", 0.5, "--concentration", 2)
@@ -143,3 +144,48 @@ def test_bad_input_is_one_line(arguments, message, tmp_path, monkeypatch, capsys
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1 and lines[0].startswith("error: ") and message in lines[0]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder.parquet"]
+
+
+@pytest.mark.parametrize("link", ["file", "dangling"])
+def test_a_link_is_followed_and_stays(link, tmp_path):
+    (tmp_path / "big").mkdir()
+    arguments = ("piecewise", "--T", 16, "-n", 5)
+    assert generate(*arguments, "--out", tmp_path / "plain.parquet") == 0
+    if link == "file":
+        assert generate(*arguments, "--out", tmp_path / "big" / "data.parquet") == 0
+    (tmp_path / "data.parquet").symlink_to("big/data.parquet")
+    assert generate(*arguments, "--out", tmp_path / "data.parquet") == 0
+    assert (tmp_path / "data.parquet").is_symlink()
+    assert (tmp_path / "big" / "data.parquet").read_bytes() == (tmp_path / "plain.parquet").read_bytes()
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["big", "data.parquet", "data.parquet", "plain.parquet"]
+
+
+@pytest.mark.parametrize(
+    ("name", "target", "told"),
+    [
+        ("x.parquet", "none/x.parquet", "none' is no folder; create it first"),
+        ("x", "none", "none', which does not exist: create that folder first"),
+        ("x.parquet", "x.parquet", "is a link that leads to itself"),
+        ("x", "x", "is a link that leads to itself"),
+        ("x.parquet", "/dev/null", "is neither a file nor a folder"),
+    ],
+)
+def test_links_that_lead_nowhere(name, target, told, tmp_path, capsys):
+    (tmp_path / name).symlink_to(target)
+    assert generate("rlm", "-n", 5, "--out", tmp_path / name) == 2
+    line = capsys.readouterr().err.strip()
+    assert told in line and "\n" not in line
+    assert [path.name for path in tmp_path.iterdir()] == [name] and (tmp_path / name).is_symlink()
+
+
+def test_a_damaged_part_is_named(tmp_path, capsys):
+    arguments = ("rlm", "--v", 16, "--L", 3, "-n", 40, "--part-size", 10)
+    assert generate(*arguments, "--out", tmp_path / "x") == 0
+    part = tmp_path / "x" / "part-00002.parquet"
+    data = bytearray(part.read_bytes())
+    data[100:110] = bytes(255 - byte for byte in data[100:110])
+    part.write_bytes(data)
+    assert generate(*arguments, "--out", tmp_path / "x") == 0
+    said = capsys.readouterr().out
+    assert f"'{part}' was damaged" in said and "is made again; the other parts are kept" in said
+    assert pq.read_table(tmp_path / "x")["index"].to_pylist() == list(range(40))

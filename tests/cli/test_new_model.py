@@ -22,3 +22,9 @@ def test_new_model(head, tmp_path, capsys):
 
     assert main(["new-model", "--out", str(folder)]) == 2
     assert "holds a model already" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_folder_where_nothing_can_be_written(capsys):
+    assert main(["new-model", "--out", "/proc/model"]) == 2
+    line = capsys.readouterr().err
+    assert "out='/proc/model' cannot be written" in line and line.strip().count("\n") == 0

@@ -165,6 +165,18 @@ class TestCommand:
         assert plot.read_bytes()[:4] == b"\x89PNG"
         assert "above the floor" in capsys.readouterr().out
 
+    def test_files_are_there_before_anything_is_printed(self, model, tmp_path, monkeypatch):
+        def nobody_reads(found):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr("metarlgym.cli.read._show", nobody_reads)
+        link, plot = tmp_path / "read.json", tmp_path / "read.svg"
+        link.symlink_to("real.json")
+        args = ["read", "piecewise", "--model", model, "--source-args", '{"T": 16, "alphabet": 4}', "--seed", "1"]
+        assert main([*args, "-n", "3", "--json", str(link), "--plot", str(plot)]) == 130
+        assert json.loads((tmp_path / "real.json").read_text())["seed"] == 1 and link.is_symlink()
+        assert plot.read_bytes().startswith(b"<?xml")
+
     @pytest.mark.parametrize(
         ("args", "told"),
         [

@@ -1,0 +1,68 @@
+"""What a machine or an installation refuses, told in one line. Everything else is a bug and keeps its traceback."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+PLACE = "check its permissions, or choose another place"
+SPACE = "free some space, or choose another place"
+FIXES = {
+    errno.EACCES: PLACE,
+    errno.EPERM: PLACE,
+    errno.EROFS: PLACE,
+    errno.ENOSPC: SPACE,
+    errno.EDQUOT: SPACE,
+    errno.EFBIG: SPACE,
+    errno.ENOENT: "check the path",
+    errno.ENOTDIR: "check the path",
+    errno.EISDIR: "name a file, not a folder",
+    errno.ELOOP: "a link leads to itself; remove it",
+    errno.ENAMETOOLONG: "use a shorter name",
+    errno.EMFILE: "raise the limit with ulimit -n",
+    errno.ENOMEM: "close other programs, or make the run smaller",
+}
+
+
+def describe_fault(error: BaseException) -> str | None:
+    """One line that names what is at fault and the fix; None for a bug.
+
+    Faults are those of the file system, of memory, of packages that are missing or broken, and a drawing backend that
+    does not exist.
+    """
+    if isinstance(error, MemoryError):
+        why = f" ({error})" if str(error) else ""
+        return f"not enough memory{why}: use fewer or shorter sequences, smaller batches, or a smaller model."
+    if isinstance(error, ImportError):
+        if (error.name or "").partition(".")[0] == "metarlgym":
+            return None
+        return f"{_line(error)}: this package is missing or broken; install it again."
+    if isinstance(error, OSError):
+        files = [repr(os.fsdecode(name)) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
+        what = " to ".join(files)
+        why = error.strerror or _line(error)
+        fix = FIXES.get(error.errno or 0)
+        return (f"{what}: " if what else "") + why + (f"; {fix}." if fix else ".")
+    if isinstance(error, ValueError) and _raised_by_matplotlib(error) and "backend" in str(error):
+        return backend_fault()
+    return None
+
+
+def backend_fault() -> str:
+    """The line about a backend that matplotlib does not know."""
+    named = os.environ.get("MPLBACKEND")
+    if named is None:
+        return "matplotlib's settings name a backend that does not exist: mend matplotlibrc, or set MPLBACKEND=agg."
+    return f"MPLBACKEND={named!r} is not a backend of matplotlib: unset it, or set MPLBACKEND=agg."
+
+
+def _raised_by_matplotlib(error: BaseException) -> bool:
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and str(trace.tb_frame.f_globals.get("__name__", "")).partition(".")[0] == "matplotlib"
+
+
+def _line(error: BaseException, most: int = 300) -> str:
+    text = " ".join(str(error).split()).rstrip(".")
+    return (text or type(error).__name__) if len(text) <= most else f"{text[:most]} ..."

@@ -1,0 +1,101 @@
+"""Files written whole or not at all, at the place that a symbolic link leads to."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from metarlgym.datatypes import MetaRLGymError
+
+
+def real_path(path: Path) -> Path:
+    """`path`, or where it leads if it is a symbolic link, whether or not anything is there."""
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
+
+
+def place_problem(path: Path) -> str | None:
+    """Why a file cannot be written at `path`, and the fix, in words that follow the path; None if it can."""
+    if _is_special(path) and not path.is_dir():
+        return None if os.access(path, os.W_OK) else "cannot be written: permission denied; choose another place"
+    real = real_path(path)
+    leads = f" (a link to {str(real)!r})" if real is not path else ""
+    if real.is_symlink():
+        return "is a link that leads to itself; remove it, or choose another place"
+    if real.is_dir():
+        return f"is a folder{leads}; name a file in it"
+    if not real.absolute().parent.is_dir():
+        return f"cannot be written{leads}: {str(real.parent)!r} is no folder; create it first"
+    if not all(os.access(there, os.W_OK) for there in (real.absolute().parent, *([real] if real.exists() else []))):
+        return f"cannot be written{leads}: permission denied; choose another place"
+    return None
+
+
+@contextlib.contextmanager
+def write_whole(path: Path) -> Iterator[BinaryIO]:
+    """A file to fill that becomes `path` when it is complete and on the disk; else `path` stays as it was.
+
+    A link is followed and stays a link; a device or a pipe is written to directly.
+
+    Raises:
+        MetaRLGymError: it cannot be written, with the reason.
+    """
+    if _is_special(path):
+        with _told(path), path.open("wb") as file:
+            yield file
+        return
+    real = real_path(path)
+    part = real.with_name(f".{real.name[:100]}.{os.getpid()}.tmp")
+    with _told(path, part, real), renamed(real, part) as file:
+        yield file
+
+
+@contextlib.contextmanager
+def renamed(path: Path, temporary: Path) -> Iterator[BinaryIO]:
+    """A file to fill under the name `temporary`, which becomes `path` when it is complete and on the disk."""
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        if path.exists():
+            shutil.copymode(path, temporary)
+        temporary.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, UTF-8, whole or not at all."""
+    with write_whole(path) as file:
+        file.write(text.encode("utf-8", "surrogateescape"))
+
+
+def write_json(value: Any, path: Path, indent: int = 2) -> None:
+    """Write a JSON file, whole or not at all."""
+    write_text(path, json.dumps(value, indent=indent) + "\n")
+
+
+def _is_special(path: Path) -> bool:
+    """Whether `path` is a device, a pipe or a name of an open file: nothing that could take another's place."""
+    return str(path.absolute()).startswith(("/dev/std", "/dev/fd/", "/proc/")) or (path.exists() and not path.is_file())
+
+
+@contextlib.contextmanager
+def _told(path: Path, *others: Path) -> Iterator[None]:
+    """Put what the system says of these files in one line that names `path`."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None and Path(str(error.filename)) not in (path, *others):
+            raise
+        raise MetaRLGymError(
+            f"{str(path)!r} cannot be written ({error.strerror or error}): free some space there, or choose another "
+            "place."
+        ) from error
