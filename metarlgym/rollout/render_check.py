@@ -151,6 +151,6 @@ def _try_forgeries(encoder: TextEncoder, shown: list[str], encode: Callable[[str
 
 def _differs(encoder: TextEncoder, text: str) -> ConfigError:
     return ConfigError(
-        f"tokenizer {encoder.tokenizer.name_or_path!r} encodes the text {text!r} differently on its own than in a trial "
-        "that grows token by token: use another tokenizer."
+        f"tokenizer {encoder.tokenizer.name_or_path!r} encodes the text {text!r} in a whole conversation differently "
+        "than in a trial that grows token by token: use another tokenizer."
     )
