@@ -51,7 +51,7 @@ def prove_text(encoder: TextEncoder, encode: Callable[[str], list[int]]) -> None
     """
     tokenizer = encoder.tokenizer
     for text in AWKWARD:
-        if encoder.pattern.search(text) is None and encode(text) != tokenizer.encode(text, add_special_tokens=False):
+        if encode(text) != tokenizer.encode(text, add_special_tokens=False):
             raise _differs(encoder, text)
     _try_forgeries(encoder, [], encode)
 
@@ -65,8 +65,6 @@ def prove_chat(template: ChatTemplate) -> None:
     encoder = template.encoder
     _prove_that_turns_are_kept(template)
     for text in AWKWARD:
-        if encoder.pattern.search(text):
-            continue  # the template's own rendering would hold control tokens in the text
         user = Message("user", text)
         opening = [Message("system", text), user] if text else [user]
         for conversation in (opening, [*opening, ACTION, user]):

@@ -138,9 +138,7 @@ FAMILIES = {
     "Llama-2, never": Family(lambda: sentencepiece(LLAMA_2, metaspace("never")), "</s>"),
     "Llama-2, legacy": Family(lambda: sentencepiece(LLAMA_2, normalizer=LEGACY), "</s>"),
     "Llama-2, unigram": Family(lambda: sentencepiece(LLAMA_2, metaspace("always"), unigram=True), "</s>"),
-    "Mistral": Family(
-        lambda: sentencepiece(MISTRAL, metaspace("always"), marks=MISTRAL_MARKS), "</s>", system=False
-    ),
+    "Mistral": Family(lambda: sentencepiece(MISTRAL, metaspace("always"), marks=MISTRAL_MARKS), "</s>", system=False),
     "Mistral, bytes": Family(
         lambda: byte_family(MISTRAL, ["<s>", *MISTRAL_MARKS, "</s>"], bos="<s>"), "</s>", system=False
     ),

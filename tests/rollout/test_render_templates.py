@@ -21,6 +21,7 @@ from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizer
 from transformers import PreTrainedTokenizer, PreTrainedTokenizerFast
 
 from metarlgym import ConfigError
+from metarlgym.rollout import control_tokens
 from metarlgym.rollout.render import ChatRenderer, Message, PlainRenderer
 from metarlgym.training.scratch import CHAT_TEMPLATE, byte_tokenizer, chat_tokenizer, word_tokenizer
 
@@ -142,7 +143,10 @@ def foreign_template():
 
 REFUSED = {
     "thought opened": (lambda: byte_family(trl_template("qwen3_5_think"), CHATML_MARKS, THINKING), "inside a thought"),
-    "R1": (lambda: byte_family(trl_template("deepseek_r1_distill"), ["<｜User｜>", "<｜end▁of▁sentence｜>"]), "thought"),
+    "R1": (
+        lambda: byte_family(trl_template("deepseek_r1_distill"), ["<｜User｜>", "<｜end▁of▁sentence｜>"]),
+        "thought",
+    ),
     "another family's template": (foreign_template, "not with a special token"),
     "own Python code": (shouting, r"the text 'hi' .* differently than in a trial that grows"),
     "no backend": (slow, "has no tokenizer.json"),
@@ -156,6 +160,15 @@ def test_refused_in_one_line(name):
     with pytest.raises(ConfigError, match=words) as refusal:
         ChatRenderer(make())
     assert "\n" not in str(refusal.value)
+
+
+def test_a_copy_that_lost_ordinary_added_tokens_would_be_found(monkeypatch):
+    """Real Gemma-3 without its added line breaks encodes 3 of 10 awkward texts differently."""
+    tokenizer = FAMILIES["Gemma"].make()
+    every = {token.content: i for i, token in tokenizer.added_tokens_decoder.items()}
+    monkeypatch.setattr(control_tokens, "control_tokens", lambda tokenizer: every)
+    with pytest.raises(ConfigError, match=r"encodes the text .* differently than in a trial that grows"):
+        ChatRenderer(tokenizer)
 
 
 def test_templates_of_trl_are_accepted_or_refused_in_one_line():
