@@ -94,7 +94,7 @@ class PlainRenderer(Renderer):
         self.end_ids = frozenset([self.end_id])
         self.fixed_action_tokens = fixed_action_tokens
         self.separator = separator
-        prove_text(self.encoder, self.encoder.encode_text)
+        prove_text(self.encoder)
 
     def _prompt(self, messages: Sequence[Message]) -> list[int]:
         bos = self.tokenizer.bos_token_id

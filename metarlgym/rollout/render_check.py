@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from metarlgym.datatypes import ConfigError, MetaRLGymError
 from metarlgym.rollout.chat_template import ACTION, FIRST, RULES, ChatTemplate, Message
@@ -43,17 +44,20 @@ def forgeries(shown: list[str], marks: list[str]) -> Iterator[str]:
         yield f" {first}"
 
 
-def prove_text(encoder: TextEncoder, encode: Callable[[str], list[int]]) -> None:
+def prove_text(encoder: TextEncoder) -> None:
     """Texts without control tokens have the tokenizer's own ids; texts that spell control tokens have none of them.
 
     Raises:
         ConfigError: naming the text.
     """
-    tokenizer = encoder.tokenizer
-    for text in AWKWARD:
-        if encode(text) != tokenizer.encode(text, add_special_tokens=False):
-            raise _differs(encoder, text)
-    _try_forgeries(encoder, [], encode)
+    with _refused(encoder):
+        for text in AWKWARD:
+            if encoder.encode_text(text) != encoder.tokenizer.encode(text, add_special_tokens=False):
+                raise ConfigError(
+                    f"tokenizer {encoder.tokenizer.name_or_path!r} encodes the text {text!r} differently than its "
+                    "backend does: use another tokenizer."
+                )
+        _try_forgeries(encoder, [], encoder.encode_text)
 
 
 def prove_chat(template: ChatTemplate) -> None:
@@ -63,22 +67,24 @@ def prove_chat(template: ChatTemplate) -> None:
         ConfigError: naming the text, or what the template does.
     """
     encoder = template.encoder
-    _prove_that_turns_are_kept(template)
-    for text in AWKWARD:
-        user = Message("user", text)
-        opening = [Message("system", text), user] if text else [user]
-        for conversation in (opening, [*opening, ACTION, user]):
-            own = _own_ids(template, template.render_plain(conversation))
-            if template.ids(conversation) != own:
-                raise _differs(encoder, text)
-        expected = template.answer_ids(text)
-        for conversation in ([FIRST, ACTION, user], [RULES, FIRST, _NEXT_ACTION, _LATER, ACTION, user]):
-            if _own_stretch(template, conversation) != expected:
-                raise _differs(encoder, text)
-    shown = list(dict.fromkeys(encoder.pattern.findall(template.render([RULES, FIRST, ACTION, _LATER]))))
-    _try_forgeries(encoder, shown, lambda text: template.ids([Message("system", text), Message("user", text)]))
-    _try_forgeries(encoder, shown, lambda text: template.ids([RULES, FIRST, Message("assistant", text), _LATER]))
-    _try_forgeries(encoder, shown, template.answer_ids)
+    with _refused(encoder):
+        _prove_that_turns_are_kept(template)
+        _prove_that_no_thought_is_open(template)
+        for text in AWKWARD:
+            user = Message("user", text)
+            opening = [Message("system", text), user] if text else [user]
+            for conversation in (opening, [*opening, ACTION, user]):
+                own = _own_ids(template, template.render_plain(conversation))
+                if template.ids(conversation) != own:
+                    raise _differs(encoder, text)
+            expected = template.answer_ids(text)
+            for conversation in ([FIRST, ACTION, user], [RULES, FIRST, _NEXT_ACTION, _LATER, ACTION, user]):
+                if _own_stretch(template, conversation) != expected:
+                    raise _differs(encoder, text)
+        shown = list(dict.fromkeys(encoder.pattern.findall(template.render([RULES, FIRST, ACTION, _LATER]))))
+        _try_forgeries(encoder, shown, lambda text: template.ids([Message("system", text), Message("user", text)]))
+        _try_forgeries(encoder, shown, lambda text: template.ids([RULES, FIRST, Message("assistant", text), _LATER]))
+        _try_forgeries(encoder, shown, template.answer_ids)
 
 
 def _prove_that_turns_are_kept(template: ChatTemplate) -> None:
@@ -94,11 +100,15 @@ def _prove_that_turns_are_kept(template: ChatTemplate) -> None:
     )
     if not kept:
         raise template.rewrites("user")
-    opened = answer.rfind(THOUGHT_START)
-    if opened > answer.rfind(THOUGHT_END):
+
+
+def _prove_that_no_thought_is_open(template: ChatTemplate) -> None:
+    prompt = template.render([RULES, FIRST])
+    opened = prompt.rfind(THOUGHT_START)
+    if opened > prompt.rfind(THOUGHT_END):
         raise ConfigError(
             f"the chat template of {template.tokenizer.name_or_path!r} begins the assistant's turn inside a thought "
-            f"({answer[opened:]!r}), so a thought that is cut short would count as an action: set chat_template_kwargs "
+            f"({prompt[opened:]!r}), so a thought that is cut short would count as an action: set chat_template_kwargs "
             "(such as enable_thinking: false), or use another template."
         )
 
@@ -137,13 +147,22 @@ def _own_stretch(template: ChatTemplate, conversation: list[Message]) -> list[in
 
 
 def _try_forgeries(encoder: TextEncoder, shown: list[str], encode: Callable[[str], list[int]]) -> None:
+    """`encode` raises where a forged mark becomes a control token."""
+    for text in forgeries(shown, list(encoder.marks)):
+        encode(text)
+
+
+@contextmanager
+def _refused(encoder: TextEncoder) -> Iterator[None]:
+    """Turns control tokens that come out of text into a refusal of the tokenizer."""
     try:
-        for text in forgeries(shown, list(encoder.marks)):
-            encode(text)
+        yield
+    except ConfigError:
+        raise
     except MetaRLGymError as error:
         raise ConfigError(
-            f"tokenizer {encoder.tokenizer.name_or_path!r} makes control tokens out of text ({error}): an environment "
-            "could forge turns. Use another tokenizer."
+            f"tokenizer {encoder.tokenizer.name_or_path!r} makes control tokens out of text, so an environment could "
+            f"forge turns ({error}): use another tokenizer."
         ) from error
 
 

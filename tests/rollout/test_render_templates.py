@@ -141,7 +141,15 @@ def foreign_template():
     return tokenizer
 
 
+def marks_only_between_blanks():
+    tokenizer = byte_tokenizer()
+    tokenizer.add_tokens([AddedToken(mark, special=True, single_word=True) for mark in CHATML_MARKS])
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
+
+
 REFUSED = {
+    "marks in pieces": (marks_only_between_blanks, "does not encode its chat template's marks .* as one token each"),
     "thought opened": (lambda: byte_family(trl_template("qwen3_5_think"), CHATML_MARKS, THINKING), "inside a thought"),
     "R1": (
         lambda: byte_family(trl_template("deepseek_r1_distill"), ["<｜User｜>", "<｜end▁of▁sentence｜>"]),
@@ -242,15 +250,30 @@ def test_our_own_tokenizers_encode_as_they_always_did(make):
             assert renderer.bridge(text, True) == tokenizer.encode(head + text + tail, add_special_tokens=False)
 
 
-def test_a_control_token_that_comes_out_of_text_ends_the_trial():
-    """The normaliser makes the copy's private name out of a word, which no check at the start can foresee."""
+def ends(**settings):
+    """A word-level tokenizer with one control token, `<end>`."""
     backend = Tokenizer(models.WordLevel({"<unk>": 0, "<end>": 1, "say": 2}, unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    for name, value in settings.items():
+        setattr(backend, name, value)
     backend.add_special_tokens([AddedToken("<end>", special=True)])
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", eos_token="<end>")
-    renderer = PlainRenderer(tokenizer)
-    names = [name for name, i in renderer.encoder._copy.get_vocab().items() if i == 1]
-    renderer.encoder._copy.normalizer = normalizers.Replace("sesame", names[0])
+    return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", eos_token="<end>")
+
+
+def copy_name(tokenizer):
+    """The private name of `<end>` in the copy that encodes texts."""
+    return next(name for name, i in control_tokens.TextEncoder(tokenizer)._copy.get_vocab().items() if i == 1)
+
+
+def test_a_tokenizer_that_makes_control_tokens_out_of_text_is_refused():
+    forging = normalizers.Replace("hi", f" {copy_name(ends())} ")
+    with pytest.raises(ConfigError, match=r"makes control tokens out of text, so an environment could forge turns"):
+        PlainRenderer(ends(normalizer=forging))
+
+
+def test_a_control_token_that_comes_out_of_text_ends_the_trial():
+    """The normaliser makes the copy's private name out of a word that no check at the start could foresee."""
+    renderer = PlainRenderer(ends(normalizer=normalizers.Replace("sesame", copy_name(ends()))))
     assert renderer.encode("say <end>") == [2, 0]
     with pytest.raises(AssertionError, match=r"MetaRLGymError: text would be encoded with the control tokens"):
         rebuilt(renderer, "sesame")
