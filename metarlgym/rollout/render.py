@@ -8,22 +8,20 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 from metarlgym.datatypes import ConfigError
-
-_CACHE_LIMIT = 65_536
-
-
-class Message(NamedTuple):
-    """One message of a conversation."""
-
-    role: Literal["system", "user", "assistant"]
-    text: str
+from metarlgym.rollout.bounded_cache import BoundedCache, ids_bytes, text_bytes
+from metarlgym.rollout.chat_template import ChatTemplate, Message
+from metarlgym.rollout.control_tokens import TextEncoder
+from metarlgym.rollout.render_check import prove_chat, prove_text
 
 
 class Renderer(ABC):
-    """Base class. `end_id` closes rows; sampling any of `end_ids` ends an action."""
+    """Base class. `end_id` closes rows; sampling any of `end_ids` ends an action.
+
+    Texts never become control tokens, whatever they spell (`control_tokens.TextEncoder`). Caches are bounded by size.
+    """
 
     tokenizer: Any
     end_id: int
@@ -33,17 +31,17 @@ class Renderer(ABC):
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
-        self._encoded: dict[str, list[int]] = {}
-        self._decoded: dict[tuple[int, ...], str] = {}
-        self._prompts: dict[tuple[Message, ...], list[int]] = {}
+        self.encoder = TextEncoder(tokenizer)
+        self._encoded: BoundedCache[str, list[int]] = BoundedCache()
+        self._decoded: BoundedCache[tuple[int, ...], str] = BoundedCache()
+        self._prompts: BoundedCache[tuple[Message, ...], list[int]] = BoundedCache()
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text without special tokens added; cached, because environments repeat themselves."""
         ids = self._encoded.get(text)
         if ids is None:
-            if len(self._encoded) >= _CACHE_LIMIT:
-                self._encoded.clear()
-            ids = self._encoded[text] = self.tokenizer.encode(text, add_special_tokens=False)
+            ids = self.encoder.encode_text(text)
+            self._encoded.keep(text, ids, text_bytes(text) + ids_bytes(len(ids)))
         return ids
 
     def decode_action(self, ids: Sequence[int]) -> str:
@@ -51,10 +49,9 @@ class Renderer(ABC):
         key = tuple(ids)
         text = self._decoded.get(key)
         if text is None:
-            if len(self._decoded) >= _CACHE_LIMIT:
-                self._decoded.clear()
             kept = key[:-1] if key and key[-1] in self.end_ids else key
-            text = self._decoded[key] = self.tokenizer.decode(list(kept), skip_special_tokens=False)
+            text = self.tokenizer.decode(list(kept), skip_special_tokens=False)
+            self._decoded.keep(key, text, text_bytes(text) + ids_bytes(len(key)))
         return text
 
     def prompt(self, messages: Sequence[Message]) -> list[int]:
@@ -62,9 +59,8 @@ class Renderer(ABC):
         key = tuple(messages)
         ids = self._prompts.get(key)
         if ids is None:
-            if len(self._prompts) >= 4096:
-                self._prompts.clear()
-            ids = self._prompts[key] = self._prompt(key)
+            ids = self._prompt(key)
+            self._prompts.keep(key, ids, sum(text_bytes(message.text) for message in key) + ids_bytes(len(ids)))
         return ids
 
     @abstractmethod
@@ -98,6 +94,7 @@ class PlainRenderer(Renderer):
         self.end_ids = frozenset([self.end_id])
         self.fixed_action_tokens = fixed_action_tokens
         self.separator = separator
+        prove_text(self.encoder)
 
     def _prompt(self, messages: Sequence[Message]) -> list[int]:
         bos = self.tokenizer.bos_token_id
@@ -118,67 +115,53 @@ class PlainRenderer(Renderer):
         return ids if ended or self.fixed_action_tokens else [self.end_id, *ids]
 
 
-_ACTION, _TEXT = "ACTIONSENTINEL", "TEXTSENTINEL"
-
-
 class ChatRenderer(Renderer):
-    """For chat models: the template renders the initial prompt; afterwards only its own between-turn tokens are added.
+    """For chat models: the template renders the initial prompt; afterwards only what follows an action's end is added.
 
-    Those are found by rendering a dummy conversation: what stands between an assistant message and the next user text,
-    and between that text and the next assistant message. The first of them must be a special token, which ends actions.
+    That stretch is the template's own rendering of a short conversation, cut at the control token that ends an action.
+    At the start it is proved (`render_check`) that its ids are those of the stretch inside longer conversations. Rules
+    are a system message, or stand at the head of the first user message where the template keeps only that in place.
 
     Raises:
-        ConfigError: no template; or a template that rewrites earlier turns, so that a transcript could not just grow.
+        ConfigError: no template; or one with which a transcript could not just grow.
     """
 
     def __init__(self, tokenizer: Any, template_kwargs: dict[str, Any] | None = None) -> None:
-        super().__init__(tokenizer)
-        self.template_kwargs = template_kwargs or {}
-        name = tokenizer.name_or_path
         if not getattr(tokenizer, "chat_template", None):
             raise ConfigError(
-                f"tokenizer {name!r} has no chat template: set renderer='plain', or give a model with a template."
+                f"tokenizer {tokenizer.name_or_path!r} has no chat template: set renderer='plain', or give a model "
+                "with a template."
             )
-        self._system = True
-        dummy = [Message("system", "RULES"), Message("user", "FIRST")]
-        try:
-            prompt = self._render(dummy)
-        except Exception:  # templates raise what they like when they know no system role
-            self._system = False
-            prompt = self._render(dummy)
-        whole = self._render([*dummy, Message("assistant", _ACTION), Message("user", _TEXT)])
-        if not whole.startswith(prompt + _ACTION):
-            raise ConfigError(
-                f"the chat template of {name!r} rewrites earlier turns (a prompt followed by its answer is no prefix "
-                "of the longer conversation), so a trial could not grow token by token. Use a template that keeps "
-                "earlier turns, or chat_template_kwargs that make it so."
-            )
-        between = whole[len(prompt) + len(_ACTION) : whole.index(_TEXT)]
-        self._tail = whole[whole.index(_TEXT) + len(_TEXT) :]
-        first = tokenizer.encode(between, add_special_tokens=False)[:1]
-        if not first or first[0] not in tokenizer.all_special_ids:
-            raise ConfigError(
-                f"the chat template of {name!r} ends an assistant turn with {between!r}, not with a special token: "
-                "add its end-of-turn mark to the tokenizer's special tokens."
-            )
-        self.end_id = first[0]
+        super().__init__(tokenizer)
+        self._bridges: BoundedCache[str, list[int]] = BoundedCache()
+        self.template = self._proved(template_kwargs or {})
+        self.end_id = self.template.end_id
         self.end_ids = frozenset({self.end_id, tokenizer.eos_token_id} - {None})
-        self._head = between[len(tokenizer.convert_ids_to_tokens(self.end_id)) :]
 
-    def _render(self, messages: Sequence[Message]) -> str:
-        if not self._system and messages[0].role == "system":
-            merged = f"{messages[0].text}\n\n{messages[1].text}".strip()
-            messages = [Message(messages[1].role, merged), *messages[2:]]
-        return self.tokenizer.apply_chat_template(
-            [{"role": role, "content": text} for role, text in messages],
-            tokenize=False,
-            add_generation_prompt=True,
-            **self.template_kwargs,
-        )
+    def _proved(self, template_kwargs: dict[str, Any]) -> ChatTemplate:
+        """The template with the rules where it keeps them."""
+        problem: ConfigError | None = None
+        for system in (True, False):
+            try:
+                template = ChatTemplate(self.tokenizer, self.encoder, template_kwargs, system)
+                prove_chat(template)
+                return template
+            except ConfigError as error:
+                problem = problem or error
+            except Exception as error:  # templates raise what they like, for instance when they know no system role
+                if not system:
+                    problem = problem or ConfigError(
+                        f"the chat template of {self.tokenizer.name_or_path!r} fails: {type(error).__name__}: {error}."
+                    )
+        assert problem is not None
+        raise problem
 
     def _prompt(self, messages: Sequence[Message]) -> list[int]:
-        return self.tokenizer.encode(self._render(messages), add_special_tokens=False)
+        return self.template.ids(messages)
 
     def bridge(self, text: str, ended: bool) -> list[int]:
-        ids = self.encode(self._head + text + self._tail)
+        ids = self._bridges.get(text)
+        if ids is None:
+            ids = self.template.answer_ids(text)[1:]
+            self._bridges.keep(text, ids, text_bytes(text) + ids_bytes(len(ids)))
         return ids if ended else [self.end_id, *ids]

@@ -18,7 +18,8 @@ CHATML = (
 )
 NO_SYSTEM = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}" + CHATML
 REWRITES = CHATML.replace("{{ m['content'] }}", "{{ m['content'] if loop.last else m['content'] | lower }}")
-DROPS_THOUGHTS = CHATML.replace("{{ m['content'] }}", "{{ m['content'].split('</think>')[-1] }}").replace(
+REWRITES_USER = REWRITES.replace("loop.last", "loop.last or m['role'] == 'assistant'")
+OPENS_THOUGHT = CHATML.replace("{{ m['content'] }}", "{{ m['content'].split('</think>')[-1] }}").replace(
     "<|im_start|>assistant\n{% endif %}", "<|im_start|>assistant\n<think>{% endif %}"
 )
 NO_END = CHATML.replace("<|im_end|>\n", "\n\n")
@@ -172,10 +173,15 @@ def test_template_arguments_reach_the_template():
     assert tokenizer.decode(ChatRenderer(tokenizer).prompt(CONVERSATION)).startswith("<|im")
 
 
-@pytest.mark.parametrize("template", [REWRITES, DROPS_THOUGHTS], ids=["lower case", "drops thoughts"])
-def test_a_template_that_rewrites_history_is_refused(template):
-    with pytest.raises(ConfigError, match="rewrites earlier turns"):
+@pytest.mark.parametrize(("role", "template"), [("user", REWRITES_USER), ("assistant", REWRITES)])
+def test_a_template_that_rewrites_history_is_refused(role, template):
+    with pytest.raises(ConfigError, match=rf"rewrites earlier turns \(what the {role} said"):
         ChatRenderer(chat_tokenizer(template))
+
+
+def test_a_template_that_begins_inside_a_thought_is_refused():
+    with pytest.raises(ConfigError, match=r"begins the assistant's turn inside a thought \('<think>'\)"):
+        ChatRenderer(chat_tokenizer(OPENS_THOUGHT))
 
 
 def test_a_tokenizer_without_template_is_refused():

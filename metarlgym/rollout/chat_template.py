@@ -1,0 +1,126 @@
+"""A chat template around texts that were written by environments and models.
+
+Texts are put into the template with their control tokens hidden, so that the template's logic cannot trip over them and
+every control token of the rendering is the template's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+from metarlgym.datatypes import ConfigError
+from metarlgym.rollout.control_tokens import THOUGHT_END, TextEncoder
+
+
+class Message(NamedTuple):
+    """One message of a conversation."""
+
+    role: Literal["system", "user", "assistant"]
+    text: str
+
+
+RULES, FIRST = Message("system", "RULES"), Message("user", "FIRSTSENTINEL")
+ACTION = Message("assistant", "ACTIONSENTINEL")
+
+
+class ChatTemplate:
+    """Renders conversations, and the stretch of one that an environment's answer needs.
+
+    Args:
+        tokenizer: has the template.
+        encoder: hides and encodes texts.
+        template_kwargs: given to the template.
+        system: whether rules are a message of their own; otherwise they stand at the head of the first user message.
+
+    Raises:
+        ConfigError: assistant turns do not end with a control token.
+        Exception: whatever the template raises, for instance because it has no system role.
+    """
+
+    def __init__(self, tokenizer: Any, encoder: TextEncoder, template_kwargs: dict[str, Any], system: bool) -> None:
+        self.tokenizer = tokenizer
+        self.encoder = encoder
+        self.kwargs = template_kwargs
+        self.system = system
+        self._drops_thoughts = False
+        answer = self.after_action(self.render([RULES, FIRST, ACTION, FIRST]), ACTION)
+        between = answer[: answer.index(FIRST.text)] if FIRST.text in answer else answer
+        mark = encoder.pattern.search(between)
+        # Blanks between an action and its end stay out of transcripts. Only the end of sequence surely is an end then.
+        if mark is None or (between[: mark.start()] and (between[: mark.start()].strip() or mark[0] != self._eos)):
+            raise ConfigError(
+                f"the chat template of {tokenizer.name_or_path!r} ends an assistant turn with {between!r}, not with a "
+                "special token: add its end-of-turn mark to the tokenizer's special tokens."
+            )
+        self.end, self._skip = mark[0], mark.start()
+        """The control token that ends an action, as text."""
+        self.end_id = encoder.marks[self.end]
+        self._drops_thoughts = self._thoughts_are_dropped()
+
+    @property
+    def _eos(self) -> str | None:
+        return self.tokenizer.eos_token
+
+    def _thoughts_are_dropped(self) -> bool:
+        """Whether the template leaves out what earlier answers say before `</think>`."""
+        if THOUGHT_END not in self.encoder.marks:
+            return False
+        thinking = {"role": ACTION.role, "content": f"THOUGHTSENTINEL{THOUGHT_END}{ACTION.text}"}
+        rendered = self._apply([self._plain(m) for m in self._merge([RULES, FIRST])] + [thinking, self._plain(FIRST)])
+        return "THOUGHTSENTINEL" not in rendered and ACTION.text in rendered
+
+    def after_action(self, rendered: str, action: Message) -> str:
+        """What follows an action in a rendering."""
+        if action.text not in rendered:
+            raise self.rewrites("assistant")
+        return rendered[rendered.index(action.text) + len(action.text) :]
+
+    def rewrites(self, role: str) -> ConfigError:
+        """The refusal of a template that renders what `role` said differently once the conversation goes on."""
+        return ConfigError(
+            f"the chat template of {self.tokenizer.name_or_path!r} rewrites earlier turns (what the {role} said is "
+            "rendered differently once the conversation goes on), so a trial could not grow token by token. Use a "
+            "template that keeps earlier turns, or chat_template_kwargs that make it so."
+        )
+
+    def _merge(self, messages: Sequence[Message]) -> Sequence[Message]:
+        if self.system or messages[0].role != "system":
+            return messages
+        merged = f"{messages[0].text}\n\n{messages[1].text}".strip()
+        return [Message(messages[1].role, merged), *messages[2:]]
+
+    def _plain(self, message: Message) -> dict[str, str]:
+        return {"role": message.role, "content": message.text}
+
+    def _hidden(self, message: Message) -> dict[str, str]:
+        hide = self.encoder.hide
+        role, text = message
+        if self._drops_thoughts and role == "assistant" and THOUGHT_END in text:
+            thought, _, said = text.rpartition(THOUGHT_END)
+            return {"role": role, "content": hide(thought) + THOUGHT_END + hide(said)}
+        return {"role": role, "content": hide(text)}
+
+    def _apply(self, conversation: list[dict[str, str]]) -> str:
+        return self.tokenizer.apply_chat_template(
+            conversation, tokenize=False, add_generation_prompt=True, **self.kwargs
+        )
+
+    def render_plain(self, messages: Sequence[Message]) -> str:
+        """The template's own rendering, with nothing hidden: for texts that are known to hold no control tokens."""
+        return self._apply([self._plain(message) for message in self._merge(messages)])
+
+    def render(self, messages: Sequence[Message]) -> str:
+        """A conversation up to where the assistant speaks, the control tokens in its texts hidden."""
+        return self._apply([self._hidden(message) for message in self._merge(messages)])
+
+    def ids(self, messages: Sequence[Message]) -> list[int]:
+        """Ids of a conversation up to where the assistant speaks."""
+        return self.encoder.encode(self.render(messages))
+
+    def answer_ids(self, text: str) -> list[int]:
+        """Ids from the end mark of an action to where the assistant speaks again, around an environment's answer."""
+        rendered = self.render([RULES, FIRST, ACTION, Message("user", text)])
+        # Encoded behind an action, because some tokenizers treat the beginning of what they get differently.
+        ids = self.encoder.encode(ACTION.text + self.after_action(rendered, ACTION)[self._skip :])
+        return ids[ids.index(self.end_id) :]

