@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import os
 import resource
 import signal
@@ -77,7 +78,9 @@ def test_a_complete_checkpoint_is_marked_last(tmp_path):
     assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint-3", "checkpoint-6"]
     for path in checkpoints(tmp_path):
         mark = path / COMPLETE
-        assert mark.read_text() == f"{path.name.split('-')[1]}\n"
+        written = json.loads(mark.read_text())
+        assert written["step"] == int(path.name.split("-")[1])
+        assert {"model.safetensors", "optimizer.pt", "trainer_state.json"} < written["files"].keys()
         assert all(mark.stat().st_mtime_ns >= file.stat().st_mtime_ns for file in path.iterdir())
 
 

@@ -113,7 +113,8 @@ def test_overwrite_replaces_it(done, tmp_path):
     run(tmp_path, max_steps=2)
     (tmp_path / "note.txt").write_text("old")
     run(tmp_path, "--overwrite", "True")
-    assert not (tmp_path / "note.txt").exists()
+    assert (tmp_path / "note.txt").read_text() == "old" and not list(tmp_path.glob(".replaced-*"))
+    assert not (tmp_path / "checkpoint-3").exists()
     assert torch.equal(weights(tmp_path / "final"), weights(folder / "final"))
 
 
