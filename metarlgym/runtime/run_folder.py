@@ -75,7 +75,11 @@ class RunFolder:
             lock = Lock(root)
             run = cls(root, kind, made, lock)
             run._recover()
-            run._begin(mode)
+            try:
+                run._begin(mode)
+            except BaseException:
+                run._recover()
+                raise
         except BaseException as error:
             if lock is not None:
                 lock.release()
@@ -199,13 +203,9 @@ class RunFolder:
             )
         aside = self.path / f".replaced-{new}"
         aside.mkdir()
-        try:
-            for path in sorted(entries(self.path, tree), key=lambda p: p.name == RUN):
-                if path.name != LOCK:
-                    path.rename(aside / path.name)
-        except OSError:
-            self._put_back(aside)
-            raise
+        for path in sorted(entries(self.path, tree), key=lambda p: p.name == RUN):
+            if path.name != LOCK:
+                path.rename(aside / path.name)
 
     # ------------------------------------------------------------------ undoing
 
@@ -329,9 +329,7 @@ def check_place(root: Path) -> None:
         where = "" if folder == root else f" lies below {str(folder)!r}, which"
         if folder.is_symlink() and not folder.exists():
             target = folder.readlink()
-            raise ConfigError(
-                f"{what}{where} is a link to {str(target)!r}, which does not exist: make that folder first."
-            )
+            raise ConfigError(f"{what}{where} is a link to {str(target)!r}, which does not exist: make it first.")
         if folder.exists() and not folder.is_dir():
             raise ConfigError(f"{what}{where} is a file: {ELSEWHERE}.")
     there = next(folder for folder in (root, *root.parents) if folder.exists())

@@ -58,7 +58,9 @@ def held_settings(folder: Path) -> dict[str, Any]:
     return {}
 
 
-def differences(held: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+def differences(
+    held: Mapping[str, Any], now: Mapping[str, Any], free: re.Pattern[str] = FREE
+) -> list[tuple[str, Any, Any]]:
     """(name, before, now) of the settings that differ and are not free to.
 
     A batch on each of several processes counts as one: the same run may go on with more or fewer processes.
@@ -66,7 +68,7 @@ def differences(held: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[s
     now = json.loads(json.dumps(now))
     found = []
     for name in now:
-        if name not in held or FREE.fullmatch(name):
+        if name not in held or free.fullmatch(name):
             continue
         before, after = held[name], now[name]
         if name == "per_device_train_batch_size" and PROCESSES in held:
@@ -76,13 +78,13 @@ def differences(held: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[s
     return found
 
 
-def check_same(folder: Path, now: Mapping[str, Any], may_change: Sequence[str]) -> None:
+def check_same(folder: Path, now: Mapping[str, Any], may_change: Sequence[str], free: re.Pattern[str] = FREE) -> None:
     """Refuse to go on with other settings.
 
     Raises:
         ConfigError: naming the first one that differs.
     """
-    for name, before, after in differences(held_settings(folder), now):
+    for name, before, after in differences(held_settings(folder), now, free):
         if name not in may_change:
             raise refusal(folder, name, before, after, may_change)
 

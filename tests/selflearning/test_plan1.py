@@ -281,12 +281,12 @@ def test_overwrite_spares_what_is_not_a_run(tmp_path, capsys):
     folder = tmp_path / "thesis"
     folder.mkdir()
     (folder / "chapter.txt").write_text("years of work")
-    assert main([*flags(folder), "--overwrite"]) == 2 and "holds no run" in capsys.readouterr().err
+    assert main([*flags(folder), "--overwrite"]) == 2 and "holds no run to overwrite" in capsys.readouterr().err
     assert (folder / "chapter.txt").read_text() == "years of work"
     (folder / "arms").mkdir()
-    (folder / "config.yaml").write_text("plan: '1'\n")
-    assert main([*flags(folder, seeds="1"), "--overwrite"]) == 0
-    assert (folder / "chapter.txt").exists() and (folder / "summary.json").exists()
+    (folder / "arms" / "notes.md").write_text("mine")
+    assert main([*flags(folder), "--overwrite"]) == 2 and "holds arms, which a run would" in capsys.readouterr().err
+    assert (folder / "arms" / "notes.md").read_text() == "mine" and len(list(folder.iterdir())) == 2
 
 
 def test_an_arm_that_fails_is_named(tmp_path, capsys):
