@@ -83,6 +83,7 @@ class CheckpointMixin:
         schedule.base_lrs = [peak for _ in schedule.base_lrs]
         for group, rate in zip(schedule.optimizer.param_groups, schedule.lr_lambdas, strict=True):
             group["initial_lr"], group["lr"] = peak, peak * rate(schedule.last_epoch)
+        schedule._last_lr = [group["lr"] for group in schedule.optimizer.param_groups]
 
 
 def _rotate(folder: Path, limit: int | None, kept: set[Path]) -> None:

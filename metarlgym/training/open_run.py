@@ -182,6 +182,8 @@ def _claim(
         for line in skipped:
             console.print(line, highlight=False, soft_wrap=True)
     if run.resume_from is not None:
-        console.print(f"resuming from {run.resume_from}", highlight=False)
+        console.print(f"resuming from {run.resume_from}", highlight=False, soft_wrap=True)
     elif run.folder.resumed:
-        console.print(f"no complete checkpoint in {run.path}: starting from the beginning", highlight=False)
+        console.print(
+            f"no complete checkpoint in {run.path}: starting from the beginning", highlight=False, soft_wrap=True
+        )
