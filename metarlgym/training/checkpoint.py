@@ -17,7 +17,7 @@ from metarlgym.datatypes import MetaRLGymError
 from metarlgym.runtime.layout import CHECKPOINT, remove_tree
 from metarlgym.runtime.sound import COMPLETE, mark_complete
 
-__all__ = ["COMPLETE", "CheckpointMixin", "checkpoints", "latest_complete"]
+__all__ = ["COMPLETE", "CheckpointMixin", "checkpoints", "is_disk_error", "latest_complete"]
 
 
 def checkpoints(folder: str | Path) -> list[Path]:
@@ -58,7 +58,7 @@ class CheckpointMixin:
                 best = self.state.best_model_checkpoint  # type: ignore[attr-defined]
                 _rotate(folder, limit, {path, Path(best or path)})
         except Exception as error:  # safetensors has an exception class of its own
-            if not _is_disk_error(error):
+            if not is_disk_error(error):
                 raise
             last, _ = latest_complete(folder)
             kept = f"the last complete checkpoint is {last}" if last else "there is no complete checkpoint yet"
@@ -97,7 +97,7 @@ def _rotate(folder: Path, limit: int | None, kept: set[Path]) -> None:
         remove_tree(path, CHECKPOINT)
 
 
-def _is_disk_error(error: BaseException) -> bool:
+def is_disk_error(error: BaseException) -> bool:
     """Disk full, quota or write failure, as the operating system, safetensors or torch report it."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
         return True

@@ -16,7 +16,7 @@ from trl import get_peft_config
 
 from metarlgym.datatypes import ConfigError, MetaRLGymError
 from metarlgym.evaluation.adaptation import EvalSettings
-from metarlgym.evaluation.model_eval import evaluate_policy, write_report
+from metarlgym.evaluation.model_eval import evaluate_policy, report_table, write_report
 from metarlgym.memory import make_memory
 from metarlgym.rollout.render import Renderer
 from metarlgym.tasks import TaskGroup
@@ -24,6 +24,7 @@ from metarlgym.training.acting import connect
 from metarlgym.training.agreement import agree
 from metarlgym.training.arguments import Settings
 from metarlgym.training.callbacks import LiveProgress, MetricsFile, TrialSamples
+from metarlgym.training.checkpoint import is_disk_error
 from metarlgym.training.claim import check_before, check_changes, training_run
 from metarlgym.training.final import save_final
 from metarlgym.training.loading import load_config, load_tokenizer, make_renderer
@@ -117,13 +118,27 @@ def _train(
         progress.close()
     preemption.check()
     opened.stage = "final"
-    final = save_final(trainer, tokenizer, settings, folder)
+    try:
+        final = save_final(trainer, tokenizer, settings, folder)
+    except Exception as error:
+        if not is_disk_error(error):
+            raise
+        raise MetaRLGymError(
+            f"{folder / 'final'} could not be written ({error}). Free space there and start again with --resume."
+        ) from error
     if not run.final_eval_trials:
         return None
     report = _final_report(settings, group, trainer, renderer, final, console)
     if not trainer.accelerator.is_main_process:
         return None
-    write_report(report, folder, console)
+    try:
+        write_report(report, folder, console)
+    except OSError as error:
+        console.print(report_table(report))  # what was computed is not lost
+        raise MetaRLGymError(
+            f"{folder / 'eval.json'} cannot be written ({error.strerror}); the final model is {final}. Free space and "
+            f"evaluate it again: metarlgym eval --model {final}"
+        ) from error
     return report
 
 

@@ -22,3 +22,18 @@ def test_new_model(head, tmp_path, capsys):
 
     assert main(["new-model", "--out", str(folder)]) == 2
     assert "holds a model already" in " ".join(capsys.readouterr().err.split())
+
+
+def test_nothing_is_replaced(tmp_path, capsys):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "tokenizer.json").write_text("mine")
+    (tmp_path / "link").symlink_to("/data/none")
+    for out, told in (
+        (tmp_path / "mine", "holds tokenizer.json, which would be replaced"),
+        (tmp_path / "mine" / "tokenizer.json", "is a file"),
+        (tmp_path / "link", "is a link to '/data/none', which does not exist"),
+    ):
+        assert main(["new-model", "--out", str(out)]) == 2
+        line = capsys.readouterr().err
+        assert told in line and line.startswith("error: out=") and line.count("\n") == 1
+    assert (tmp_path / "mine" / "tokenizer.json").read_text() == "mine"

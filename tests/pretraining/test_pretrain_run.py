@@ -196,7 +196,7 @@ def test_overwrite_leaves_what_is_not_the_runs(tmp_path):
     train(folder, "--overwrite", max_steps=2)
     assert (folder / "src" / "thesis.tex").read_text() == "years" and not (folder / "checkpoint-6").exists()
     before = tree(tmp_path)
-    with pytest.raises(ConfigError, match="model_name_or_path=.* lies in output_dir"):
+    with pytest.raises(ConfigError, match=r"model_name_or_path=.* lies in output_dir"):
         train(folder, "--overwrite", model_name_or_path=folder / "final")
     assert tree(tmp_path) == before
 

@@ -178,6 +178,22 @@ def test_repeated_steps_are_logged_once_and_a_leftover_stop_is_gone(done, tmp_pa
     assert torch.equal(weights(folder / "final"), weights(done[0] / "final"))
 
 
+def test_a_full_disk_at_the_end_loses_nothing(done, tmp_path):
+    """What is there of a run that came to its end is made again by --resume."""
+    folder = tmp_path / "run"
+    shutil.copytree(done[0], folder)
+    shutil.rmtree(folder / "final")
+    (folder / "eval.json.part").symlink_to("/dev/full")
+    console = Console(file=io.StringIO(), width=200)
+    with pytest.raises(MetaRLGymError, match=r"eval.json cannot be written .*; the final model is .*final") as caught:
+        run_training(settings(folder, "--resume", "True"), console)
+    assert "\n" not in str(caught.value) and "held-out trials" in console.file.getvalue()
+    assert torch.equal(weights(folder / "final"), weights(done[0] / "final"))
+    (folder / "eval.json.part").unlink()
+    report, _ = run(folder, "--resume", "True")
+    assert report["return_mean"] == done[1]["return_mean"]
+
+
 def test_a_damaged_checkpoint_is_passed_over(done, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(done[0], folder)
