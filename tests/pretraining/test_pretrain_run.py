@@ -156,13 +156,10 @@ def test_every_setting_counts_when_a_run_goes_on(tmp_path):
         ("weight_decay", 0.0, 0.5),
         ("optim", "sgd", "adamw_torch(_fused)?"),
         ("adam_beta2", 0.9, 0.999),
-        ("momentum", 0.1, 0.9),
         ("lr_scheduler_type", "linear", "cosine"),
-        ("loss_on", "last", "all"),
     ):
-        changes = {**same, name: now} | ({"source": "rlm", "source_args": "{}"} if name == "loss_on" else {})
-        with pytest.raises(ConfigError, match=rf"{name}=.* was '?{was}'? in|source_args=") as caught:
-            train(tmp_path / "run", "--resume", **changes)
+        with pytest.raises(ConfigError, match=rf"{name}=.* was '?{was}'? in") as caught:
+            train(tmp_path / "run", "--resume", **{**same, name: now})
         assert "What may change: max_steps" in str(caught.value) and tree(tmp_path) == before
     del same["weight_decay"]  # left out, it is another one
     with pytest.raises(ConfigError, match=r"weight_decay=0\.0 was 0\.5"):

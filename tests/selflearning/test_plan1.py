@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from metarlgym import ConfigError
+from metarlgym import ConfigError, MetaRLGymError
 from metarlgym.cli.main import main
 from metarlgym.selflearning import plan1
 from metarlgym.selflearning.actor_critic import ActorCritic
@@ -289,7 +289,7 @@ def test_overwrite_spares_what_is_not_a_run(tmp_path, capsys):
     assert (folder / "arms" / "notes.md").read_text() == "mine" and len(list(folder.iterdir())) == 2
 
 
-def test_overwrite_replaces_the_run_and_keeps_the_users_files(tmp_path, capsys):
+def test_overwrite_replaces_the_run_and_keeps_the_users_files(tmp_path, capsys, monkeypatch):
     folder = tmp_path / "run"
     assert main([*flags(folder), "--only", "score-live-0"]) == 0
     pictures = sorted(path.name for path in folder.glob("*.png"))
@@ -305,7 +305,13 @@ def test_overwrite_replaces_the_run_and_keeps_the_users_files(tmp_path, capsys):
     assert (folder / "0_mine.png").read_text() == "mine"
     (folder / "0_mine.png").unlink()
     (folder / "arms" / "notes.md").unlink()
-    assert main([*flags(folder, phase_a_lr="1e30", phase_a_steps=20), "--overwrite"]) == 2  # fails: the old one is back
+
+    def broken(*_):
+        raise MetaRLGymError("no arm came to its end")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("metarlgym.selflearning.run._run_all", broken)
+        assert main([*flags(folder), "--overwrite"]) == 2  # fails: the old one is back
     assert json.loads((folder / "summary.json").read_text())["arm_seconds"].keys() == {"score-live-0"}
     assert main([*flags(folder, seeds="1"), "--only", "score-live-1", "--overwrite"]) == 0
     assert [path.name for path in (folder / "arms").glob("*.json")] == ["score-live-1.json"]
