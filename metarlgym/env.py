@@ -30,10 +30,10 @@ from typing import Any, ClassVar, Literal
 
 import gymnasium
 
+from metarlgym.author_values import RewardError, checked_flag, checked_step, checked_text
 from metarlgym.datatypes import JSON, ConfigError, Episode, EpisodeOver, MetaRLGymError, Optimum, Step, StopReason, Task
 from metarlgym.seeding import derive, stream
 from metarlgym.spaces import AnyText
-from metarlgym.author_values import RewardError, checked_flag, checked_step, checked_text
 
 Style = Literal["chat", "terse"]
 

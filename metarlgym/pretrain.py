@@ -5,23 +5,28 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from rich.console import Console
-from rich.markup import escape
-
 from metarlgym.datatypes import MetaRLGymError
-from metarlgym.train import leave_processes, without_gpu
+from metarlgym.train import end_processes, leave_processes, say, without_gpu
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run; returns the exit status. Errors a user can mend are one line."""
-    without_gpu()
-    try:
-        from metarlgym.pretraining.run import parse, run_pretraining
+    from metarlgym.runtime.interrupt import INTERRUPTED, Interrupted, stoppable
 
-        run_pretraining(parse(list(sys.argv[1:] if arguments is None else arguments)))
-        leave_processes()
+    try:
+        with stoppable():
+            without_gpu()
+            from metarlgym.pretraining.run import parse, run_pretraining
+
+            run_pretraining(parse(list(sys.argv[1:] if arguments is None else arguments)))
+            leave_processes()
+    except (KeyboardInterrupt, Interrupted) as error:  # the bare one while libraries are loaded
+        say(str(error) or "nothing was started.", stopped=True)
+        return end_processes(getattr(error, "status", INTERRUPTED))
     except MetaRLGymError as error:
-        Console(stderr=True).print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        from metarlgym.training.agreement import AgreedError
+
+        say(str(error), by_all=isinstance(error, AgreedError))
         return 2
     return 0
 

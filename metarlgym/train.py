@@ -18,25 +18,45 @@ def main(arguments: Sequence[str] | None = None) -> int:
     dry_run = "--dry-run" in arguments or "--dry_run" in arguments
     start_only = "--start-only" in arguments  # set by ourselves: see training/start.py
     arguments = [a for a in arguments if a not in ("--dry-run", "--dry_run", "--start-only")]
-    errors = Console(stderr=True)
-    without_gpu()
-    try:
-        from metarlgym.training.arguments import parse
-        from metarlgym.training.run import run_training
+    from metarlgym.runtime.interrupt import INTERRUPTED, Interrupted, stoppable
 
-        run_training(parse(arguments), Console(), dry_run, start_only)
-        leave_processes()
+    try:
+        with stoppable():
+            without_gpu()
+            from metarlgym.training.arguments import parse
+            from metarlgym.training.run import run_training
+
+            run_training(parse(arguments), Console(), dry_run, start_only)
+            leave_processes()
+    except (KeyboardInterrupt, Interrupted) as error:  # the bare one while libraries are loaded
+        if not start_only:  # else the run that asked for it says so
+            say(str(error) or "nothing was started.", stopped=True)
+        return end_processes(getattr(error, "status", INTERRUPTED))
     except MetaRLGymError as error:
         from metarlgym.training.agreement import AgreedError
         from metarlgym.training.preemption import EXIT_STATUS, Preempted
 
         stopped = isinstance(error, Preempted)
         # What all processes raise, the main one says for all.
-        if not isinstance(error, AgreedError | Preempted) or os.environ.get("RANK", "0") == "0":
-            mark = "[bold yellow]stopped:[/]" if stopped else "[bold red]error:[/]"
-            errors.print(f"{mark} {escape(str(error))}", highlight=False, soft_wrap=True)
+        say(str(error), stopped, by_all=isinstance(error, AgreedError | Preempted))
         return EXIT_STATUS if stopped else 2
     return 0
+
+
+def say(text: str, stopped: bool = False, by_all: bool = True) -> None:
+    """One line on stderr about how a command ended; with `by_all`, on the main process only."""
+    if not by_all or os.environ.get("RANK", "0") == "0":
+        mark = "[bold yellow]stopped:[/]" if stopped else "[bold red]error:[/]"
+        Console(stderr=True).print(f"{mark} {escape(text)}", highlight=False, soft_wrap=True)
+
+
+def end_processes(status: int) -> int:
+    """End a process of several at once: the others may be gone, and closing the group would wait for them."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    return status
 
 
 def leave_processes() -> None:

@@ -7,10 +7,10 @@ import io
 import itertools
 import math
 
+from metarlgym.author_values import RewardError
 from metarlgym.checks.subject import Subject, difference, ended, games, limit_of, mixed, play, replay, shorten
 from metarlgym.datatypes import EpisodeOver, MetaRLGymError, Step
 from metarlgym.env import Env
-from metarlgym.author_values import RewardError
 
 
 def interface(s: Subject) -> str | None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING
 
+from metarlgym.author_values import RewardError
 from metarlgym.checks.subject import (
     JUNK,
     Chooser,
@@ -20,7 +21,6 @@ from metarlgym.checks.subject import (
 )
 from metarlgym.datatypes import ConfigError, MetaRLGymError
 from metarlgym.seeding import stream
-from metarlgym.author_values import RewardError
 from metarlgym.trial import Trial
 
 if TYPE_CHECKING:

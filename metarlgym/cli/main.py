@@ -29,6 +29,7 @@ from metarlgym.cli import (
 )
 from metarlgym.datatypes import MetaRLGymError
 from metarlgym.faults import describe_fault
+from metarlgym.runtime.interrupt import Interrupted
 from metarlgym.terminal import finish_output, prepare_output
 
 app = typer.Typer(
@@ -53,6 +54,13 @@ app.add_typer(bench.app, name="bench")
 app.add_typer(generate.app, name="generate")
 app.add_typer(plot.app, name="plot")
 app.add_typer(yardsticks.app, name="yardsticks")
+
+
+STOPPED = {
+    "eval": "the evaluation is not done, and nothing is written; start the same command again.",
+    "read": "the reading is not done, and nothing is written; start the same command again.",
+}
+"""What Ctrl-C leaves, of commands that write at their end."""
 
 
 def _version(value: bool) -> None:
@@ -84,6 +92,8 @@ def _run(arguments: Sequence[str] | None) -> int:
         result: Any = command.main(
             list(sys.argv[1:] if arguments is None else arguments), prog_name="metarlgym", standalone_mode=False
         )
+    except Interrupted as error:
+        return _complain(str(error), error.status, "stopped: ", "bold yellow")
     except MetaRLGymError as error:
         return _complain(str(error), 2)
     except KeyboardInterrupt:
@@ -103,12 +113,13 @@ def _run(arguments: Sequence[str] | None) -> int:
         path = getattr(getattr(error, "ctx", None), "command_path", "metarlgym")
         return _complain(f"{error.format_message().rstrip('.')}. See {path} --help.", status)
     if result == 130:
-        Console(stderr=True).print("interrupted", style="yellow")
+        command_name = next(iter(sys.argv[1:] if arguments is None else arguments), "")
+        return _complain(STOPPED.get(command_name, "interrupted."), 130, "stopped: ", "bold yellow")
     return result if isinstance(result, int) else 0
 
 
-def _complain(message: str, status: int) -> int:
-    line = Text.assemble(("error: ", "bold red"), " ".join(message.split()))
+def _complain(message: str, status: int, mark: str = "error: ", style: str = "bold red") -> int:
+    line = Text.assemble((mark, style), " ".join(message.split()))
     Console(stderr=True).print(line, soft_wrap=True, highlight=False)
     return status
 

@@ -10,6 +10,8 @@ import typer
 
 from metarlgym.cli.common import output
 from metarlgym.datatypes import ConfigError, MetaRLGymError
+from metarlgym.runtime.layout import MODEL, entries
+from metarlgym.runtime.run_folder import check_place
 
 
 def command(
@@ -29,8 +31,16 @@ def command(
     Example:
       metarlgym new-model --out runs/tiny
     """
+    out = out.expanduser()
+    try:
+        check_place(out)
+    except ConfigError as error:
+        raise ConfigError(str(error).replace("output_dir", "out")) from None
     if (out / "config.json").exists():
         raise ConfigError(f"out={str(out)!r} holds a model already: name another folder.")
+    there = next(entries(out, MODEL), None) if out.exists() else None
+    if there is not None:
+        raise ConfigError(f"out={str(out)!r} holds {there.name}, which would be replaced: name another folder.")
     with output().status("making the model"):
         from safetensors import SafetensorError
 

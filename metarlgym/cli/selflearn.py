@@ -38,6 +38,7 @@ def command(
         print_settings({"The run": SelfLearnRun, **{t: find_plan(number).Config for t, number in plans.items()}})
         return
     from metarlgym.datatypes import ConfigError
+    from metarlgym.runtime.interrupt import stoppable
     from metarlgym.selflearning.run import parse, run_selflearning
 
     rest = list(context.args)
@@ -45,11 +46,13 @@ def command(
     while configs and rest and not rest[0].startswith("-"):
         configs.append(rest.pop(0))
     if len(configs) < 2:
-        run_selflearning(parse([*(["--config", *configs] if configs else []), *rest]))
+        with stoppable():
+            run_selflearning(parse([*(["--config", *configs] if configs else []), *rest]))
         return
     for name in ("output_dir", "only"):
         if any(part.split("=")[0] == f"--{name}" for part in rest):
             raise ConfigError(f"--{name} is for one plan, and {len(configs)} configs are given: run them one by one.")
     # All are read before the first is run: a wrong name should not be told after an hour.
     for settings in [parse(["--config", each, *rest]) for each in configs]:
-        run_selflearning(settings)
+        with stoppable():
+            run_selflearning(settings)

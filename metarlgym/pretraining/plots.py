@@ -41,7 +41,7 @@ def plot_dynamics(metrics: Path, path: Path) -> None:
     """Training loss and the held-out loss of the checkpoints by step, with the floor; logarithmic steps."""
     from matplotlib.figure import Figure
 
-    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
+    lines = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
     train = [(line["step"], line["loss"]) for line in lines if "loss" in line and line["step"] > 0]
     held = [(line["step"], line["eval_loss"]) for line in lines if "eval_loss" in line]
     figure = Figure(figsize=(6.5, 4.2), layout="constrained")

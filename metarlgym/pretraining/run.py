@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,11 +24,14 @@ from metarlgym.pretraining.probing import probe
 from metarlgym.pretraining.progress import PretrainProgress
 from metarlgym.pretraining.regret import Examination, curves, summarise
 from metarlgym.pretraining.trainer import PretrainTrainer
+from metarlgym.runtime.run_folder import Mode
+from metarlgym.runtime.same import SETTINGS, as_text, check_same, everything
 from metarlgym.sources import Piecewise, Source
-from metarlgym.training.callbacks import MetricsFile, drop_unfinished_line
-from metarlgym.training.checkpoint import checkpoints, latest_complete
+from metarlgym.training.callbacks import MetricsFile
+from metarlgym.training.claim import check_before, inputs_of, mode_of
 from metarlgym.training.flat import plain, read_flat
 from metarlgym.training.loading import load_config, load_model
+from metarlgym.training.open_run import OpenRun, open_run
 from metarlgym.training.run import quiet
 from metarlgym.training.saveable import check_saveable, saveable
 
@@ -59,6 +61,8 @@ class PretrainSettings:
     config: PretrainConfig
     network: NetworkArguments
     given: dict[str, Any]
+    arguments: list[str] = field(default_factory=list)
+    """The command line, as it was given."""
 
     def resolved(self) -> dict[str, Any]:
         """Our own settings and whatever else was given; a file of them starts the same run again."""
@@ -79,7 +83,7 @@ def parse(arguments: Sequence[str]) -> PretrainSettings:
         ConfigError: a name or a value that does not fit.
     """
     (run, config, network), given = read_flat(arguments, GROUPS, "pretrain")
-    return PretrainSettings(run, config, network, given)
+    return PretrainSettings(run, config, network, given, list(arguments))
 
 
 def run_pretraining(settings: PretrainSettings, console: Console | None = None) -> dict[str, Any] | None:
@@ -95,24 +99,37 @@ def run_pretraining(settings: PretrainSettings, console: Console | None = None) 
     source = args.make_source()
     examination = Examination(source, args.final_eval_sequences, start=args.eval_sequences, last_only=_last(args))
     quiet()
-    folder = Path(str(args.output_dir))
+    check_before(args, run.model_name_or_path)
     main = args.distributed_state.is_main_process if args.distributed_state else True
     if not main:
         console = Console(quiet=True)
     if name := settings.run.model_name_or_path:
         check_saveable(name, load_config(name), None)
-    resume_from = _claim(settings, folder, console, main)
-    if args.distributed_state:
-        args.distributed_state.wait_for_everyone()
+    opened, mode, inputs = _open(settings)
+
+    def check(held: Path) -> None:
+        check_same(held, _everything(settings), MAY_CHANGE)
+
+    with open_run(opened, mode, inputs, check, console):
+        return _train(settings, source, examination, opened, main, console)
+
+
+def _train(
+    settings: PretrainSettings, source: Source, examination: Examination, opened: OpenRun, main: bool, console: Console
+) -> dict[str, Any] | None:
+    """The run in its folder, claimed; returns what `run_pretraining` does."""
+    args, folder = settings.config, opened.path
     set_seed(args.seed)
     model = _model(settings, source)
     size = model.num_parameters()  # under ZeRO-3 the weights are elsewhere afterwards
-    start_step = int(resume_from.name.split("-")[1]) if resume_from else 0
-    if main and resume_from:
-        _cut_metrics(folder / "metrics.jsonl", start_step)
+
+    def tell(line: str) -> None:
+        console.print(f"warning: {line}", style="yellow", highlight=False, soft_wrap=True)
+
     progress = PretrainProgress(console)
     args.disable_tqdm = True
-    trainer = PretrainTrainer(model, args, source, start_step, [MetricsFile(folder), progress])
+    callbacks = [opened, MetricsFile(folder, tell), progress]
+    trainer = PretrainTrainer(model, args, source, opened.first_step, callbacks)
     trainer.remove_callback(PrinterCallback)
     console.print(
         f"learning {args.source}: {size:,} parameters, sequences of {source.length} symbols out of "
@@ -120,9 +137,10 @@ def run_pretraining(settings: PretrainSettings, console: Console | None = None) 
         highlight=False,
     )
     try:
-        trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
+        trainer.train(resume_from_checkpoint=str(opened.resume_from) if opened.resume_from else None)
     finally:
         progress.close()
+    opened.stage = "final"
     trainer.save_model(str(folder / "final"))
     if trainer.words is not None and main:
         for name in ("final", "best"):
@@ -149,7 +167,7 @@ def run_pretraining(settings: PretrainSettings, console: Console | None = None) 
         return None
     write_json(summary, folder / "summary.json")
     found = curves(line, examination.exact)
-    (folder / "curves.json").write_text(json.dumps(found) + "\n")
+    (folder / "curves.json").write_text(json.dumps(found) + "\n", encoding="utf-8")
     plot_curves(found, f"{type(model).__name__} on {args.source}", folder / "curves.png")
     plot_dynamics(folder / "metrics.jsonl", folder / "dynamics.png")
     _show(summary, folder, console)
@@ -174,63 +192,35 @@ def _model(settings: PretrainSettings, source: Source) -> Any:
     return make_network(settings.network, size, args.context or needed, args.seed)
 
 
-def _claim(settings: PretrainSettings, folder: Path, console: Console, main: bool) -> Path | None:
-    """Make the run folder ours; returns the checkpoint to go on from.
-
-    Raises:
-        ConfigError: it holds another run.
-    """
-    config = folder / "config.yaml"
-    resume_from = None
-    if settings.run.resume:
-        resume_from, skipped = latest_complete(folder)
-        for path in skipped:
-            console.print(f"{path} is incomplete (the run ended while writing it): passed over", highlight=False)
-        console.print(
-            f"resuming from {resume_from}" if resume_from else f"no complete checkpoint in {folder}: starting anew",
-            highlight=False,
-        )
-        if resume_from and config.exists():
-            _check_same(yaml.safe_load(config.read_text()), settings.resolved(), folder)
-    elif main and (config.exists() or checkpoints(folder)):
-        if not settings.run.overwrite:
-            raise ConfigError(
-                f"output_dir={str(folder)!r} holds another run: give another --output_dir, go on with it by --resume, "
-                "or replace it by --overwrite."
-            )
-        shutil.rmtree(folder)
-    if main:
-        folder.mkdir(parents=True, exist_ok=True)
-        config.write_text(yaml.safe_dump(settings.resolved(), sort_keys=False, allow_unicode=True))
-    return resume_from
+MAY_CHANGE = (
+    *("max_steps", "decay_steps", "learning_rate", "max_grad_norm", "threads", "eval_sequences"),
+    "final_eval_sequences",
+)
+"""What a run may go on with differently, with what is logged and saved."""
 
 
-FREE = ("output_dir", "threads", "learning_rate", "max_grad_norm", "final_eval_sequences", "eval_sequences")
-"""What a run may go on with differently, with `max_steps` and how often it is looked at."""
+def _open(settings: PretrainSettings) -> tuple[OpenRun, Mode, dict[str, Any]]:
+    """The run, what to do with its folder, and what it reads."""
+    run, args = settings.run, settings.config
+    inputs = inputs_of(
+        settings.arguments,
+        "pretrain",
+        model_name_or_path=run.model_name_or_path,
+        source_args=args.source_args,
+        words_args=args.words_args,
+        deepspeed=args.deepspeed,
+    )
+    texts = {
+        "config.yaml": yaml.safe_dump(settings.resolved(), sort_keys=False, allow_unicode=True),
+        SETTINGS: as_text(_everything(settings)),
+        "version.txt": f"metarlgym {__version__}\n",
+    }
+    opened = OpenRun(Path(str(args.output_dir)).expanduser(), "pretrain", settings.arguments, texts)
+    return opened, mode_of(run.resume, run.overwrite), inputs
 
 
-def _check_same(held: dict[str, Any], wanted: dict[str, Any], folder: Path) -> None:
-    """Refuse to go on with another source, network or batch.
-
-    Raises:
-        ConfigError: naming the setting.
-    """
-    free = (*FREE, "max_steps", "logging_steps", "checkpoints", "report_to", "save_strategy", "decay_steps")
-    for name, value in wanted.items():
-        if name not in free and name in held and held[name] != value:
-            raise ConfigError(
-                f"{name}={value!r} was {held[name]!r} in {folder}: --resume goes on with the same settings; give the "
-                "old one, or another --output_dir."
-            )
-
-
-def _cut_metrics(path: Path, step: int) -> None:
-    """Drop what was written after the checkpoint: those steps come again."""
-    drop_unfinished_line(path)
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    kept = [line for line in lines if json.loads(line)["step"] <= step]
-    if len(kept) < len(lines):
-        path.write_text("".join(kept))
+def _everything(settings: PretrainSettings) -> dict[str, Any]:
+    return everything((settings.run, settings.config, settings.network), plain, settings.config.world_size)
 
 
 def _show(summary: dict[str, Any], folder: Path, console: Console) -> None:

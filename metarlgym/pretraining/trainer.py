@@ -197,17 +197,6 @@ class PretrainTrainer(CheckpointMixin, Trainer):
             self.lr_scheduler = LambdaLR(self.optimizer if optimizer is None else optimizer, rate)
         return super().create_scheduler(num_training_steps, optimizer)
 
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        """As transformers does it, but the step size is the one given now: a run may go on with a lower one."""
-        super()._load_optimizer_and_scheduler(checkpoint)
-        schedule = getattr(self.lr_scheduler, "scheduler", self.lr_scheduler)
-        if checkpoint is None or not isinstance(schedule, LambdaLR):
-            return
-        peak = self.args.learning_rate
-        schedule.base_lrs = [peak for _ in schedule.base_lrs]
-        for group, rate in zip(schedule.optimizer.param_groups, schedule.lr_lambdas, strict=True):
-            group["initial_lr"], group["lr"] = peak, peak * rate(schedule.last_epoch)
-
     def get_train_dataloader(self) -> DataLoader:
         """Whole batches, each process its own: accelerate has nothing to share out."""
         batches = BatchStream(

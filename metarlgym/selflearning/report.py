@@ -10,6 +10,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from metarlgym.datatypes import MetaRLGymError
+from metarlgym.runtime.layout import LAYOUTS, PICTURE_MARK
 from metarlgym.selflearning.plan import Picture
 
 STYLE = """
@@ -39,9 +41,12 @@ def write_report(folder: Path, title: str, summary: dict[str, Any], pictures: li
         parts.append(f"{_table(summary['table'])}<p>Lists are over seeds; –: never, or nothing.</p>")
     for number, picture in enumerate(pictures, 1):
         png = io.BytesIO()
-        picture.figure.savefig(png, dpi=130, format="png")
+        picture.figure.savefig(png, dpi=130, format="png", metadata={"Creator": PICTURE_MARK.decode()})
         slug = re.sub(r"[^a-z0-9]+", "_", picture.title.lower()).strip("_")
-        (folder / f"{number}_{slug}.png").write_bytes(png.getvalue())
+        path = folder / f"{number}_{slug}.png"
+        if path.exists():
+            raise MetaRLGymError(f"{path} is in the way of a picture of the report: move it away and --resume.")
+        path.write_bytes(png.getvalue())
         encoded = base64.b64encode(png.getvalue()).decode()
         parts.append(f"<h2>{html.escape(picture.title)}</h2><p>{html.escape(picture.text)}</p>")
         parts.append(f'<img alt="{html.escape(picture.title)}" src="data:image/png;base64,{encoded}">')
@@ -52,13 +57,15 @@ def write_report(folder: Path, title: str, summary: dict[str, Any], pictures: li
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
         f"<style>{STYLE}</style></head><body>{''.join(parts)}</body></html>\n"
     )
-    (folder / "report.html").write_text(page)
+    (folder / "report.html").write_text(page, encoding="utf-8")
 
 
 def remove_pictures(folder: Path) -> None:
     """Pictures that `write_report` left there before."""
-    for picture in folder.glob("[0-9]_*.png"):
-        picture.unlink()
+    tree = LAYOUTS["selflearn"]
+    for picture in folder.glob("[0-9]*_*.png"):
+        if not picture.is_symlink() and tree.owns_file(picture):
+            picture.unlink()
 
 
 def _table(rows: list[dict[str, Any]]) -> str:

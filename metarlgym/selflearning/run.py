@@ -9,11 +9,16 @@ from __future__ import annotations
 import dataclasses
 import json
 import multiprocessing
-import shutil
+import os
+import re
+import shlex
+import signal
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -26,8 +31,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from metarlgym import __version__
 from metarlgym.datatypes import ConfigError, MetaRLGymError
 from metarlgym.evaluation.model_eval import write_json
+from metarlgym.runtime.interrupt import INTERRUPTED, TERMINATED, Interrupted, Terminated, stopped_by
+from metarlgym.runtime.run_folder import RunFolder, write_whole
+from metarlgym.runtime.same import check_same
 from metarlgym.selflearning.plan import Plan
-from metarlgym.selflearning.report import remove_pictures, write_report
+from metarlgym.selflearning.report import write_report
+from metarlgym.training.claim import inputs_of, mode_of
 from metarlgym.training.flat import plain, read_flat, said_in
 
 PLANS = {"1": "plan1", "2": "plan2", "3": "plan3"}
@@ -60,6 +69,8 @@ class SelfLearnSettings:
 
     run: SelfLearnRun
     config: Any
+    arguments: list[str] = field(default_factory=list)
+    """The command line, as it was given."""
 
     def resolved(self) -> dict[str, Any]:
         """A file of them starts the same run again."""
@@ -83,7 +94,7 @@ def parse(arguments: Sequence[str]) -> SelfLearnSettings:
     if number not in PLANS:
         raise ConfigError(f"plan={number!r} is not known: use one of {', '.join(PLANS)}, or a config such as plan1.")
     (run, config), _ = read_flat(arguments, (SelfLearnRun, find_plan(number).Config), "selflearn")
-    return SelfLearnSettings(run, config)
+    return SelfLearnSettings(run, config, list(arguments))
 
 
 def run_selflearning(settings: SelfLearnSettings, console: Console | None = None) -> dict[str, Any]:
@@ -108,8 +119,40 @@ def run_selflearning(settings: SelfLearnSettings, console: Console | None = None
     names = [name for name in every if not run.only or name in run.only]
     if not run.output_dir:
         raise ConfigError("output_dir='' is empty: say where results go.")
-    folder = Path(run.output_dir)
-    _claim(settings, folder)
+    path = Path(run.output_dir).expanduser()
+    inputs = inputs_of(settings.arguments, "selflearn")
+    folder = RunFolder.claim(path, "selflearn", mode_of(run.resume, run.overwrite), inputs)
+    ended: BaseException | None = None
+    try:
+        return _run(settings, plan, every, names, folder, console)
+    except BaseException as error:
+        ended = error
+        by = stopped_by(error)
+        if by is None:
+            raise
+        ended = by()
+        done = sum(_result_path(path, name).exists() for name in names)
+        rest = [word for word in settings.arguments if word not in ("--resume", "--overwrite")]
+        saved = f"{done} of {len(names)} arms are done and kept; go on with: " if folder.committed else ""
+        again = shlex.join(["metarlgym", "selflearn", *rest, "--resume"]) if saved else f"{path} is left as it was."
+        raise Interrupted(saved + again, TERMINATED if by is Terminated else INTERRUPTED) from None
+    finally:
+        folder.close(ended)
+
+
+def _run(
+    settings: SelfLearnSettings,
+    plan: Plan,
+    every: list[str],
+    names: list[str],
+    claimed: RunFolder,
+    console: Console,
+) -> dict[str, Any]:
+    """The run in its folder, claimed; returns what `run_selflearning` does."""
+    run, config, folder = settings.run, settings.config, claimed.path
+    if claimed.resumed:
+        _check(settings, folder)
+    text = yaml.safe_dump(settings.resolved(), sort_keys=False, allow_unicode=True)
     (folder / "arms").mkdir(parents=True, exist_ok=True)
     done = {name: _result(folder, name) for name in names if _result_path(folder, name).exists()}
     console.print(
@@ -119,7 +162,11 @@ def run_selflearning(settings: SelfLearnSettings, console: Console | None = None
         highlight=False,
     )
     start = time.monotonic()
-    _run_all(settings, [name for name in names if name not in done], len(names), folder, console)
+    for name in _run_all(settings, [name for name in names if name not in done], len(names), folder, console):
+        if name not in done and not claimed.committed:
+            claimed.commit({"config.yaml": text})
+        claimed.check()
+    claimed.commit({"config.yaml": text})
     # All that is there, of earlier runs of this config too: `only` adds to them.
     results = {name: _result(folder, name) for name in every if _result_path(folder, name).exists()}
     summary = {
@@ -137,7 +184,10 @@ def run_selflearning(settings: SelfLearnSettings, console: Console | None = None
     return summary
 
 
-def _run_all(settings: SelfLearnSettings, names: list[str], total: int, folder: Path, console: Console) -> None:
+def _run_all(
+    settings: SelfLearnSettings, names: list[str], total: int, folder: Path, console: Console
+) -> Iterator[str]:
+    """Run arms side by side; yields the name of each that is done."""
     bar = Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
     )
@@ -145,13 +195,15 @@ def _run_all(settings: SelfLearnSettings, names: list[str], total: int, folder: 
         return
     workers = min(settings.run.workers, len(names))
     # Fresh processes: what torch, matplotlib and the console hold in this one is not for sharing.
-    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_follow, initargs=(os.getpid(),))
     try:
         with bar:
             task = bar.add_task("arms", total=total, completed=total - len(names))
-            waiting: dict[Future[None], str] = {
-                pool.submit(_run_one, settings.run.plan, settings.config, name, str(folder)): name for name in names
-            }
+            with _ignored_by_children():
+                waiting: dict[Future[None], str] = {
+                    pool.submit(_run_one, settings.run.plan, settings.config, name, str(folder)): name for name in names
+                }
             left = set(waiting)
             while left:
                 finished, left = wait(left, timeout=1.0, return_when="FIRST_COMPLETED")
@@ -166,6 +218,7 @@ def _run_all(settings: SelfLearnSettings, names: list[str], total: int, folder: 
                         error.add_note(f"in arm {name}; those that are done are kept, --resume goes on with the others")
                         raise error
                     bar.update(task, advance=1)
+                    yield name
                     if not console.is_terminal:
                         console.print(f"{name}: done in {_result(folder, name)['seconds']:.0f} s", highlight=False)
                 running = ", ".join(_progress(folder, waiting[f]) for f in left if f.running())
@@ -177,6 +230,30 @@ def _run_all(settings: SelfLearnSettings, names: list[str], total: int, folder: 
             process.terminate()
 
 
+@contextmanager
+def _ignored_by_children() -> Iterator[None]:
+    """Processes started within this ignore Ctrl-C, which reaches all processes: the first one ends the others."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _follow(parent: int) -> None:
+    """End this process when the one that started it is gone: another one may write into the folder then."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def _run_one(number: str, config: Any, name: str, folder: str) -> None:
     """In a process of its own."""
     import torch
@@ -184,7 +261,7 @@ def _run_one(number: str, config: Any, name: str, folder: str) -> None:
     torch.set_num_threads(1)
     place = Path(folder) / "arms" / f"{name}.jsonl"
     start = time.monotonic()
-    with place.open("w") as file:
+    with place.open("w", encoding="utf-8") as file:
 
         def log(step: int, total: int, **values: Any) -> None:
             seconds = round(time.monotonic() - start, 2)
@@ -194,13 +271,12 @@ def _run_one(number: str, config: Any, name: str, folder: str) -> None:
         result = find_plan(number).run_arm(config, name, log)
     # Written whole or not at all: what exists is done.
     path = _result_path(Path(folder), name)
-    path.with_suffix(".part").write_text(json.dumps({**result, "seconds": round(time.monotonic() - start, 1)}))
-    path.with_suffix(".part").replace(path)
+    write_whole(path, json.dumps({**result, "seconds": round(time.monotonic() - start, 1)}))
 
 
 def _progress(folder: Path, name: str) -> str:
     path = folder / "arms" / f"{name}.jsonl"
-    lines = path.read_text().splitlines() if path.exists() else []
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     try:
         last = json.loads(lines[-1])
         return f"{name} {last['step']}/{last['of']}"
@@ -214,50 +290,14 @@ def _result_path(folder: Path, name: str) -> Path:
 
 
 def _result(folder: Path, name: str) -> dict[str, Any]:
-    return json.loads(_result_path(folder, name).read_text())
+    return json.loads(_result_path(folder, name).read_text(encoding="utf-8"))
 
 
-def _remove(folder: Path) -> None:
-    """What an earlier run left in the folder, and nothing else.
-
-    Raises:
-        ConfigError: the folder holds something else.
-    """
-    if not folder.exists() or not any(folder.iterdir()):
-        return
-    if not (folder / "config.yaml").exists() or not (folder / "arms").is_dir():
-        raise ConfigError(f"output_dir={str(folder)!r} holds no run of selflearn to overwrite: give another one.")
-    shutil.rmtree(folder / "arms")
-    for name in ("config.yaml", "summary.json", "report.html"):
-        (folder / name).unlink(missing_ok=True)
-    remove_pictures(folder)
-
-
-def _claim(settings: SelfLearnSettings, folder: Path) -> None:
-    """Make the run folder ours.
+def _check(settings: SelfLearnSettings, folder: Path) -> None:
+    """Refuse to add variants of another config.
 
     Raises:
-        ConfigError: it holds another run, or one with other settings.
+        ConfigError: naming the setting.
     """
-    path = folder / "config.yaml"
-    loose = ("workers", "output_dir")
-    wanted = settings.resolved()
-    if settings.run.resume and settings.run.overwrite:
-        raise ConfigError("resume and overwrite exclude each other: keep the arms that are done, or replace them.")
-    if path.exists() and not settings.run.overwrite:
-        held = yaml.safe_load(path.read_text())
-        if not settings.run.resume:
-            raise ConfigError(
-                f"output_dir={str(folder)!r} holds another run: give another --output_dir, go on with it by --resume, "
-                "or replace it by --overwrite."
-            )
-        for name, value in wanted.items():
-            if name not in loose and held.get(name) != value:
-                raise ConfigError(
-                    f"{name}={value!r} was {held.get(name)!r} in {folder}: resume with the same settings, or give "
-                    "another --output_dir."
-                )
-    elif settings.run.overwrite:
-        _remove(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(yaml.safe_dump(wanted, sort_keys=False, allow_unicode=True))
+    free = ("workers", "only", "output_dir")
+    check_same(folder, settings.resolved(), free, re.compile("|".join(free)))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import time
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,46 +15,43 @@ from rich.table import Table
 from transformers import TrainerCallback
 
 from metarlgym.datatypes import MetaTrajectory, Optimum
+from metarlgym.runtime.lines import Lines
 
 BLOCKS = " ▁▂▃▄▅▆▇█"
 
 
-def drop_unfinished_line(path: Path) -> None:
-    """Cut a last line without its end, which a killed run leaves when it was writing."""
-    if path.exists() and (content := path.read_bytes()) and not content.endswith(b"\n"):
-        path.write_bytes(content[: content.rfind(b"\n") + 1])
-
-
 class MetricsFile(TrainerCallback):
-    """Appends everything logged to `metrics.jsonl`, one JSON object per line, with `step` and `seconds`."""
+    """Appends everything logged to `metrics.jsonl`, one JSON object per line, with `step` and `seconds`.
 
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / "metrics.jsonl"
-        drop_unfinished_line(self.path)
+    Args:
+        folder: the run's folder.
+        tell: says what cannot be written; by default a warning.
+    """
+
+    def __init__(self, folder: Path, tell: Callable[[str], None] = warnings.warn) -> None:
+        self.lines = Lines(folder / "metrics.jsonl", tell)
         self.start = time.monotonic()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
-        if not state.is_world_process_zero or not logs:
-            return
-        line = {"step": state.global_step, "seconds": round(time.monotonic() - self.start, 3), **logs}
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        if state.is_world_process_zero and logs:
+            seconds = round(time.monotonic() - self.start, 3)
+            self.lines.write({"step": state.global_step, "seconds": seconds, **logs})
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.lines.close()
 
 
 class TrialSamples:
-    """Writes a few trials of a rollout to `trials.jsonl`, readable by a person."""
+    """Writes a few trials of a rollout to `trials.jsonl`, readable by a person; arguments as of `MetricsFile`."""
 
-    def __init__(self, folder: Path, every: int, count: int) -> None:
-        self.path = folder / "trials.jsonl"
-        drop_unfinished_line(self.path)
+    def __init__(self, folder: Path, every: int, count: int, tell: Callable[[str], None] = warnings.warn) -> None:
+        self.lines = Lines(folder / "trials.jsonl", tell)
         self.every, self.count = every, count
 
     def __call__(self, step: int, trajectories: list[MetaTrajectory]) -> None:
         if not self.every or step % self.every:
             return
-        with self.path.open("a", encoding="utf-8") as file:
-            for trajectory in trajectories[: self.count]:
-                file.write(json.dumps({"step": step, **trajectory.to_dict()}, ensure_ascii=False) + "\n")
+        self.lines.write(*({"step": step, **trajectory.to_dict()} for trajectory in trajectories[: self.count]))
 
 
 def sparkline(curve: list[float], top: float) -> str:

@@ -65,7 +65,7 @@ class Preemption(TrainerCallback):
         if state.is_world_process_zero:
             (self.folder / STOP).unlink(missing_ok=True)
             if self.step is not None:
-                (self.folder / STOPPED).write_text(f"{self.step}\n")
+                (self.folder / STOPPED).write_text(f"{self.step}\n", encoding="utf-8")
 
     def check(self) -> None:
         """Raises `Preempted` if the run was stopped before its end."""

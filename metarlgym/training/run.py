@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from accelerate.utils import gather_object
 from rich.console import Console
 from transformers import PrinterCallback, set_seed
 from transformers.utils import logging as hf_logging
 from trl import get_peft_config
 
-from metarlgym import __version__
 from metarlgym.checks.quick import quick_check
 from metarlgym.datatypes import ConfigError, MetaRLGymError
 from metarlgym.evaluation.adaptation import EvalSettings
-from metarlgym.evaluation.model_eval import evaluate_policy, write_report
+from metarlgym.evaluation.model_eval import evaluate_policy, report_table, write_report
 from metarlgym.memory import make_memory
 from metarlgym.rollout.render import Renderer
 from metarlgym.tasks import TaskGroup
@@ -28,11 +25,14 @@ from metarlgym.training.acting import connect
 from metarlgym.training.agreement import agree
 from metarlgym.training.arguments import Settings
 from metarlgym.training.callbacks import LiveProgress, MetricsFile, TrialSamples
-from metarlgym.training.checkpoint import checkpoints, latest_complete
+from metarlgym.training.checkpoint import is_disk_error
+from metarlgym.training.claim import check_before, check_changes, training_run
 from metarlgym.training.final import save_final
 from metarlgym.training.loading import load_config, load_tokenizer, make_renderer
+from metarlgym.training.open_run import OpenRun, open_run
 from metarlgym.training.plan import make_plan
 from metarlgym.training.preemption import Preemption
+from metarlgym.training.reference import check_reference
 from metarlgym.training.saveable import check_saveable
 from metarlgym.training.start import make_start, starting_policy
 from metarlgym.training.trainer import MetaGRPOTrainer
@@ -63,6 +63,8 @@ def run_training(
                 group.tasks(count, "eval")
             except ConfigError as error:
                 raise ConfigError(str(error).replace("eval_trials", name, 1)) from None
+    check_before(args, settings.model.model_name_or_path)
+    check_reference(args, settings.model.use_peft)
     if not dry_run:
         _check_model(settings, group, console)
     folder = Path(str(args.output_dir))
@@ -75,13 +77,31 @@ def run_training(
         return None
     if not args.distributed_state.is_main_process:
         console = Console(quiet=True)
-    resume_from = _claim_folder(settings, folder, console)
-    args.distributed_state.wait_for_everyone()
+    opened, mode, inputs = training_run(settings)
+
+    def check(held: Path) -> None:
+        check_changes(settings, held, console)
+
+    with open_run(opened, mode, inputs, check, console):
+        return _train(settings, group, make_trial, opened, console)
+
+
+def _train(
+    settings: Settings, group: TaskGroup, make_trial: Callable[[], Trial], opened: OpenRun, console: Console
+) -> dict[str, Any] | None:
+    """The run in its folder, claimed; returns what `run_training` does."""
+    run, args, folder = settings.run, settings.grpo, opened.path
     set_seed(args.seed)
     model, tokenizer, renderer = starting_policy(settings, group, make_trial, folder, console)
+    if not settings.model.model_name_or_path:
+        opened.keep()
     optimum = group.env.optimal_returns(args.episodes) if not group.content_split else None
     progress = LiveProgress(console, optimum if optimum and optimum.total is not None else None)
     preemption = Preemption(folder)
+
+    def tell(line: str) -> None:
+        console.print(f"warning: {line}", style="yellow", highlight=False, soft_wrap=True)
+
     args.disable_tqdm = True
     trainer = MetaGRPOTrainer(
         model=model,
@@ -89,24 +109,39 @@ def run_training(
         group=group,
         processing_class=tokenizer,
         renderer=renderer,
-        on_trials=TrialSamples(folder, run.sample_every, run.sample_trials),
-        callbacks=[MetricsFile(folder), progress, preemption],
+        on_trials=TrialSamples(folder, run.sample_every, run.sample_trials, tell),
+        callbacks=[opened, MetricsFile(folder, tell), progress, preemption],
         peft_config=get_peft_config(settings.model),
     )
     trainer.remove_callback(PrinterCallback)
     console.print(f"training {group.env_id}, {args.episodes} episodes a trial; results in {folder}", highlight=False)
     try:
-        trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
+        trainer.train(resume_from_checkpoint=str(opened.resume_from) if opened.resume_from else None)
     finally:
         progress.close()
     preemption.check()
-    final = save_final(trainer, tokenizer, settings, folder)
+    opened.stage = "final"
+    try:
+        final = save_final(trainer, tokenizer, settings, folder)
+    except Exception as error:
+        if not is_disk_error(error):
+            raise
+        raise MetaRLGymError(
+            f"{folder / 'final'} could not be written ({error}). Free space there and start again with --resume."
+        ) from error
     if not run.final_eval_trials:
         return None
     report = _final_report(settings, group, trainer, renderer, final, console)
     if not trainer.accelerator.is_main_process:
         return None
-    write_report(report, folder, console)
+    try:
+        write_report(report, folder, console)
+    except OSError as error:
+        console.print(report_table(report))  # what was computed is not lost
+        raise MetaRLGymError(
+            f"{folder / 'eval.json'} cannot be written ({error.strerror}); the final model is {final}. Free space and "
+            f"evaluate it again: metarlgym eval --model {final}"
+        ) from error
     return report
 
 
@@ -190,65 +225,3 @@ def _trial_maker(settings: Settings, group: TaskGroup) -> Callable[[], Trial]:
         stop_on_success=args.stop_on_success,
         max_total_turns=args.max_total_turns,
     )
-
-
-def _claim_folder(settings: Settings, folder: Path, console: Console) -> Path | None:
-    """Make the run folder ours; returns the checkpoint to go on from.
-
-    Raises:
-        ConfigError: it holds another run.
-    """
-    config = folder / "config.yaml"
-    main = settings.grpo.distributed_state.is_main_process
-    resume_from = None
-    if settings.run.resume:
-        resume_from, skipped = latest_complete(folder)
-        for path in skipped:
-            console.print(f"{path} is incomplete (the run ended while writing it): passed over", highlight=False)
-        if resume_from is not None:
-            console.print(f"resuming from {resume_from}", highlight=False)
-        elif folder.exists():
-            console.print(f"no complete checkpoint in {folder}: starting from the beginning", highlight=False)
-        _tell_changes(settings, config, console)
-    elif main and (config.exists() or checkpoints(folder)):
-        if not settings.run.overwrite:
-            raise ConfigError(
-                f"output_dir={str(folder)!r} holds another run: give another --output_dir, go on with it by --resume, "
-                "or replace it by --overwrite."
-            )
-        shutil.rmtree(folder)
-    if main:
-        folder.mkdir(parents=True, exist_ok=True)
-        config.write_text(yaml.safe_dump(settings.resolved(), sort_keys=False, allow_unicode=True))
-        (folder / "version.txt").write_text(f"metarlgym {__version__}\n")
-    return resume_from
-
-
-MAY_CHANGE = {
-    "vllm_server_base_url",
-    "vllm_server_host",
-    "vllm_server_port",
-    "vllm_server_timeout",
-    "vllm_group_port",
-    "server_request_timeout",
-    "server_retry_seconds",
-    "server_concurrency",
-    "weight_sync_timeout",
-    "probe_every",
-    "probe_tolerance",
-}
-"""Where the servers are and how long they are waited for changes nothing about a run."""
-
-
-def _tell_changes(settings: Settings, config: Path, console: Console) -> None:
-    """Settings that differ from those the run was started with."""
-    if not config.exists():
-        return
-    before, now = yaml.safe_load(config.read_text()) or {}, yaml.safe_load(yaml.safe_dump(settings.resolved()))
-    for name in sorted(before.keys() | now.keys()):
-        if name not in MAY_CHANGE and before.get(name) != now.get(name):
-            console.print(
-                f"[yellow]warning:[/] {name} was {before.get(name)!r} and is {now.get(name)!r}: the resumed run will "
-                "not equal an uninterrupted one",
-                highlight=False,
-            )

@@ -34,6 +34,7 @@ from metarlgym.training.agreement import AgreedError
 from metarlgym.training.batch import TrialBatch
 from metarlgym.training.checkpoint import CheckpointMixin
 from metarlgym.training.config import MetaGRPOConfig
+from metarlgym.training.reference import ReferenceMixin
 from metarlgym.training.schedule import Schedule
 from metarlgym.trial import Trial
 
@@ -47,7 +48,7 @@ def trial_return(prompts: list[Any], trial_return: list[float | None], **_: Any)
     return trial_return
 
 
-class MetaGRPOTrainer(CheckpointMixin, ActingMixin, GRPOTrainer):
+class MetaGRPOTrainer(ReferenceMixin, CheckpointMixin, ActingMixin, GRPOTrainer):
     """
     Trainer for trials of several episodes.
 

@@ -28,3 +28,18 @@ def test_a_folder_where_nothing_can_be_written(capsys):
     assert main(["new-model", "--out", "/proc/model"]) == 2
     line = capsys.readouterr().err
     assert "out='/proc/model' cannot be written" in line and line.strip().count("\n") == 0
+
+
+def test_nothing_is_replaced(tmp_path, capsys):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "tokenizer.json").write_text("mine")
+    (tmp_path / "link").symlink_to("/data/none")
+    for out, told in (
+        (tmp_path / "mine", "holds tokenizer.json, which would be replaced"),
+        (tmp_path / "mine" / "tokenizer.json", "is a file"),
+        (tmp_path / "link", "is a link to '/data/none', which does not exist"),
+    ):
+        assert main(["new-model", "--out", str(out)]) == 2
+        line = capsys.readouterr().err
+        assert told in line and line.startswith("error: out=") and line.count("\n") == 1
+    assert (tmp_path / "mine" / "tokenizer.json").read_text() == "mine"

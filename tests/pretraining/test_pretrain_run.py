@@ -1,5 +1,6 @@
 """Pretraining runs at tiny sizes: what is written, resume, schedules, chunks, losses that are no number."""
 
+import hashlib
 import json
 import math
 import os
@@ -139,6 +140,94 @@ def test_does_not_go_on_with_another_run(changes, tmp_path):
         train(tmp_path / "run", "--resume", max_steps=12, checkpoints=12, **changes)
 
 
+def tree(folder):
+    """Hashes of all files below a folder."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def test_every_setting_counts_when_a_run_goes_on(tmp_path):
+    """In both directions, those of libraries too, and nothing is written by a start that is refused."""
+    train(tmp_path / "run", weight_decay=0.5, max_steps=3, checkpoints=2)
+    before = tree(tmp_path)
+    same = {"weight_decay": 0.5, "max_steps": 9, "checkpoints": 2}
+    for name, now, was in (
+        ("gradient_accumulation_steps", 2, 1),
+        ("weight_decay", 0.0, 0.5),
+        ("optim", "sgd", "adamw_torch(_fused)?"),
+        ("adam_beta2", 0.9, 0.999),
+        ("lr_scheduler_type", "linear", "cosine"),
+    ):
+        with pytest.raises(ConfigError, match=rf"{name}=.* was '?{was}'? in") as caught:
+            train(tmp_path / "run", "--resume", **{**same, name: now})
+        assert "What may change: max_steps" in str(caught.value) and tree(tmp_path) == before
+    del same["weight_decay"]  # left out, it is another one
+    with pytest.raises(ConfigError, match=r"weight_decay=0\.0 was 0\.5"):
+        train(tmp_path / "run", "--resume", **same)
+    assert tree(tmp_path) == before
+    train(
+        tmp_path / "run", "--resume", weight_decay=0.5, max_steps=5, checkpoints=3, learning_rate=1e-4, logging_steps=2
+    )
+
+
+def test_a_damaged_checkpoint_is_passed_over(tmp_path, capsys):
+    train(tmp_path / "run")
+    whole = weights(tmp_path / "run")
+    os.truncate(tmp_path / "run" / "checkpoint-6" / "optimizer.pt", 100)
+    train(tmp_path / "run", "--resume")
+    assert "checkpoint-6 is damaged (optimizer.pt has 100 bytes of" in " ".join(capsys.readouterr().out.split())
+    assert all(torch.equal(whole[name], found) for name, found in weights(tmp_path / "run").items())
+
+
+def test_overwrite_leaves_what_is_not_the_runs(tmp_path):
+    folder = tmp_path / "run"
+    (folder / "src").mkdir(parents=True)
+    (folder / "config.yaml").write_text("a: 1")
+    (folder / "src" / "thesis.tex").write_text("years")
+    before = tree(tmp_path)
+    with pytest.raises(ConfigError, match="which a run would write"):
+        train(folder, "--overwrite")
+    assert tree(tmp_path) == before
+    (folder / "config.yaml").unlink()
+    train(folder)
+    train(folder, "--overwrite", max_steps=2)
+    assert (folder / "src" / "thesis.tex").read_text() == "years" and not (folder / "checkpoint-6").exists()
+    before = tree(tmp_path)
+    with pytest.raises(ConfigError, match=r"model_name_or_path=.* lies in output_dir"):
+        train(folder, "--overwrite", model_name_or_path=folder / "final")
+    assert tree(tmp_path) == before
+
+
+def test_a_start_that_fails_leaves_nothing(tmp_path, monkeypatch):
+    def broken(*_, **__):
+        raise RuntimeError("cannot be made")
+
+    monkeypatch.setattr("metarlgym.pretraining.run.make_network", broken)
+    with pytest.raises(RuntimeError, match="cannot be made"):
+        train(tmp_path / "a" / "run")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("moment", ["evaluate", "_save_checkpoint", "training_step"])
+def test_ctrl_c_is_one_line(moment, tmp_path, monkeypatch, capfd):
+    inner = getattr(PretrainTrainer, moment)
+
+    def press(self, *args, **kwargs):
+        if self.state.global_step >= 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return inner(self, *args, **kwargs)
+
+    monkeypatch.setattr(PretrainTrainer, moment, press)
+    assert main(["pretrain", *flags(tmp_path / "run")]) == 130
+    error = capfd.readouterr().err
+    line = error[error.index("stopped:") :]
+    last = tmp_path / "run" / "checkpoint-1" if moment != "training_step" else tmp_path / "run" / "checkpoint-2"
+    assert f"step 2 of 6; the last complete checkpoint is {last}; go on with: metarlgym pretrain" in line
+    assert line.rstrip().endswith("--resume") and line.count("\n") == 1 and "Traceback" not in error
+    monkeypatch.undo()
+    assert main(["pretrain", *flags(tmp_path / "run", "--resume")]) == 0
+
+
 def test_loss_that_is_no_number_stops_with_the_last_checkpoint(tmp_path):
     wild = {"network": "rnn", "num_heads": 4, "max_grad_norm": 0, "optim": "sgd"}
     interrupted(tmp_path / "run", **wild)
@@ -147,7 +236,7 @@ def test_loss_that_is_no_number_stops_with_the_last_checkpoint(tmp_path):
     told = str(error.value)
     assert told.startswith("the loss is ") and "checkpoint-6" in told and "learning_rate" in told and "\n" not in told
     assert not list((tmp_path / "run").glob("checkpoint-1[0-9]"))
-    with pytest.raises(MetaRLGymError, match=r"held-out loss is inf at step 1\. Begin again"):
+    with pytest.raises(MetaRLGymError, match=r"held-out loss is (inf|nan) at step 1\. Begin again"):
         train(tmp_path / "new", learning_rate=1e38, **wild)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from metarlgym import ConfigError
+from metarlgym import ConfigError, MetaRLGymError
 from metarlgym.cli.main import main
 from metarlgym.selflearning import plan1
 from metarlgym.selflearning.actor_critic import ActorCritic
@@ -281,12 +281,41 @@ def test_overwrite_spares_what_is_not_a_run(tmp_path, capsys):
     folder = tmp_path / "thesis"
     folder.mkdir()
     (folder / "chapter.txt").write_text("years of work")
-    assert main([*flags(folder), "--overwrite"]) == 2 and "holds no run" in capsys.readouterr().err
+    assert main([*flags(folder), "--overwrite"]) == 2 and "holds no run to overwrite" in capsys.readouterr().err
     assert (folder / "chapter.txt").read_text() == "years of work"
     (folder / "arms").mkdir()
-    (folder / "config.yaml").write_text("plan: '1'\n")
-    assert main([*flags(folder, seeds="1"), "--overwrite"]) == 0
-    assert (folder / "chapter.txt").exists() and (folder / "summary.json").exists()
+    (folder / "arms" / "notes.md").write_text("mine")
+    assert main([*flags(folder), "--overwrite"]) == 2 and "holds arms, which a run would" in capsys.readouterr().err
+    assert (folder / "arms" / "notes.md").read_text() == "mine" and len(list(folder.iterdir())) == 2
+
+
+def test_overwrite_replaces_the_run_and_keeps_the_users_files(tmp_path, capsys, monkeypatch):
+    folder = tmp_path / "run"
+    assert main([*flags(folder), "--only", "score-live-0"]) == 0
+    pictures = sorted(path.name for path in folder.glob("*.png"))
+    for name in ("notes.md", "arms/notes.md", "0_mine.png"):
+        (folder / name).write_text("mine")
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert main([*flags(folder), "--overwrite"]) == 2 and "holds '0_mine.png', not written" in capsys.readouterr().err
+    (folder / "0_mine.png").rename(folder / "mine.png")
+    assert main([*flags(folder), "--overwrite"]) == 2 and "holds 'arms/notes.md'" in capsys.readouterr().err
+    (folder / "mine.png").rename(folder / "0_mine.png")
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    assert main([*flags(folder), "--only", "score-live-0", "--resume"]) == 0  # writes the report again
+    assert (folder / "0_mine.png").read_text() == "mine"
+    (folder / "0_mine.png").unlink()
+    (folder / "arms" / "notes.md").unlink()
+
+    def broken(*_):
+        raise MetaRLGymError("no arm came to its end")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("metarlgym.selflearning.run._run_all", broken)
+        assert main([*flags(folder), "--overwrite"]) == 2  # fails: the old one is back
+    assert json.loads((folder / "summary.json").read_text())["arm_seconds"].keys() == {"score-live-0"}
+    assert main([*flags(folder, seeds="1"), "--only", "score-live-1", "--overwrite"]) == 0
+    assert [path.name for path in (folder / "arms").glob("*.json")] == ["score-live-1.json"]
+    assert (folder / "notes.md").read_text() == "mine" and sorted(p.name for p in folder.glob("*.png")) == pictures
 
 
 def test_an_arm_that_fails_is_named(tmp_path, capsys):

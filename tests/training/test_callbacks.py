@@ -111,10 +111,3 @@ def test_long_curves_are_shortened():
     line = progress.line()
     assert "0.25 0.80" in line and "0.50" not in line
     assert len(progress.curve()) == 20
-
-
-def test_a_line_cut_by_a_kill_is_dropped(tmp_path):
-    path = tmp_path / "trials.jsonl"
-    path.write_text('{"step": 1}\n{"st')
-    TrialSamples(tmp_path, every=1, count=1)
-    assert path.read_text() == '{"step": 1}\n'

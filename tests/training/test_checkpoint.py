@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import os
 import resource
 import signal
@@ -12,8 +13,10 @@ import pytest
 import torch
 from tiny import logged, make_trainer, terse, tokens, word_parts
 
-from metarlgym import MetaRLGymError
+from metarlgym import ConfigError, MetaRLGymError
+from metarlgym.runtime.sound import mark_complete
 from metarlgym.training.checkpoint import COMPLETE, checkpoints, latest_complete
+from metarlgym.training.loading import load_model
 
 DOORS = terse("Doors-v0")
 GUESS = terse("GuessNumber-v0", numbers=3, guesses=2)
@@ -21,6 +24,14 @@ GUESS = terse("GuessNumber-v0", numbers=3, guesses=2)
 
 def weights(trainer):
     return torch.cat([p.detach().flatten() for p in trainer.model.parameters()])
+
+
+def loaded(folder, seed=0):
+    """Parts of a model that lies in a folder, as a reference model needs it."""
+    model, tokenizer, renderer = word_parts(DOORS, seed=seed)
+    if not folder.exists():
+        model.save_pretrained(folder)
+    return load_model(str(folder)), tokenizer, renderer
 
 
 def prepared(folder, group=DOORS, parts=None, **settings):
@@ -69,6 +80,54 @@ def test_a_longer_run_goes_on_from_a_shorter_one(tmp_path):
     assert torch.equal(weights(longer), weights(whole))
 
 
+def test_a_reference_model_that_follows_is_resumed_exactly(tmp_path):
+    synced = {"beta": 0.5, "sync_ref_model": True, "ref_model_sync_steps": 2, "ref_model_mixup_alpha": 0.5}
+    whole = prepared(tmp_path, parts=loaded(tmp_path / "model"), **synced)
+    whole.train()
+    resumed = prepared(tmp_path, parts=loaded(tmp_path / "model"), **synced)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+    assert logged(resumed, "kl")[-3:] == logged(whole, "kl")[-3:] and max(logged(whole, "kl")) > 0
+    assert float((weights(resumed) - weights(whole)).abs().max()) == 0.0
+    for mine, other in zip(resumed.ref_model.parameters(), whole.ref_model.parameters()):
+        assert torch.equal(mine, other)
+
+
+def test_a_lower_learning_rate_counts_from_the_checkpoint_on(tmp_path):
+    prepared(tmp_path, max_steps=3, lr_scheduler_type="constant").train()
+    lower = prepared(tmp_path, max_steps=6, lr_scheduler_type="constant", learning_rate=1e-12)
+    lower.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+    assert logged(lower, "learning_rate")[-3:] == [1e-12] * 3
+
+
+def test_a_checkpoint_without_the_reference_that_follows_is_refused(tmp_path):
+    prepared(tmp_path, max_steps=3).train()
+    synced = prepared(tmp_path, parts=loaded(tmp_path / "model"), max_steps=6, beta=0.1, sync_ref_model=True)
+    with pytest.raises(ConfigError, match=r"ref_model.safetensors is missing: .* leave sync_ref_model out"):
+        synced.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+
+
+def test_old_checkpoints_go_only_when_a_newer_one_is_complete(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "metarlgym.training.checkpoint.mark_complete",
+        lambda path, step: (
+            complete_at_mark.append([p.name for p in checkpoints(tmp_path)]) or mark_complete(path, step)
+        ),
+    )
+    complete_at_mark = []
+    prepared(tmp_path, save_steps=1, max_steps=3, save_total_limit=1).train()
+    assert complete_at_mark == [["checkpoint-1"], ["checkpoint-1", "checkpoint-2"], ["checkpoint-2", "checkpoint-3"]]
+    assert [p.name for p in checkpoints(tmp_path)] == ["checkpoint-3"]
+
+
+def test_a_users_file_in_an_old_checkpoint_stays(tmp_path):
+    prepared(tmp_path, save_steps=1, max_steps=2, save_total_limit=2).train()
+    (tmp_path / "checkpoint-1" / "notes.md").write_text("mine")
+    again = prepared(tmp_path, save_steps=1, max_steps=3, save_total_limit=1)
+    again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    assert [p.name for p in (tmp_path / "checkpoint-1").iterdir()] == ["notes.md"]
+    assert not (tmp_path / "checkpoint-2").exists() and latest_complete(tmp_path)[0].name == "checkpoint-3"
+
+
 # ---------------------------------------------------------------------- complete or not
 
 
@@ -77,7 +136,9 @@ def test_a_complete_checkpoint_is_marked_last(tmp_path):
     assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint-3", "checkpoint-6"]
     for path in checkpoints(tmp_path):
         mark = path / COMPLETE
-        assert mark.read_text() == f"{path.name.split('-')[1]}\n"
+        written = json.loads(mark.read_text())
+        assert written["step"] == int(path.name.split("-")[1])
+        assert {"model.safetensors", "optimizer.pt", "trainer_state.json"} < written["files"].keys()
         assert all(mark.stat().st_mtime_ns >= file.stat().st_mtime_ns for file in path.iterdir())
 
 

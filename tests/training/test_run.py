@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
+import os
+import shutil
+import signal
 
 import pytest
 import torch
 import yaml
 from rich.console import Console
 
-from metarlgym import ConfigError, TaskGroup
+from metarlgym import ConfigError, MetaRLGymError, TaskGroup
 from metarlgym.evaluation.adaptation import EvalSettings, evaluate
 from metarlgym.policies.in_process import InProcessPolicy
 from metarlgym.train import main
@@ -18,6 +22,7 @@ from metarlgym.training.arguments import parse
 from metarlgym.training.checkpoint import latest_complete
 from metarlgym.training.loading import load_model, load_tokenizer, make_renderer
 from metarlgym.training.run import run_training
+from metarlgym.training.trainer import MetaGRPOTrainer
 
 SMALL = {
     "env_id": "Doors-v0",
@@ -113,7 +118,8 @@ def test_overwrite_replaces_it(done, tmp_path):
     run(tmp_path, max_steps=2)
     (tmp_path / "note.txt").write_text("old")
     run(tmp_path, "--overwrite", "True")
-    assert not (tmp_path / "note.txt").exists()
+    assert (tmp_path / "note.txt").read_text() == "old" and not list(tmp_path.glob(".replaced-*"))
+    assert not (tmp_path / "checkpoint-3").exists()
     assert torch.equal(weights(tmp_path / "final"), weights(folder / "final"))
 
 
@@ -136,10 +142,181 @@ def test_resume_of_nothing_starts(tmp_path):
     assert "step 2/2" in text
 
 
-def test_a_resumed_run_with_other_settings_is_warned_of(tmp_path):
-    run(tmp_path)
-    _, text = run(tmp_path, "--resume", "True", learning_rate="2e-2", max_steps=6)
-    assert "learning_rate was 0.01 and is 0.02" in text
+def tree(folder):
+    """Hashes of all files below a folder."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def test_a_resumed_run_with_other_settings_is_warned_of_or_refused(done, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(done[0], folder)
+    before = tree(folder)
+    for changes in ({"episodes": 2}, {"weight_decay": 0.5}, {"optim": "sgd"}, {"scratch_layers": 2}, {"seed": 1}):
+        name = next(iter(changes))
+        with pytest.raises(ConfigError, match=rf"{name}=.* was .*: --resume goes on with the same settings"):
+            run(folder, "--resume", "True", **changes)
+    with pytest.raises(ConfigError, match="per_device_train_batch_size=16 was 8"):
+        run(folder, "--resume", "True", per_device_train_batch_size=16)
+    assert tree(folder) == before
+    _, text = run(folder, "--resume", "True", learning_rate="2e-2", max_steps=6, final_eval_trials=0, threads=2)
+    assert "learning_rate was 0.01 and is 0.02" in text and "threads" not in text
+    assert yaml.safe_load((folder / "config.yaml").read_text())["max_steps"] == 6
+
+
+def test_repeated_steps_are_logged_once_and_a_leftover_stop_is_gone(done, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(done[0], folder)
+    shutil.rmtree(folder / "checkpoint-4")
+    (folder / "STOP").touch()
+    with (folder / "trials.jsonl").open("a") as file:
+        file.write('{"step": 2, "cut')
+    run(folder, "--resume", "True")
+    for name in ("metrics.jsonl", "trials.jsonl"):
+        found, whole = ([json.loads(line) for line in (at / name).read_text().splitlines()] for at in (folder, done[0]))
+        assert [line["step"] for line in found] == [line["step"] for line in whole]
+    assert torch.equal(weights(folder / "final"), weights(done[0] / "final"))
+
+
+def test_a_full_disk_at_the_end_loses_nothing(done, tmp_path):
+    """What is there of a run that came to its end is made again by --resume."""
+    folder = tmp_path / "run"
+    shutil.copytree(done[0], folder)
+    shutil.rmtree(folder / "final")
+    (folder / "eval.json.part").symlink_to("/dev/full")
+    console = Console(file=io.StringIO(), width=200)
+    with pytest.raises(MetaRLGymError, match=r"eval.json cannot be written .*; the final model is .*final") as caught:
+        run_training(settings(folder, "--resume", "True"), console)
+    assert "\n" not in str(caught.value) and "held-out trials" in console.file.getvalue()
+    assert torch.equal(weights(folder / "final"), weights(done[0] / "final"))
+    (folder / "eval.json.part").unlink()
+    report, _ = run(folder, "--resume", "True")
+    assert report["return_mean"] == done[1]["return_mean"]
+
+
+def test_a_damaged_checkpoint_is_passed_over(done, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(done[0], folder)
+    os.truncate(folder / "checkpoint-4" / "optimizer.pt", 100)
+    _, text = run(folder, "--resume", "True", final_eval_trials=0)
+    assert "checkpoint-4 is damaged (optimizer.pt has 100 bytes of" in text and "checkpoint-2\n" in text
+    assert torch.equal(weights(folder / "final"), weights(done[0] / "final"))
+    for step in (2, 4):
+        os.truncate(folder / f"checkpoint-{step}" / "model.safetensors", 0)
+    before = tree(folder)
+    with pytest.raises(ConfigError, match="no checkpoint can be resumed"):
+        run(folder, "--resume", "True")
+    assert tree(folder) == before
+
+
+# ---------------------------------------------------------------------- what is not the run's
+
+
+def test_a_folder_that_is_not_a_run_is_left_alone(tmp_path):
+    folder = tmp_path / "thatfolder"
+    (folder / "src").mkdir(parents=True)
+    (folder / "config.yaml").write_text("a: 1")
+    (folder / "src" / "thesis.tex").write_text("years")
+    before = tree(tmp_path)
+    for flags in ((), ("--overwrite", "True"), ("--resume", "True")):
+        with pytest.raises(ConfigError, match=r"holds config\.yaml, which a run would write"):
+            run(folder, *flags)
+        assert tree(tmp_path) == before
+
+
+def test_a_model_in_the_output_folder_is_refused(done, tmp_path):
+    folder = tmp_path / "own"
+    shutil.copytree(done[0], folder)
+    before = tree(tmp_path)
+    for model in (folder / "final", folder / "checkpoint-2" / ".." / "final"):
+        with pytest.raises(ConfigError, match=r"model_name_or_path=.* lies in output_dir"):
+            run(folder, "--overwrite", "True", model_name_or_path=model)
+    with pytest.raises(ConfigError, match=r"model_name_or_path=.* lies in output_dir"):
+        run(folder / "final", "--overwrite", "True", model_name_or_path=folder / "final")
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"report_to": "wandb"}, "report_to='wandb' needs a library that is not installed"),
+        ({"report_to": "blackboard"}, "report_to='blackboard'"),
+        ({"push_to_hub": "True"}, "push_to_hub"),
+        ({"sync_ref_model": "True"}, "sync_ref_model"),
+        ({"model_name_or_path": "BROKEN"}, "model.safetensors is missing"),
+    ],
+)
+def test_what_libraries_find_out_late_is_told_before_the_claim(changes, told, done, tmp_path, monkeypatch):
+    monkeypatch.setattr("metarlgym.training.claim.get_available_reporting_integrations", list)
+    shutil.copytree(done[0] / "final", tmp_path / "model", ignore=shutil.ignore_patterns("*.safetensors"))
+    changes = {k: tmp_path / "model" if v == "BROKEN" else v for k, v in changes.items()}
+    with pytest.raises(ConfigError, match=told) as caught:
+        run(tmp_path / "new", **changes)
+    assert "\n" not in str(caught.value) and not (tmp_path / "new").exists()
+
+
+def test_a_start_that_fails_leaves_nothing_and_the_next_one_works(done, tmp_path, monkeypatch):
+    def broken(*_, **__):
+        raise RuntimeError("the trainer cannot be made")
+
+    old = tmp_path / "old"
+    shutil.copytree(done[0], old)
+    before = tree(tmp_path)
+    monkeypatch.setattr("metarlgym.training.run.MetaGRPOTrainer", broken)
+    for folder, flags in ((tmp_path / "a" / "new", ()), (old, ("--overwrite", "True")), (old, ("--resume", "True"))):
+        with pytest.raises(RuntimeError, match="cannot be made"):
+            run(folder, *flags, warmup_trials=256 if "--resume" in flags else 0)
+        assert tree(tmp_path) == before and not (tmp_path / "a").exists()
+    monkeypatch.undo()
+    run(tmp_path / "a" / "new", max_steps=1, final_eval_trials=0, warmup_trials=0)
+
+
+def test_a_failing_first_rollout_leaves_nothing(tmp_path, monkeypatch):
+    def broken(*_, **__):
+        raise MetaRLGymError("no trial could act")
+
+    monkeypatch.setattr("metarlgym.rollout.manager.RolloutManager.run", broken)
+    with pytest.raises(MetaRLGymError, match="no trial could act"):
+        run(tmp_path / "new", warmup_trials=0, scratch_tokenizer="byte", max_context_tokens=256, max_action_tokens=8)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("moment", ["warm-up", "rollout", "step 3", "evaluation"])
+def test_ctrl_c_is_one_line_that_says_what_is_saved(moment, tmp_path, monkeypatch, capfd):
+    def press(*_, **__):
+        os.kill(os.getpid(), signal.SIGINT)
+
+    places = {
+        "warm-up": "metarlgym.training.start.warm_up",
+        "rollout": "metarlgym.training.trainer.MetaGRPOTrainer.rollout",
+        "step 3": "metarlgym.training.trainer.MetaGRPOTrainer.rollout",
+        "evaluation": "metarlgym.training.run.evaluate_policy",
+    }
+    inner = MetaGRPOTrainer.rollout
+    later = moment == "step 3"
+
+    def rollout(self, rows):
+        return press() if self.state.global_step == 3 else inner(self, rows)
+
+    monkeypatch.setattr(places[moment], rollout if later else press)
+    words = [word for name, value in SMALL.items() for word in (f"--{name}", value)]
+    before = signal.getsignal(signal.SIGINT)
+    assert main([*words, "--output_dir", str(tmp_path / "run"), "--overwrite"]) == 130
+    assert signal.getsignal(signal.SIGINT) == before
+    error = capfd.readouterr().err
+    line = error[error.index("stopped:") :]
+    assert line.count("\n") == 1 and "Traceback" not in error
+    last = tmp_path / "run" / "checkpoint-2"
+    told = {
+        "warm-up": f"before the first step was done: {tmp_path / 'run'} is left as it was.",
+        "rollout": "step 0 of 4; no checkpoint is written yet; go on with: metarlgym train",
+        "step 3": f"step 3 of 4; the last complete checkpoint is {last}; go on with: metarlgym train",
+        "evaluation": f"training is done, the evaluation is not: the final model is {last.with_name('final')}; go on",
+    }
+    assert told[moment] in line
+    assert (tmp_path / "run").exists() == (moment != "warm-up")
+    if moment != "warm-up":
+        assert line.rstrip().endswith("--resume") and "--overwrite" not in line
 
 
 # ---------------------------------------------------------------------- before anything is done

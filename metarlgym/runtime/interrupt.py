@@ -1,0 +1,92 @@
+"""Ctrl-C and SIGTERM as exceptions that end a command in one line."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from metarlgym.datatypes import MetaRLGymError
+
+INTERRUPTED, TERMINATED = 130, 143
+"""Exit statuses: 128 and the signal's number."""
+
+
+class Terminated(BaseException):
+    """SIGTERM arrived. Not an `Exception`, as `KeyboardInterrupt` is not: nobody should swallow it."""
+
+
+class Interrupted(MetaRLGymError):
+    """A command was stopped by a signal; the text says what is saved and how to go on."""
+
+    def __init__(self, text: str, status: int = INTERRUPTED) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+_seen: type[BaseException] | None = None
+
+
+def stopped_by(error: BaseException | None = None) -> type[BaseException] | None:
+    """`KeyboardInterrupt` or `Terminated` if a signal is behind an error, else None.
+
+    A process of several may fail because another one, stopped by the same Ctrl-C, is gone already.
+    """
+    if isinstance(error, KeyboardInterrupt | Terminated):
+        return type(error)
+    return _seen
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """Within this, the first Ctrl-C or SIGTERM raises; a second Ctrl-C ends the process at once.
+
+    Where signals cannot be had (not the main thread) it does nothing.
+    """
+    global _seen
+    _seen = None
+
+    def stop(number: int, frame: Any) -> None:
+        global _seen
+        again = _seen is not None
+        if again and number == signal.SIGTERM:
+            return  # launchers send it to processes that are about to end
+        if again:
+            _end_now()
+        _seen = KeyboardInterrupt if number == signal.SIGINT else Terminated
+        raise _seen
+
+    before: dict[signal.Signals, Any] = {}
+    try:
+        for which in (signal.SIGINT, signal.SIGTERM):
+            before[which] = signal.signal(which, stop)
+    except ValueError:
+        pass  # not the main thread
+    try:
+        yield
+    finally:
+        for which, handler in before.items():
+            signal.signal(which, handler)
+        _seen = None
+
+
+def _end_now() -> None:
+    if sys.stdout.isatty():
+        sys.stdout.write("\x1b[?25h\n")  # a live display hides the cursor
+        sys.stdout.flush()
+    os._exit(INTERRUPTED)
+
+
+@contextmanager
+def told(text: str) -> Iterator[None]:
+    """Within this, a stop by signal is an `Interrupted` that says `text`."""
+    try:
+        with stoppable():
+            yield
+    except KeyboardInterrupt:
+        raise Interrupted(text) from None
+    except Terminated:
+        raise Interrupted(text, TERMINATED) from None

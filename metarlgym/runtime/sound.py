@@ -1,0 +1,103 @@
+"""Whether a checkpoint can be loaded: nothing is missing, cut short or changed since it was written."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from metarlgym.runtime.run_folder import write_whole
+
+COMPLETE = "COMPLETE"
+HASHED = 1 << 20
+"""Files up to this many bytes are hashed; of larger ones the size is compared."""
+
+
+def mark_complete(folder: Path, step: int) -> None:
+    """Write `COMPLETE` last: the step, and size and hash of every file."""
+    files = {path.relative_to(folder).as_posix(): _print_of(path) for path in _files(folder)}
+    write_whole(folder / COMPLETE, json.dumps({"step": step, "files": files}, indent=1) + "\n")
+
+
+def damage(folder: Path) -> str | None:
+    """What is wrong with a complete checkpoint, as `FILE is ...`; None if nothing is.
+
+    A checkpoint of an earlier version, whose `COMPLETE` holds no sizes, is checked by its contents alone.
+    """
+    for name, print_ in _recorded(folder).items():
+        path = folder / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if path.stat().st_size != print_[0]:
+            return f"{name} has {path.stat().st_size:,} bytes of {print_[0]:,}"
+        if print_ != _print_of(path):
+            return f"{name} has changed since it was written"
+    for path in _files(folder):
+        wrong = _wrong(path)
+        if wrong:
+            return f"{path.relative_to(folder).as_posix()} {wrong}"
+    return missing_weights(folder)
+
+
+def missing_weights(folder: Path) -> str | None:
+    """Whether weights named by an index are not there; None if all are."""
+    for index in folder.glob("*.safetensors.index.json"):
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        lost = next((name for name in names if not (folder / name).is_file()), None)
+        if lost:
+            return f"{lost} is missing"
+    return None
+
+
+def wrong_weights(folder: Path) -> str | None:
+    """What keeps a model folder's weights from loading, as `FILE is ...`; None if nothing does, as far as seen."""
+    found = sorted(folder.glob("*.safetensors"))
+    if not found and not list(folder.glob("*.safetensors.index.json")):
+        return "model.safetensors is missing"
+    for path in [*found, *folder.glob("*.safetensors.index.json")]:
+        wrong = _wrong(path)
+        if wrong:
+            return f"{path.name} {wrong}"
+    return missing_weights(folder)
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in (COMPLETE, COMPLETE + ".part"))
+
+
+def _print_of(path: Path) -> list[Any]:
+    size = path.stat().st_size
+    return [size, hashlib.sha256(path.read_bytes()).hexdigest() if size <= HASHED else None]
+
+
+def _recorded(folder: Path) -> dict[str, list[Any]]:
+    try:
+        content = json.loads((folder / COMPLETE).read_text(encoding="utf-8"))
+    except ValueError:
+        return {}
+    return content["files"] if isinstance(content, dict) else {}
+
+
+def _wrong(path: Path) -> str | None:
+    """What keeps one file from loading."""
+    if path.stat().st_size == 0:
+        # Model cards and templates may be empty; what is loaded may not.
+        return "is empty" if path.suffix in (".safetensors", ".json", ".pt", ".pth", ".bin") else None
+    if path.suffix == ".safetensors":
+        try:
+            with safe_open(path, "np"):
+                return None
+        except (SafetensorError, OSError, ValueError):
+            return "is damaged, or was not downloaded whole"
+    if path.suffix == ".json":
+        try:
+            json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:
+            return "is not JSON"
+    if path.suffix in (".pt", ".pth") and not zipfile.is_zipfile(path):
+        return "is damaged"
+    return None

@@ -1,0 +1,121 @@
+"""How a run of `train` goes on: which settings may change, and what is checked before its folder is touched."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+from transformers.integrations import get_available_reporting_integrations
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+
+from metarlgym import __version__
+from metarlgym.datatypes import ConfigError
+from metarlgym.runtime.run_folder import Mode
+from metarlgym.runtime.same import SETTINGS, as_text, differences, everything, held_settings, refusal
+from metarlgym.runtime.sound import wrong_weights
+from metarlgym.training.arguments import Settings
+from metarlgym.training.flat import find_config, plain
+from metarlgym.training.open_run import OpenRun
+
+FIXED = re.compile(
+    r"env_id|env_args|task_seed|renderer|seed|data_seed|episodes|trials_per_task|memory|stop_on_success|max_total_turns"
+    r"|per_device_train_batch_size|gradient_accumulation_steps|generation_batch_size|steps_per_generation"
+    r"|num_generations|num_iterations|common_noise|max_context_tokens|optim\w*|weight_decay|adam_\w+|sync_ref_model"
+    r"|scratch_\w+|warmup_(trials|max_steps|batch_size|learning_rate)|model_\w+|dtype|use_peft|lora_\w+|use_rslora"
+    r"|use_dora|load_in_\w+|chat_template_kwargs|fsdp|parallelism_config"
+)
+"""Without these a resumed run would be another one: its tasks, its batches, the shape of its model, its optimizer."""
+MAY_CHANGE = ("max_steps", "learning_rate", "credit", "limits", "servers")
+"""For the message that refuses a change."""
+
+
+def mode_of(resume: bool, overwrite: bool) -> Mode:
+    """What to do with a run that is in the folder.
+
+    Raises:
+        ConfigError: both were asked for.
+    """
+    if resume and overwrite:
+        raise ConfigError("resume and overwrite exclude each other: go on with the run in output_dir, or replace it.")
+    return "resume" if resume else "overwrite" if overwrite else "new"
+
+
+def inputs_of(arguments: list[str], command: str, **values: Any) -> dict[str, Any]:
+    """What a run reads, by setting: its config file and `values`."""
+    parts = [part for a in arguments for part in (a.split("=", 1) if a.startswith("--config=") else [a])]
+    found = {"config": str(find_config(parts[parts.index("--config") + 1], command))} if "--config" in parts else {}
+    return {**found, **{name: value for name, value in values.items() if value}}
+
+
+def training_run(settings: Settings) -> tuple[OpenRun, Mode, dict[str, Any]]:
+    """The run, what to do with its folder, and what it reads."""
+    run, args = settings.run, settings.grpo
+    inputs = inputs_of(
+        settings.arguments,
+        "train",
+        model_name_or_path=settings.model.model_name_or_path,
+        env_args=run.env_args,
+        deepspeed=args.deepspeed,
+    )
+    texts = {
+        "config.yaml": yaml.safe_dump(settings.resolved(), sort_keys=False, allow_unicode=True),
+        SETTINGS: as_text(all_settings(settings)),
+        "version.txt": f"metarlgym {__version__}\n",
+    }
+    opened = OpenRun(Path(str(args.output_dir)).expanduser(), "train", settings.arguments, texts)
+    return opened, mode_of(run.resume, run.overwrite), inputs
+
+
+def all_settings(settings: Settings) -> dict[str, Any]:
+    parts = (settings.run, settings.grpo, settings.scratch, settings.model)
+    return everything(parts, plain, settings.grpo.world_size)
+
+
+def check_changes(settings: Settings, folder: Path, console: Console) -> None:
+    """Refuse settings with which the run would be another one, and warn of others that differ.
+
+    Raises:
+        ConfigError: naming the first one.
+    """
+    found = differences(held_settings(folder), all_settings(settings))
+    for name, before, now in found:
+        if FIXED.fullmatch(name):
+            raise refusal(folder, name, before, now, MAY_CHANGE)
+    for name, before, now in found:
+        console.print(
+            f"[yellow]warning:[/] {name} was {before!r} and is {now!r}: the resumed run will not equal an "
+            "uninterrupted one",
+            highlight=False,
+        )
+
+
+def check_before(args: Any, model: str | None) -> None:
+    """What libraries would find out only after the folder is claimed.
+
+    Raises:
+        ConfigError: naming the setting.
+    """
+    there = get_available_reporting_integrations()
+    for name in args.report_to or ():
+        if name not in INTEGRATION_TO_CALLBACK:
+            known = ", ".join(sorted(INTEGRATION_TO_CALLBACK))
+            raise ConfigError(f"report_to={name!r} is not known: use none, or some of {known}.")
+        if name not in there and name != "flyte":
+            raise ConfigError(
+                f"report_to={name!r} needs a library that is not installed: `uv pip install {name}`, or "
+                "report_to=none; metrics.jsonl is written in any case."
+            )
+    if args.push_to_hub:
+        raise ConfigError(
+            "push_to_hub=True: a run does not upload while it trains; push its result afterwards, by `hf upload REPO "
+            f"{shlex.quote(str(Path(str(args.output_dir)) / 'final'))}`."
+        )
+    folder = Path(model).expanduser() if model else None
+    if folder is not None and folder.is_dir():
+        wrong = wrong_weights(folder)
+        if wrong:
+            raise ConfigError(f"model_name_or_path={model!r} has no weights that load: {wrong}.")
