@@ -6,6 +6,8 @@ import sys
 from collections.abc import Sequence
 
 from metarlgym.datatypes import MetaRLGymError
+from metarlgym.faults import describe_fault
+from metarlgym.terminal import prepare_output
 from metarlgym.train import end_processes, leave_processes, say, without_gpu
 
 
@@ -13,6 +15,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run; returns the exit status. Errors a user can mend are one line."""
     from metarlgym.runtime.interrupt import INTERRUPTED, Interrupted, stoppable
 
+    prepare_output()
     try:
         with stoppable():
             without_gpu()
@@ -27,6 +30,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from metarlgym.training.agreement import AgreedError
 
         say(str(error), by_all=isinstance(error, AgreedError))
+        return 2
+    except Exception as error:
+        fault = describe_fault(error)
+        if fault is None:
+            raise
+        say(fault, by_all=False)
         return 2
     return 0
 

@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from metarlgym.datatypes import MetaRLGymError
+from metarlgym.faults import describe_fault
+from metarlgym.terminal import prepare_output
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -20,6 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = [a for a in arguments if a not in ("--dry-run", "--dry_run", "--start-only")]
     from metarlgym.runtime.interrupt import INTERRUPTED, Interrupted, stoppable
 
+    prepare_output()
     try:
         with stoppable():
             without_gpu()
@@ -40,6 +43,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # What all processes raise, the main one says for all.
         say(str(error), stopped, by_all=isinstance(error, AgreedError | Preempted))
         return EXIT_STATUS if stopped else 2
+    except Exception as error:
+        fault = describe_fault(error)
+        if fault is None:
+            raise
+        say(fault, by_all=False)
+        return 2
     return 0
 
 
