@@ -76,7 +76,7 @@ class StateStore(ContextStore):
 
     def copy(self, source: int, targets: Sequence[int], length: int) -> None:
         for tensor in self._kept:
-            tensor[torch.tensor(targets, device=self._device)] = tensor[source]
+            tensor[torch.tensor(targets, device=self._device)] = tensor[source].clone()
 
 
 def _tensors(state: Any) -> list[torch.Tensor]:

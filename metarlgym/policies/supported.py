@@ -9,12 +9,15 @@ from metarlgym.datatypes import ConfigError
 
 WAY_OUT = "Serve it with vLLM instead: use_vllm=true."
 
-OTHER_CACHES = {
-    "bloom": "ALiBi positions, which its mask of padding carries",
-    "doge": "a mask computed from the values of all keys",
-    "rwkv": "a recurrent state of its own kind",
+NO_PADDING = "It gives other log-probabilities to padded rows, so it can be neither played here nor trained: use another."
+
+OTHERS = {
+    "bloom": ("ALiBi positions, made from a mask of padding", WAY_OUT),
+    "falcon with alibi": ("ALiBi positions, made from a mask of padding", WAY_OUT),
+    "doge": ("a mask made from the values of all tokens", NO_PADDING),
+    "rwkv": ("a recurrent state of its own", NO_PADDING),
 }
-"""Model types whose configuration says nothing of what they need beyond a mask and a cache of keys and values."""
+"""Model types whose configuration does not say that a mask and a cache of keys and values are not enough."""
 
 
 def check_config(config: Any) -> None:
@@ -30,11 +33,12 @@ def check_config(config: Any) -> None:
     kinds = set(getattr(text, "layer_types", None) or [_layer_kind(text)])
     if kinds != {"full_attention"}:
         raise ConfigError(
-            f"{name} has layers of type {sorted(kinds)}; the in-process policy keeps plain attention caches only. {WAY_OUT}"
+            f"{name} has layers of type {sorted(kinds)}; the in-process policy keeps plain attention caches only. "
+            f"{WAY_OUT}"
         )
-    other = OTHER_CACHES.get(text.model_type) or (OTHER_CACHES["bloom"] if getattr(text, "alibi", False) else None)
-    if other:
-        raise ConfigError(f"{name} needs {other}; the in-process policy keeps plain attention caches only. {WAY_OUT}")
+    need, way_out = OTHERS.get(text.model_type + (" with alibi" if getattr(text, "alibi", False) else ""), ("", ""))
+    if need:
+        raise ConfigError(f"{name} needs {need}; the in-process policy keeps plain attention caches only. {way_out}")
 
 
 def _layer_kind(config: Any) -> str:
