@@ -33,8 +33,15 @@ def check_model_path(name: str) -> None:
         raise ConfigError(f"model_name_or_path={name!r}: no such folder. Give a model folder or a hub id.")
 
 
+def know_our_networks() -> None:
+    """Let transformers' Auto classes know the networks of `metarlgym.pretraining`."""
+    import metarlgym.pretraining.recurrent
+    import metarlgym.pretraining.relative  # noqa: F401  (their modules register them)
+
+
 def load_model(name: str, **kwargs: Any) -> Any:
     """A causal model from a folder or the hub; weights as safetensors only."""
+    know_our_networks()
     check_model_path(name)
     try:
         return AutoModelForCausalLM.from_pretrained(name, use_safetensors=True, **kwargs)
@@ -44,6 +51,7 @@ def load_model(name: str, **kwargs: Any) -> Any:
 
 def load_config(name: str, **kwargs: Any) -> Any:
     """A model's configuration, without its weights."""
+    know_our_networks()
     check_model_path(name)
     try:
         return AutoConfig.from_pretrained(name, **kwargs)
@@ -54,6 +62,7 @@ def load_config(name: str, **kwargs: Any) -> Any:
 
 
 def load_tokenizer(name: str, **kwargs: Any) -> Any:
+    know_our_networks()
     check_model_path(name)
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, **kwargs)
