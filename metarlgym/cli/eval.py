@@ -152,7 +152,7 @@ def command(
             loaded, shown = _load(
                 cast(str, model), group, kind, run.settings.get("chat_template_kwargs"), device, threads
             )
-        room = limits.context_tokens or _context_room(loaded)
+        room = min((n for n in (limits.context_tokens, _context_room(loaded)) if n), default=None)
         settings = replace(settings, limits=replace(limits, context_tokens=room))
         report = evaluate_model(group, loaded, shown, settings, console, cast(str, model), temperature, greedy, played)
     _show(report, played, console)

@@ -1,4 +1,4 @@
-"""InProcessPolicy: the model being trained acts itself, on CPU or GPU, and keeps what it has read across a trial's turns.
+"""InProcessPolicy: the model being trained acts itself, on CPU or GPU, and keeps what it read across turns.
 
 At every tick of the event loop all waiting requests are extended by one forward pass: contexts that need several tokens
 encoded go first, then all that need one. No token is ever encoded twice, and prompts that several contexts share are
@@ -99,7 +99,7 @@ class InProcessPolicy(Policy):
         self.close()
 
     def open(self) -> None:
-        """Put the model into the state it acts in. For callers without an event loop; `begin` does it for the others."""
+        """Prepare the model for acting; `begin` calls it, and so do callers without an event loop."""
         self._store = self._new_store()
         self._stack = inference(self.model)
         self._stack.__enter__()

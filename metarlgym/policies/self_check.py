@@ -27,6 +27,7 @@ BRIDGES = (3, 1, 2, 4, 1, 5)
 ACTION = 3
 """Tokens of each of the two actions."""
 
+
 @dataclass(frozen=True)
 class Tolerance:
     """Largest |difference| of log-probabilities in nats, over tokens."""

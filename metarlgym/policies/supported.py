@@ -9,7 +9,9 @@ from metarlgym.datatypes import ConfigError
 
 WAY_OUT = "Serve it with vLLM instead: use_vllm=true."
 
-NO_PADDING = "It gives other log-probabilities to padded rows, so it can be neither played here nor trained: use another."
+NO_PADDING = (
+    "It gives other log-probabilities to padded rows, so it can be neither played here nor trained: use another."
+)
 
 OTHERS = {
     "bloom": ("ALiBi positions, made from a mask of padding", WAY_OUT),

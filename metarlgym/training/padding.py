@@ -1,7 +1,7 @@
 """Rows that are padded on the left must get the log-probabilities that they have alone.
 
 TRL pads prompts on the left and hands the model a mask and no positions. Models with relative positions do not mind,
-others count positions from the mask; those that count columns instead (GPT-2, XGLM) are given the mask's positions here.
+others count positions from the mask; those that count columns (GPT-2, XGLM) are given the mask's positions here.
 """
 
 from __future__ import annotations
