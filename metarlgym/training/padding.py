@@ -67,14 +67,16 @@ def _scores(trainer: Any) -> tuple[torch.Tensor, torch.Tensor]:
     """Log-probabilities of a completion in a padded batch and alone, each of shape `(n,)`."""
     text = trainer.model.config.get_text_config()
     room = getattr(text, "max_position_embeddings", None) or 2**20
-    length = max(1, min(COMPLETION, room - LONG))
+    long = max(2, min(LONG, room // 2))
+    short = min(SHORT, long - 1)
+    length = max(1, min(COMPLETION, room - long))
     rng = random.Random(0)
 
     def draw(count: int) -> list[int]:
         return rng.choices(range(text.vocab_size), k=count)
 
-    row, other = draw(SHORT) + draw(length), draw(LONG) + draw(length)
-    pad = [0] * (LONG - SHORT)
+    row, other = draw(short) + draw(length), draw(long) + draw(length)
+    pad = [0] * (long - short)
     batch = torch.tensor([pad + row, other], device=trainer.accelerator.device)
     mask = torch.ones_like(batch)
     mask[0, : len(pad)] = 0
