@@ -175,8 +175,7 @@ def command(
             loaded, shown = _load(
                 cast(str, model), group, kind, template_kwargs, device, cast(int, threads), trust_remote_code
             )
-        rooms = (limits.context_tokens, _context_room(loaded))
-        room = min((room for room in rooms if room), default=None)
+        room = min((n for n in (limits.context_tokens, _context_room(loaded)) if n), default=None)
         settings = replace(settings, limits=replace(limits, context_tokens=room))
         report = evaluate_model(group, loaded, shown, settings, console, cast(str, model), temperature, greedy, played)
     _show(report, played, console)

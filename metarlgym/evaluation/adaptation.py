@@ -18,6 +18,7 @@ from metarlgym.rollout.limits import Limits
 from metarlgym.rollout.manager import RolloutManager, TrialSpec
 from metarlgym.rollout.protocol import Policy
 from metarlgym.rollout.render import Renderer
+from metarlgym.rollout.room import no_room, stuck
 from metarlgym.seeding import derive
 from metarlgym.tasks import TaskGroup
 from metarlgym.trial import Trial
@@ -137,6 +138,12 @@ class _Evaluation:
         settings = self.settings
         memory = make_memory(settings.memory)
         main = self.play("main", self.policy, self.renderer, lambda i: memory)
+        prompt = stuck(main)
+        if prompt is not None:
+            action = (self.renderer.fixed_action_tokens if self.renderer else None) or 1
+            raise ConfigError(
+                no_room(prompt, action, {"max_context_tokens or the model's positions": settings.limits.context_tokens})
+            )
         if keep is not None:
             keep.extend(main)
         report = self._summary(main)

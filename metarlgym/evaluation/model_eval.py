@@ -68,7 +68,9 @@ def evaluate_model(
 ) -> dict[str, Any]:
     """Evaluate a model held in this process."""
     from metarlgym.policies.in_process import InProcessPolicy
+    from metarlgym.policies.self_check import self_check
 
+    self_check(model)
     policy = InProcessPolicy(model, renderer, temperature, greedy)
     decode = {"temperature": temperature, "greedy": greedy}
     return evaluate_policy(group, policy, renderer, settings, console, name, decode, keep)

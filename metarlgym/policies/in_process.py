@@ -1,4 +1,4 @@
-"""InProcessPolicy: the model being trained acts itself, on CPU or GPU, with each trial's KV cache kept across turns.
+"""InProcessPolicy: the model being trained acts itself, on CPU or GPU, and keeps what it read across turns.
 
 At every tick of the event loop all waiting requests are extended by one forward pass: contexts that need several tokens
 encoded go first, then all that need one. No token is ever encoded twice, and prompts that several contexts share are
@@ -8,7 +8,6 @@ encoded once. transformers' continuous batching was measured against this; the n
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -17,14 +16,17 @@ import numpy as np
 import torch
 
 from metarlgym.datatypes import ConfigError, MetaRLGymError
-from metarlgym.policies.kv_cache import SlotCache
+from metarlgym.policies.context_store import ContextStore
+from metarlgym.policies.kv_cache import KVStore
+from metarlgym.policies.recurrent_state import StateStore
 from metarlgym.policies.sampling import sample, uniforms
+from metarlgym.policies.supported import check_config
 from metarlgym.rollout.protocol import ActReply, ActRequest, Callback, Policy
 from metarlgym.rollout.render import Renderer
 
 
 class _Context:
-    """A context's place in the cache, and the request it waits with."""
+    """A context's slot, and the request it waits with."""
 
     __slots__ = ("cached", "done", "key", "logprobs", "need", "request", "sampled", "slot")
 
@@ -32,7 +34,7 @@ class _Context:
         self.key = key
         self.slot = slot
         self.cached = 0
-        """Tokens whose keys and values are in the cache."""
+        """Tokens that are encoded."""
 
     def wait(self, request: ActRequest, done: Callback) -> None:
         self.request = request
@@ -58,7 +60,8 @@ class InProcessPolicy(Policy):
         max_batch_tokens: most tokens, padding included, in one forward pass.
 
     Raises:
-        ConfigError: an architecture whose cache is not plain attention over the whole context.
+        ConfigError: an architecture that keeps something else of a context than keys and values of all its tokens, or
+            a recurrent network's state.
     """
 
     def __init__(
@@ -69,13 +72,7 @@ class InProcessPolicy(Policy):
         greedy: bool = False,
         max_batch_tokens: int = 16_384,
     ) -> None:
-        config = model.config.get_text_config()
-        kinds = set(getattr(config, "layer_types", None) or [_layer_kind(config)])
-        if kinds != {"full_attention"}:
-            raise ConfigError(
-                f"model {config.name_or_path or type(model).__name__!r} has layers of type {sorted(kinds)}; the "
-                "in-process policy keeps plain attention caches only. Serve it with vLLM instead."
-            )
+        check_config(model.config)
         if temperature <= 0:
             raise ConfigError(f"temperature={temperature} must be above 0; for the most likely token use greedy.")
         self.model = model
@@ -87,7 +84,7 @@ class InProcessPolicy(Policy):
         """Tokens that went through the model since the policy was made."""
         self._contexts: dict[int, _Context] = {}
         self._free: list[int] = []
-        self._cache = SlotCache()
+        self._store: ContextStore = self._new_store()
         self._pending: list[_Context] = []
         self._scheduled = False
         self._stack: Any = None
@@ -96,14 +93,22 @@ class InProcessPolicy(Policy):
 
     async def begin(self, loop: asyncio.AbstractEventLoop) -> None:
         await super().begin(loop)
-        self._device, self._dtype = self.model.device, self.model.dtype  # both walk the parameters
-        self._stack = _inference(self.model)
-        self._stack.__enter__()
+        self.open()
 
     async def end(self) -> None:
+        self.close()
+
+    def open(self) -> None:
+        """Prepare the model for acting; `begin` calls it, and so do callers without an event loop."""
+        self._store = self._new_store()
+        self._stack = inference(self.model)
+        self._stack.__enter__()
+
+    def close(self) -> None:
+        """Undo `open`, and forget all contexts."""
         self._stack.__exit__(None, None, None)
-        # The cache is as large as the rollout was and the weights change next: nothing of it can be used again.
-        self._cache = SlotCache()
+        # What is kept is as large as the rollout was and the weights change next: nothing of it can be used again.
+        self._store = self._new_store()
         self._contexts.clear()
         self._free.clear()
         self._pending.clear()
@@ -126,6 +131,9 @@ class InProcessPolicy(Policy):
             self._free.append(known.slot)
 
     # ------------------------------------------------------------------ inside
+
+    def _new_store(self) -> ContextStore:
+        return StateStore(self.model) if hasattr(self.model, "state_batch_dim") else KVStore(self.model)
 
     def _tick(self) -> None:
         """One forward pass over those waiting; then their trials move on and what they ask next waits too."""
@@ -185,9 +193,9 @@ class InProcessPolicy(Policy):
     def _extend(self, chunk: list[_Context]) -> None:
         """Encode what each context lacks and sample one token for each."""
         longest = max(p.cached + p.need for p in chunk)
-        self._cache.reserve(max(p.slot for p in chunk) + 1, max(longest, 32))
+        self._store.reserve(max(p.slot for p in chunk) + 1, longest)
         leaders, followers = _share_prompts(chunk)
-        logits = self._forward(leaders)
+        logits = self._encode(leaders)
         if followers:
             order = {id(leader): i for i, leader in enumerate(leaders)}
             rows = list(range(len(leaders)))
@@ -197,8 +205,7 @@ class InProcessPolicy(Policy):
                 by_leader.setdefault(order[id(leader)], []).append(follower)
             for index, group in by_leader.items():
                 leader = leaders[index]
-                targets = torch.tensor([p.slot for p in group], device=logits.device)
-                self._cache.copy_slot(leader.slot, targets, leader.cached)
+                self._store.copy(leader.slot, [p.slot for p in group], leader.cached)
                 for follower in group:
                     follower.cached = leader.cached
             logits = logits[torch.tensor(rows, device=logits.device)]
@@ -212,52 +219,13 @@ class InProcessPolicy(Policy):
             pending.sampled.append(token)
             pending.logprobs.append(logprob)
 
-    def _forward(self, group: list[_Context]) -> torch.Tensor:
-        """Encode `feed` of each, padded on the left; returns logits at the last position, shape `(n, vocabulary)`."""
-        n = len(group)
-        cached = np.array([p.cached for p in group])
-        needs = np.array([p.need for p in group])
-        width = int(needs.max())
-        limit = int((cached + needs).max())
-        slots = [p.slot for p in group]
-        uniform = bool((needs == width).all())
-        if uniform:
-            ids = np.array([p.feed() for p in group])
-        else:
-            ids = np.zeros((n, width), dtype=np.int64)
-            for row, pending in zip(ids, group, strict=True):
-                row[width - pending.need :] = pending.feed()
-        # Position of each column; columns of padding come out negative.
-        positions = (cached + needs - width)[:, None] + np.arange(width)[None, :]
-        padding = None if uniform else np.arange(width)[None, :] < (width - needs)[:, None]
-        start = int(cached[0]) if uniform and (cached == cached[0]).all() else None
-        device, dtype = self._device, self._dtype
-        position_ids = torch.from_numpy(positions)
-        if start is not None:
-            position_ids = position_ids[:1]  # the same in all rows: mask and rotary embedding are made once
-        visible = torch.arange(limit)[None, None, :] <= position_ids[:, :, None]
-        write_to = position_ids
-        if padding is not None:
-            mask = torch.from_numpy(padding)
-            write_to = position_ids.masked_fill(mask, self._cache.length)
-            position_ids = position_ids.masked_fill(mask, 0)
-            # Padding looks at the first key, so that its softmax is not empty; nothing reads its output.
-            visible[:, :, 0] |= mask
-        bias = torch.zeros(visible.shape, dtype=dtype).masked_fill_(~visible, torch.finfo(dtype).min)
-        rows = None if slots == list(range(n)) else torch.tensor(slots, device=device)
-        self._cache.aim(rows, n, write_to.to(device), start, limit)
-        output = self.model(
-            input_ids=torch.from_numpy(ids).to(device),
-            attention_mask=bias[:, None].to(device),
-            position_ids=position_ids.to(device),
-            past_key_values=self._cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        for pending, need in zip(group, needs, strict=True):
-            pending.cached += int(need)
-        self.encoded_tokens += int(needs.sum())
-        return output.logits[:, -1]
+    def _encode(self, group: list[_Context]) -> torch.Tensor:
+        """Encode `feed` of each; returns logits at the last position, shape `(n, vocabulary)`."""
+        logits = self._store.encode([p.slot for p in group], [p.cached for p in group], [p.feed() for p in group])
+        for pending in group:
+            pending.cached += pending.need
+            self.encoded_tokens += pending.need
+        return logits
 
 
 def _share_prompts(chunk: list[_Context]) -> tuple[list[_Context], list[tuple[_Context, _Context]]]:
@@ -279,15 +247,8 @@ def _share_prompts(chunk: list[_Context]) -> tuple[list[_Context], list[tuple[_C
     return leaders, followers
 
 
-def _layer_kind(config: Any) -> str:
-    """The kind of all layers where the config lists none per layer, as Mistral's and Phi-3's do."""
-    window = getattr(config, "sliding_window", None)
-    full = window is None or window >= getattr(config, "max_position_embeddings", math.inf)
-    return "full_attention" if full else "sliding_attention"
-
-
 @contextmanager
-def _inference(model: Any) -> Iterator[None]:
+def inference(model: Any) -> Iterator[None]:
     """No gradients, no dropout, and an attention kernel that takes a mask; all restored afterwards."""
     training = model.training
     kernel = model.config._attn_implementation

@@ -2,14 +2,19 @@
 
 transformers' own caches hold one rectangular batch; here each forward pass names the slots it extends and the positions
 it writes, so contexts of different lengths share a batch and keep their keys and values over the turns of a trial.
+`KVStore` makes those forward passes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import Cache
+
+from metarlgym.policies.context_store import ContextStore
 
 
 class SlotCache(Cache):
@@ -92,3 +97,69 @@ class SlotCache(Cache):
 
     def __len__(self) -> int:
         return len(self._keys)
+
+
+class KVStore(ContextStore):
+    """Contexts of a model with plain attention, in a `SlotCache`.
+
+    Args:
+        model: a causal model that takes a mask of shape `(batch, 1, queries, keys)` and position ids.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.cache = SlotCache()
+        self._device, self._dtype = model.device, model.dtype  # both walk the parameters
+        # XGLM compares the mask's shape with the batch's instead of broadcasting it.
+        self._whole_mask = model.config.get_text_config().model_type == "xglm"
+
+    def reserve(self, slots: int, length: int) -> None:
+        self.cache.reserve(slots, max(length, 32))
+
+    def copy(self, source: int, targets: Sequence[int], length: int) -> None:
+        self.cache.copy_slot(source, torch.tensor(targets, device=self._device), length)
+
+    def encode(self, slots: Sequence[int], known: Sequence[int], feeds: Sequence[Sequence[int]]) -> torch.Tensor:
+        """One forward pass; those that need less are padded on the left."""
+        n = len(slots)
+        cached = np.array(known)
+        needs = np.array([len(feed) for feed in feeds])
+        width = int(needs.max())
+        limit = int((cached + needs).max())
+        uniform = bool((needs == width).all())
+        if uniform:
+            ids = np.array(feeds)
+        else:
+            ids = np.zeros((n, width), dtype=np.int64)
+            for row, feed in zip(ids, feeds, strict=True):
+                row[width - len(feed) :] = feed
+        # Position of each column; columns of padding come out negative.
+        positions = (cached + needs - width)[:, None] + np.arange(width)[None, :]
+        padding = None if uniform else np.arange(width)[None, :] < (width - needs)[:, None]
+        start = int(cached[0]) if uniform and (cached == cached[0]).all() else None
+        device, dtype = self._device, self._dtype
+        position_ids = torch.from_numpy(positions)
+        if start is not None:
+            position_ids = position_ids[:1]  # the same in all rows: mask and rotary embedding are made once
+        visible = torch.arange(limit)[None, None, :] <= position_ids[:, :, None]
+        write_to = position_ids
+        if padding is not None:
+            mask = torch.from_numpy(padding)
+            write_to = position_ids.masked_fill(mask, self.cache.length)
+            position_ids = position_ids.masked_fill(mask, 0)
+            # Padding looks at the first key, so that its softmax is not empty; nothing reads its output.
+            visible[:, :, 0] |= mask
+        bias = torch.zeros(visible.shape, dtype=dtype).masked_fill_(~visible, torch.finfo(dtype).min)[:, None]
+        if self._whole_mask:
+            bias = bias.expand(n, -1, -1, -1)
+        rows = None if slots == list(range(n)) else torch.tensor(slots, device=device)
+        self.cache.aim(rows, n, write_to.to(device), start, limit)
+        output = self.model(
+            input_ids=torch.from_numpy(ids).to(device),
+            attention_mask=bias.to(device),
+            position_ids=position_ids.to(device),
+            past_key_values=self.cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        return output.logits[:, -1]

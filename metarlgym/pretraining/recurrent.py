@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationMixin, PreTrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
@@ -82,13 +83,15 @@ class RecurrentOutput(ModelOutput):
     """Recurrent state after the last token, for `state=` of the next call."""
     hidden_states: tuple[torch.Tensor, ...] | None = None
     """With `output_hidden_states`: embedding, core and last hidden layer, each `(B, T, hidden_size)`."""
+    last_hidden_state: torch.Tensor | None = None
+    """What the logits are computed from, `(B, T, hidden_size)`."""
 
 
 class RecurrentForCausalLM(PreTrainedModel, GenerationMixin):
     """A recurrent network that predicts the next token."""
 
     config_class = RecurrentConfig
-    base_model_prefix = "core"
+    base_model_prefix = ""  # TRL takes `last_hidden_state` from the base model, which is this one
     main_input_name = "input_ids"
     _is_stateful = True  # a state cannot be rolled back, so no assisted generation
 
@@ -124,6 +127,11 @@ class RecurrentForCausalLM(PreTrainedModel, GenerationMixin):
                         gates[1].uniform_(1, max(2, self.config.timescale - 1)).log_()
                         gates[0] = -gates[1]
 
+    @property
+    def state_batch_dim(self) -> int:
+        """Dimension of the state's tensors that counts the batch."""
+        return 0 if self.config.cell == "stack_rnn" else 1
+
     def get_input_embeddings(self) -> nn.Module:
         return self.embedding
 
@@ -140,45 +148,58 @@ class RecurrentForCausalLM(PreTrainedModel, GenerationMixin):
         labels: torch.Tensor | None = None,
         state: Any = None,
         output_hidden_states: bool | None = None,
+        logits_to_keep: int = 0,
         **kwargs: Any,
     ) -> RecurrentOutput:
         """Logits, and the loss where there are labels.
 
         Args:
             input_ids: `(B, T)`.
-            attention_mask: padding may be at the end only, where a recurrent network has no need of it.
+            attention_mask: `(B, T)`, 0 at padding. Padding at the beginning is skipped; what stands there in the output
+                has no meaning. Padding at the end does not matter, but for the state.
             labels: `(B, T)` in Hugging Face's way: shifted inside, -100 is no target.
             state: of an earlier call, to go on from.
             output_hidden_states: also return them.
+            logits_to_keep: logits of so many last tokens only; 0 for all.
         """
-        if attention_mask is not None and not bool(attention_mask[:, 0].all()):
-            raise ConfigError(
-                "attention_mask pads at the beginning: a recurrent network takes padding at the end only."
-            )
+        order = None
+        lengths = None
+        if attention_mask is not None and attention_mask.shape == input_ids.shape and not attention_mask[:, 0].all():
+            order, lengths = _padding_last(attention_mask)
+            input_ids = input_ids.gather(1, order)
         embedded = self.embedding(input_ids)
         entered = self.before(embedded)
         if isinstance(self.core, nn.ModuleList):
             states = []
             cored = entered
             for i, layer in enumerate(self.core):
-                cored, after = layer(cored, None if state is None else state[i])
+                cored, after = layer(cored, None if state is None else state[i], lengths)
                 states.append(after)
             state = tuple(states)
-        else:
+        elif lengths is None:
             cored, state = self.core(entered, state)
+        else:
+            packed = pack_padded_sequence(entered, lengths.cpu(), batch_first=True, enforce_sorted=False)
+            found, state = self.core(packed, state)
+            cored, _ = pad_packed_sequence(found, batch_first=True, total_length=entered.shape[1])
         last = self.after(cored)
-        logits = self.lm_head(last)
+        if order is not None:
+            back = order.argsort(1)[..., None]
+            embedded, cored, last = (x.gather(1, back.expand_as(x)) for x in (embedded, cored, last))
+        logits = self.lm_head(last[:, -logits_to_keep:])
         loss = None
         if labels is not None:
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
         hidden = (embedded, cored, last) if output_hidden_states else None
-        return RecurrentOutput(loss=loss, logits=logits, state=state, hidden_states=hidden)
+        return RecurrentOutput(loss=loss, logits=logits, state=state, hidden_states=hidden, last_hidden_state=last)
 
     def prepare_inputs_for_generation(
-        self, input_ids: torch.Tensor, state: Any = None, **kwargs: Any
+        self, input_ids: torch.Tensor, state: Any = None, attention_mask: torch.Tensor | None = None, **kwargs: Any
     ) -> dict[str, Any]:
         """The whole prompt first, then one token at a time with the state."""
-        return {"input_ids": input_ids if state is None else input_ids[:, -1:], "state": state}
+        if state is None:
+            return {"input_ids": input_ids, "attention_mask": attention_mask}
+        return {"input_ids": input_ids[:, -1:], "state": state}
 
     def _update_model_kwargs_for_generation(
         self, outputs: ModelOutput, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
@@ -186,6 +207,17 @@ class RecurrentForCausalLM(PreTrainedModel, GenerationMixin):
         kept = super()._update_model_kwargs_for_generation(outputs, model_kwargs, *args, **kwargs)
         kept["state"] = outputs.get("state")
         return kept
+
+
+def _padding_last(mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The order of columns, `(B, T)`, that moves each row's leading padding behind it, and how many others there are.
+
+    A row of nothing but padding keeps its order and its length.
+    """
+    columns = mask.shape[1]
+    leading = (mask.cumsum(1) == 0).sum(1) % columns
+    order = (torch.arange(columns, device=mask.device) + leading[:, None]) % columns
+    return order, columns - leading
 
 
 def _mlp(width: int, layers: int) -> nn.Module:

@@ -8,6 +8,7 @@ distance, u and v learned for each head.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -79,17 +80,38 @@ class RelativeAttention(nn.Module):
         self.content_bias = nn.Parameter(torch.zeros(self.heads, 1, self.size))
         self.distance_bias = nn.Parameter(torch.zeros(self.heads, 1, self.size))
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """`(B, T, width)` to the same."""
+    def forward(
+        self,
+        x: torch.Tensor,
+        mask: torch.Tensor | None = None,
+        positions: torch.Tensor | None = None,
+        cache: Any = None,
+        layer: int = 0,
+    ) -> torch.Tensor:
+        """`(B, T, width)` to the same.
+
+        Args:
+            x: the tokens to encode.
+            mask: bool, `(B or 1, T or 1, keys)`, the keys that a token may see as far as causality lets it.
+            positions: of the tokens among the keys, `(B or 1, T)`; 0..T-1 where None.
+            cache: takes the new keys and values and returns all.
+            layer: its number in the cache.
+        """
         B, T, _ = x.shape
         q, k, v = self.qkv(x).view(B, T, 3, self.heads, self.size).permute(2, 0, 3, 1, 4)
-        far = self.distance(_sinusoids(T, self.width, x)).view(T, self.heads, self.size).transpose(0, 1)
+        if cache is not None:
+            k, v = cache.update(k, v, layer)
+        keys = k.shape[2]
+        far = self.distance(_sinusoids(keys, self.width, x)).view(keys, self.heads, self.size).transpose(0, 1)
         # Row i, column d: the score of distance d. What is asked for is column j = i - d.
         by_distance = (q + self.distance_bias) @ far.transpose(1, 2)
-        steps = torch.arange(T, device=x.device)
-        apart = steps[:, None] - steps[None]
+        steps = torch.arange(keys, device=x.device)
+        apart = (steps if positions is None else positions)[..., None] - steps
         seen = apart >= 0 if self.window is None else (apart >= 0) & (apart < self.window)
-        bias = by_distance.gather(3, apart.clamp(min=0).expand(B, self.heads, T, T)) / math.sqrt(self.size)
+        if mask is not None:
+            seen = (seen & mask) | (apart == 0)  # padding sees itself: nothing reads it, and it must not become NaN
+        apart, seen = (x[:, None] if x.dim() == 3 else x for x in (apart, seen))
+        bias = by_distance.gather(3, apart.clamp(min=0).expand(B, self.heads, T, keys)) / math.sqrt(self.size)
         bias = bias.masked_fill(~seen, -torch.inf)
         dropout = self.dropout if self.training else 0.0
         found = functional.scaled_dot_product_attention(q + self.content_bias, k, v, bias, dropout)
@@ -109,16 +131,24 @@ class RelativeBlock(nn.Module):
             nn.Linear(width, inner), nn.GELU(), nn.Linear(inner, width), nn.Dropout(config.dropout)
         )
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = x + self.attention(self.before_attention(x))
+    def forward(self, x: torch.Tensor, *where: Any) -> torch.Tensor:
+        x = x + self.attention(self.before_attention(x), *where)
         return x + self.mlp(self.before_mlp(x))
 
 
+@dataclass
+class RelativeOutput(CausalLMOutput):
+    """What a forward pass gives."""
+
+    last_hidden_state: torch.Tensor | None = None
+    """What the logits are computed from, `(B, T, width)`."""
+
+
 class RelativeForCausalLM(PreTrainedModel, GenerationMixin):
-    """A transformer with relative positions that predicts the next token. It keeps no cache of keys and values."""
+    """A transformer with relative positions that predicts the next token. `generate` keeps no cache with it."""
 
     config_class = RelativeConfig
-    base_model_prefix = "blocks"
+    base_model_prefix = ""  # TRL takes `last_hidden_state` from the base model, which is this one
     main_input_name = "input_ids"
     _supports_sdpa = True
 
@@ -156,34 +186,46 @@ class RelativeForCausalLM(PreTrainedModel, GenerationMixin):
         attention_mask: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         output_hidden_states: bool | None = None,
+        position_ids: torch.Tensor | None = None,
+        past_key_values: Any = None,
+        logits_to_keep: int = 0,
         **kwargs: Any,
-    ) -> CausalLMOutput:
+    ) -> RelativeOutput:
         """Logits `(B, T, vocab_size)`, and the loss where there are labels (Hugging Face's: shifted inside).
 
         Args:
             input_ids: `(B, T)`.
-            attention_mask: padding may be at the end only, where a causal model does not see it.
+            attention_mask: `(B, T)`, 0 at padding; or `(B or 1, 1, T, keys)`, 0.0 where a key may be seen.
             labels: `(B, T)`, -100 is no target.
             output_hidden_states: also return the input of each block and the last norm, `(B, T, width)` each.
+            position_ids: of the tokens among the keys, with `past_key_values`; distances need them for nothing else.
+            past_key_values: an object whose `update` takes a layer's new keys and values and returns all of them.
+            logits_to_keep: logits of so many last tokens only; 0 for all.
         """
-        if attention_mask is not None and not bool(attention_mask[:, 0].all()):
-            raise ConfigError("attention_mask pads at the beginning: this network takes padding at the end only.")
+        mask = None
+        if attention_mask is not None and attention_mask.dim() == 4:
+            mask = attention_mask[:, 0] == 0
+        elif attention_mask is not None and not bool(attention_mask[:, 0].all()):
+            mask = attention_mask[:, None] != 0  # padding at the end is seen by nothing before it
+        positions = None if past_key_values is None else position_ids
         x = self.embedding(input_ids)
         hidden = [x]
-        for block in self.blocks:
-            x = block(x)
+        for i, block in enumerate(self.blocks):
+            x = block(x, mask, positions, past_key_values, i)
             hidden.append(x)
         last = self.norm(x)
-        logits = self.lm_head(last)
+        logits = self.lm_head(last[:, -logits_to_keep:])
         loss = None
         if labels is not None:
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
         kept = (*hidden[:-1], last) if output_hidden_states else None
-        return CausalLMOutput(loss=loss, logits=logits, hidden_states=kept)
+        return RelativeOutput(loss=loss, logits=logits, hidden_states=kept, last_hidden_state=last)
 
-    def prepare_inputs_for_generation(self, input_ids: torch.Tensor, **kwargs: Any) -> dict[str, Any]:
+    def prepare_inputs_for_generation(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs: Any
+    ) -> dict[str, Any]:
         """The whole sequence at every step."""
-        return {"input_ids": input_ids}
+        return {"input_ids": input_ids, "attention_mask": attention_mask}
 
 
 def _sinusoids(length: int, width: int, like: torch.Tensor) -> torch.Tensor:

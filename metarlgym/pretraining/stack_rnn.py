@@ -44,19 +44,24 @@ class StackRNN(nn.Module):
         return like.new_zeros(batch, self.hidden_size), like.new_zeros(batch, self.stacks, self.cells)
 
     def forward(
-        self, inputs: torch.Tensor, state: tuple[torch.Tensor, torch.Tensor] | None = None
+        self,
+        inputs: torch.Tensor,
+        state: tuple[torch.Tensor, torch.Tensor] | None = None,
+        lengths: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
         """Outputs `(B, T, H)` and the state after the last step.
 
         Args:
             inputs: `(B, T, input_size)`.
             state: `start` where None.
+            lengths: steps of each row, `(B,)`, after which its state stays; all where None.
         """
         batch = inputs.shape[0]
         hidden, stack = self.start(batch, inputs) if state is None else state
         entered = self.enter(inputs)
         outputs = []
-        for x in entered.unbind(1):
+        for step, x in enumerate(entered.unbind(1)):
+            before = hidden, stack
             seen = stack[:, :, : self.read].reshape(batch, -1)
             hidden = torch.tanh(x + self.recur(hidden) + self.see(seen))
             push, pop, keep = self.act(hidden).view(batch, self.stacks, ACTIONS).softmax(-1).unbind(-1)
@@ -64,5 +69,8 @@ class StackRNN(nn.Module):
             pushed = torch.cat([new, stack[:, :, :-1]], -1)
             popped = torch.cat([stack[:, :, 1:], torch.zeros_like(new)], -1)
             stack = push[..., None] * pushed + pop[..., None] * popped + keep[..., None] * stack
+            if lengths is not None:
+                on = (step < lengths)[:, None]
+                hidden, stack = torch.where(on, hidden, before[0]), torch.where(on[..., None], stack, before[1])
             outputs.append(hidden)
         return torch.stack(outputs, 1), (hidden, stack)

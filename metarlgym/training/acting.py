@@ -19,6 +19,7 @@ from trl.models import unwrap_model_for_generation
 
 from metarlgym.datatypes import ConfigError, MetaRLGymError
 from metarlgym.policies.in_process import InProcessPolicy
+from metarlgym.policies.self_check import self_check
 from metarlgym.policies.server_pool import Server, ServerPool
 from metarlgym.rollout.limits import Limits
 from metarlgym.rollout.protocol import Policy
@@ -27,6 +28,7 @@ from metarlgym.serving.handshake import ServerInfo, check_for_training, check_to
 from metarlgym.training.agreement import AgreedError, agree
 from metarlgym.training.checkpoint import COMPLETE
 from metarlgym.training.config import MetaGRPOConfig
+from metarlgym.training.padding import check_padding
 from metarlgym.training.probe import (
     CONTINUATION_LENGTH,
     PROMPT_LENGTH,
@@ -86,6 +88,7 @@ class ActingMixin:
     def _init_acting(self, policy: Callable[[Any, Renderer, float], Policy] | None, servers: list[ServerInfo]) -> None:
         self._given_policy = policy
         self._bare_model: Any = None
+        self._proved = False
         self._syncs = 0
         self._settled_step = -1
         self._pool = None
@@ -113,6 +116,7 @@ class ActingMixin:
         Under ZeRO-3 the in-process policy has the weights gathered once for the whole of it.
         """
         args = self.args
+        self._prove()
         truncation = {"top_p": args.top_p, "top_k": args.top_k, "min_p": args.min_p or 0.0}
         if self._given_policy is not None:
             yield self._given_policy(self._whole_model(), self.renderer, self.temperature)
@@ -130,6 +134,21 @@ class ActingMixin:
         else:
             with self._gathered():
                 yield InProcessPolicy(self._whole_model(), self.renderer, self.temperature)
+
+    def _prove(self) -> None:
+        """Once, before anything is played: the model's log-probabilities do not depend on how they are computed."""
+        if self._proved:
+            return
+        check_padding(self, _precision(self.args, self.model))
+        if self._given_policy is None and not self.args.use_vllm:
+            problem = None
+            with self._gathered():
+                try:
+                    self_check(self._whole_model())
+                except MetaRLGymError as error:
+                    problem = error
+            agree(problem)
+        self._proved = True
 
     def _whole_model(self) -> Any:
         if self._bare_model is None:  # unwrapping looks for DeepSpeed each time, which takes 20 ms

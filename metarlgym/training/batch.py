@@ -53,7 +53,11 @@ class TrialBatch:
         self.rows: list[Transcript] = []
         self.row_trial: list[int] = []
         for i, trajectory in enumerate(trajectories):
-            rows = list(trajectory.rows)
+            # A context in which nothing was sampled has nothing to learn from: its prompt need not be read again.
+            rows = [
+                row if any(row.env_mask) else Transcript.filler([renderer.end_id], renderer.end_id, row.first_episode)
+                for row in trajectory.rows
+            ]
             if not rows:  # the environment failed before its first text
                 rows = [Transcript.filler([renderer.end_id], renderer.end_id, 0)]
             prompt = rows[0].ids[: rows[0].prompt_len]

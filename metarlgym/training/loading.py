@@ -39,6 +39,12 @@ def check_model_path(name: str) -> None:
         raise ConfigError(f"model_name_or_path={name!r}: no such folder. Give a model folder or a hub id.")
 
 
+def know_our_networks() -> None:
+    """Let transformers' Auto classes know the networks of `metarlgym.pretraining`."""
+    import metarlgym.pretraining.recurrent
+    import metarlgym.pretraining.relative  # noqa: F401  (their modules register them)
+
+
 def load_model(name: str, **kwargs: Any) -> Any:
     """A causal model from a folder or the hub; weights as safetensors only.
 
@@ -65,6 +71,7 @@ def load_tokenizer(name: str, **kwargs: Any) -> Any:
 
 
 def _load(name: str, failure: str, from_pretrained: Callable[..., Any], **kwargs: Any) -> Any:
+    know_our_networks()
     check_model_path(name)
     try:
         return from_pretrained(expand(name), **kwargs)

@@ -69,7 +69,7 @@ def _model_numbers(settings: Settings, group: TaskGroup) -> tuple[int, int, int,
     config: Any
     if settings.model.model_name_or_path:
         config = load_config(settings.model.model_name_or_path, trust_remote_code=settings.grpo.trust_remote_code)
-        make_renderer(settings.run.renderer, load_tokenizer(settings.model.model_name_or_path), group)
+        renderer = make_renderer(settings.run.renderer, load_tokenizer(settings.model.model_name_or_path), group)
     else:
         make_trial = run._trial_maker(settings, group)
         texts = scratch.sample_text(group, make_trial)
@@ -85,4 +85,7 @@ def _model_numbers(settings: Settings, group: TaskGroup) -> tuple[int, int, int,
     with torch.device("meta"):
         parameters = AutoModelForCausalLM.from_config(config).num_parameters()
     text = config.get_text_config()
-    return parameters, text.hidden_size, text.num_hidden_layers, text.vocab_size, text.max_position_embeddings
+    room = text.max_position_embeddings or settings.grpo.max_context_tokens
+    if room is None:  # recurrent networks and relative positions know no longest context
+        room = start.context_needed(renderer, group, run._trial_maker(settings, group), settings.grpo.max_action_tokens)
+    return parameters, text.hidden_size, text.num_hidden_layers, text.vocab_size, room

@@ -19,7 +19,9 @@ from metarlgym.datatypes import ConfigError, MetaRLGymError
 from metarlgym.evaluation.adaptation import EvalSettings
 from metarlgym.evaluation.model_eval import evaluate_policy, report_table, write_report
 from metarlgym.memory import make_memory
+from metarlgym.policies.supported import check_config
 from metarlgym.rollout.render import Renderer
+from metarlgym.rollout.room import check_room
 from metarlgym.tasks import TaskGroup
 from metarlgym.training.acting import connect
 from metarlgym.training.agreement import agree
@@ -33,6 +35,7 @@ from metarlgym.training.open_run import OpenRun, open_run
 from metarlgym.training.plan import make_plan
 from metarlgym.training.preemption import Preemption
 from metarlgym.training.reference import check_reference
+from metarlgym.training.rooms import check_scratch_room, context_rooms
 from metarlgym.training.saveable import check_saveable
 from metarlgym.training.start import make_start, starting_policy
 from metarlgym.training.trainer import MetaGRPOTrainer
@@ -184,6 +187,7 @@ def _check_model(settings: Settings, group: TaskGroup, console: Console) -> None
     """
     name, args = settings.model.model_name_or_path, settings.grpo
     if not name:
+        check_scratch_room(settings, group, _trial_maker(settings, group))
         if args.use_vllm:
             raise ConfigError(
                 "use_vllm=true needs model_name_or_path, the model that is served too: "
@@ -194,8 +198,11 @@ def _check_model(settings: Settings, group: TaskGroup, console: Console) -> None
     tokenizer = None
     try:
         config = load_config(name, trust_remote_code=args.trust_remote_code)
+        if not args.use_vllm:
+            check_config(config)
         tokenizer = load_tokenizer(name, trust_remote_code=args.trust_remote_code)
-        make_renderer(settings.run.renderer, tokenizer, group, args.chat_template_kwargs)
+        renderer = make_renderer(settings.run.renderer, tokenizer, group, args.chat_template_kwargs)
+        check_room(group, _trial_maker(settings, group), renderer, context_rooms(args, config))
         check_saveable(name, config, tokenizer)
     except MetaRLGymError as error:
         problem = error

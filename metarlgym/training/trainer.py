@@ -27,6 +27,7 @@ from metarlgym.rollout.limits import Limits
 from metarlgym.rollout.manager import RolloutManager, TrialSpec
 from metarlgym.rollout.protocol import Policy
 from metarlgym.rollout.render import Renderer
+from metarlgym.rollout.room import no_room, stuck
 from metarlgym.seeding import derive
 from metarlgym.tasks import TaskGroup
 from metarlgym.training.acting import ActingMixin, connect
@@ -35,6 +36,7 @@ from metarlgym.training.batch import TrialBatch
 from metarlgym.training.checkpoint import CheckpointMixin
 from metarlgym.training.config import MetaGRPOConfig
 from metarlgym.training.reference import ReferenceMixin
+from metarlgym.training.rooms import context_rooms
 from metarlgym.training.schedule import Schedule
 from metarlgym.trial import Trial
 
@@ -100,15 +102,13 @@ class MetaGRPOTrainer(ReferenceMixin, CheckpointMixin, ActingMixin, GRPOTrainer)
         if isinstance(self.model, PeftModel):
             self.model.create_or_update_model_card = _no_card
         self._init_acting(policy, servers)
-        rooms = [getattr(self.model.config.get_text_config(), "max_position_embeddings", None), args.max_context_tokens]
-        rooms += [server.max_model_len for server in servers]
-        rooms += [args.vllm_max_model_length] if args.use_vllm else []
+        self.rooms = context_rooms(args, self.model.config, servers)
         self.limits = Limits(
             action_tokens=args.max_action_tokens,
             episode_turns=args.max_episode_turns,
             episode_tokens=args.max_episode_tokens,
             episode_seconds=args.max_episode_seconds,
-            context_tokens=min((room for room in rooms if room), default=None),
+            context_tokens=min((room for room in self.rooms.values() if room), default=None),
             trial_seconds=args.max_trial_seconds,
         )
         self._entropy_schedule = (
@@ -201,6 +201,7 @@ class MetaGRPOTrainer(ReferenceMixin, CheckpointMixin, ActingMixin, GRPOTrainer)
         """The one collective of a rollout: if any process failed, all save a checkpoint and stop with the same error.
 
         Single trials that ended in an error are masked and counted; only where all did is there nothing to learn from.
+        The same holds for trials whose prompt left no room for an action.
         """
         errors = [t.error for t in trajectories]
         problem = None
@@ -209,8 +210,11 @@ class MetaGRPOTrainer(ReferenceMixin, CheckpointMixin, ActingMixin, GRPOTrainer)
             problem = f"the rollout failed: {name}{failure}"
         if errors and all(errors):
             problem = f"every trial of the rollout ended in an error, the first in {errors[0]}"
-        told = gather_object([(failure is not None, problem)])
-        fatal = [text for broken, text in told if broken] or [text for _, text in told]
+        told = gather_object([(failure is not None, problem, any(t.turns for t in trajectories), stuck(trajectories))])
+        fatal = [text for broken, text, _, _ in told if broken] or [text for _, text, _, _ in told]
+        prompt = max((longest for *_, longest in told if longest is not None), default=None)
+        if not all(fatal) and prompt is not None and not any(acted for _, _, acted, _ in told):
+            fatal = [no_room(prompt, self.renderer.fixed_action_tokens or 1, self.rooms)]
         if not all(fatal):
             return
         detail = next((t.error_detail for t in trajectories if t.error_detail), "")

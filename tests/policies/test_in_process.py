@@ -203,8 +203,8 @@ def test_slots_of_ended_trials_are_used_again(words):
     model, renderer, trials = words
     policy = InProcessPolicy(model, renderer)
     slots = []
-    inner = policy._forward
-    policy._forward = lambda group: slots.append(policy._cache.slots) or inner(group)
+    inner = policy._encode
+    policy._encode = lambda group: slots.append(policy._store.cache.slots) or inner(group)
     RolloutManager(policy, renderer, concurrency=4).run(trials)
     assert max(slots) <= 8
 
@@ -212,7 +212,7 @@ def test_slots_of_ended_trials_are_used_again(words):
 def test_nothing_is_kept_after_a_rollout(words):
     model, renderer, trials = words
     _, policy = play(model, renderer, trials[:8])
-    assert not policy._contexts and not policy._pending and not policy._cache._keys
+    assert not policy._contexts and not policy._pending and not policy._store.cache._keys
 
 
 def test_a_policy_can_play_again_with_new_weights(words):

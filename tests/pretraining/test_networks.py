@@ -142,14 +142,53 @@ def test_bad_settings(settings, told):
     assert told in str(error.value) and "\n" not in str(error.value)
 
 
-def test_padding_at_the_beginning_is_refused():
-    for network in NETWORKS[1:], "relative":
-        args = NetworkArguments(positions="relative") if network == "relative" else NetworkArguments(network="rnn")
-        model = make_network(args, 5, 32)
-        mask = torch.ones_like(IDS)
-        mask[0, 0] = 0
-        with pytest.raises(ConfigError, match="at the end only"):
-            model(input_ids=IDS, attention_mask=mask)
+OURS = [{"network": cell, "num_layers": 2} for cell in NETWORKS[1:]]
+OURS += [{"positions": "relative"}, {"positions": "relative", "sliding_window": 4}]
+
+
+@pytest.fixture(params=OURS, ids=str)
+def ours(request):
+    return make_network(NetworkArguments(hidden_size=16, **request.param), 5, 32)
+
+
+@pytest.fixture
+def padded():
+    """Rows of 10, 7 and 1 tokens, padded on the left; the middle one on the right too."""
+    mask = torch.ones_like(IDS)
+    mask[1, :3] = mask[1, 9:] = mask[2, :9] = 0
+    return mask
+
+
+def test_padding_at_the_beginning_is_skipped(ours, padded):
+    out = ours(input_ids=IDS, attention_mask=padded)
+    for row, mask in enumerate(padded.bool()):
+        alone = ours(input_ids=IDS[row : row + 1, mask])
+        torch.testing.assert_close(out.logits[row, mask], alone.logits[0], atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(out.last_hidden_state[row, mask], alone.last_hidden_state[0], atol=1e-6, rtol=1e-5)
+    out.logits[padded.bool()].sum().backward()
+    assert all(torch.isfinite(p.grad).all() for p in ours.parameters())
+
+
+@torch.no_grad()
+def test_generates_from_a_padded_batch_what_it_generates_from_each_row(ours, padded):
+    padded[1] = padded[1, 0]  # generation goes on from the last column
+    padded[1, 3:] = 1
+    many = ours.eval().generate(IDS, attention_mask=padded, max_new_tokens=6, do_sample=False)[:, 10:]
+    for row, mask in enumerate(padded.bool()):
+        alone = ours.generate(IDS[row : row + 1, mask], max_new_tokens=6, do_sample=False)[0, int(mask.sum()) :]
+        assert many[row].tolist() == alone.tolist()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("cell", NETWORKS[1:])
+def test_state_after_padding_is_that_of_the_row_alone(cell, padded):
+    network = make_network(NetworkArguments(network=cell, hidden_size=16, num_layers=2), 5, 32).eval()
+    padded[1, 3:] = 1
+    state = network(input_ids=IDS, attention_mask=padded).state
+    more = network(input_ids=IDS[:, :2], state=state).logits
+    for row, mask in enumerate(padded.bool()):
+        ids = torch.cat([IDS[row, mask], IDS[row, :2]])[None]
+        torch.testing.assert_close(more[row], network(input_ids=ids).logits[0, -2:], atol=1e-6, rtol=1e-5)
 
 
 def test_timescale_spreads_what_lstm_units_forget():
