@@ -53,3 +53,7 @@ class BoundedCache(OrderedDict[K, V], Generic[K, V]):
                 oldest, _ = self.popitem(last=False)
                 self.bytes -= self._sizes.pop(oldest)
         return value
+
+    def __reduce__(self) -> tuple[type[BoundedCache[K, V]], tuple[int]]:
+        """Copies and pickles begin empty: a lock cannot be copied, and what is cached can be made again."""
+        return type(self), (self.limit,)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import sys
 import threading
 
@@ -30,6 +32,15 @@ def test_a_key_counts_once():
     for _ in range(9):
         cache.keep("same", 1, 744)
     assert (len(cache), cache.bytes) == (1, 1_000)
+
+
+def test_a_copy_begins_empty():
+    cache = BoundedCache(limit=3_000)
+    cache.keep("a", 1, 0)
+    for other in (copy.deepcopy(cache), pickle.loads(pickle.dumps(cache))):
+        assert (len(other), other.bytes, other.limit) == (0, 0, 3_000)
+        assert other.keep("b", 2, 0) == other["b"]
+    assert dict(cache) == {"a": 1}
 
 
 def test_threads_share_a_cache():
