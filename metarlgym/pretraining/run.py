@@ -19,6 +19,7 @@ from metarlgym import __version__
 from metarlgym.datatypes import ConfigError
 from metarlgym.evaluation.model_eval import write_json
 from metarlgym.pretraining.config import PretrainConfig
+from metarlgym.pretraining.fields import REFUSED
 from metarlgym.pretraining.networks import NetworkArguments, make_network
 from metarlgym.pretraining.plots import plot_curves, plot_dynamics
 from metarlgym.pretraining.probing import probe
@@ -26,6 +27,7 @@ from metarlgym.pretraining.progress import PretrainProgress
 from metarlgym.pretraining.regret import Examination, curves, summarise
 from metarlgym.pretraining.trainer import PretrainTrainer
 from metarlgym.sources import Piecewise, Source
+from metarlgym.training.bounds import check_values
 from metarlgym.training.callbacks import MetricsFile, drop_unfinished_line
 from metarlgym.training.checkpoint import checkpoints, latest_complete
 from metarlgym.training.flat import plain, read_flat
@@ -45,6 +47,9 @@ class PretrainRun:
     )
     resume: bool = field(default=False, metadata={"help": "Go on from the newest complete checkpoint in output_dir."})
     overwrite: bool = field(default=False, metadata={"help": "Replace the run that output_dir holds."})
+
+    def __post_init__(self) -> None:
+        check_values(self)
 
 
 GROUPS = (PretrainRun, PretrainConfig, NetworkArguments)
@@ -66,8 +71,11 @@ class PretrainSettings:
         for part in (self.run, self.config, self.network):
             for item in dataclasses.fields(part):
                 once = item.name in ("resume", "overwrite")
-                if item.name in own or (item.name in self.given and not once):
+                if item.name in own:
                     found[item.name] = plain(getattr(part, item.name))
+                elif item.name in self.given and not once:
+                    # As it was given: what transformers makes of a value need not read back as the same one.
+                    found[item.name] = plain(self.given[item.name])
         return found
 
 
@@ -77,7 +85,7 @@ def parse(arguments: Sequence[str]) -> PretrainSettings:
     Raises:
         ConfigError: a name or a value that does not fit.
     """
-    (run, config, network), given = read_flat(arguments, GROUPS, "pretrain")
+    (run, config, network), given = read_flat(arguments, GROUPS, "pretrain", REFUSED)
     return PretrainSettings(run, config, network, given)
 
 

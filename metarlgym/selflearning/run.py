@@ -28,6 +28,7 @@ from metarlgym.datatypes import ConfigError, MetaRLGymError
 from metarlgym.evaluation.model_eval import write_json
 from metarlgym.selflearning.plan import Plan
 from metarlgym.selflearning.report import remove_pictures, write_report
+from metarlgym.training.bounds import check_values
 from metarlgym.training.flat import plain, read_flat, said_in
 
 PLANS = {"1": "plan1", "2": "plan2", "3": "plan3"}
@@ -50,8 +51,7 @@ class SelfLearnRun:
         self.plan = str(self.plan)
         if self.plan not in PLANS:
             raise ConfigError(f"plan={self.plan!r} is not known: use one of {', '.join(PLANS)}.")
-        if self.workers < 1:
-            raise ConfigError(f"workers={self.workers} must be at least 1.")
+        check_values(self)
 
 
 @dataclass
