@@ -32,6 +32,7 @@ from metarlgym.training.callbacks import MetricsFile, drop_unfinished_line
 from metarlgym.training.checkpoint import checkpoints, latest_complete
 from metarlgym.training.flat import plain, read_flat
 from metarlgym.training.loading import load_model
+from metarlgym.training.optimizer_check import check_optimizer
 from metarlgym.training.run import quiet
 
 
@@ -86,6 +87,7 @@ def parse(arguments: Sequence[str]) -> PretrainSettings:
         ConfigError: a name or a value that does not fit.
     """
     (run, config, network), given = read_flat(arguments, GROUPS, "pretrain", REFUSED)
+    check_optimizer(config)
     return PretrainSettings(run, config, network, given)
 
 

@@ -14,6 +14,7 @@ from metarlgym.datatypes import ConfigError
 from metarlgym.training.bounds import check_values
 from metarlgym.training.config import MetaGRPOConfig
 from metarlgym.training.fields import REFUSED
+from metarlgym.training.optimizer_check import check_optimizer
 from metarlgym.training.flat import plain, read_flat
 from metarlgym.training.scratch import ScratchArguments
 
@@ -109,4 +110,5 @@ def parse(arguments: Sequence[str]) -> Settings:
     (run, grpo, scratch, model), given = read_flat(arguments, GROUPS, "train", REFUSED)
     if not run.env_id:
         raise ConfigError("env_id is missing: name a task group, such as env_id: Doors-v0 (see `metarlgym list`).")
+    check_optimizer(grpo)
     return Settings(run, grpo, scratch, model, given, original)

@@ -30,14 +30,16 @@ class Bound(NamedTuple):
 
     def wanted(self, value: float) -> str:
         """What a value outside of it must be; technical ceilings are named where they are passed alone."""
-        low = f"{'above' if self.low_open else 'at least'} {_number(self.low)}"
-        high = f"{'below' if self.high_open else 'at most'} {_number(self.high)}"
+        if value != value or abs(value) == math.inf:
+            return "a finite number"
+        low = f"{'above' if self.low_open else 'at least'} {_plain(self.low)}"
+        high = f"{'below' if self.high_open else 'at most'} {_plain(self.high)}"
         if value > self.high and self.high > 100:
             return high
         return low if self.high > 100 else f"{low} and {high}"
 
 
-def _number(value: float) -> str:
+def _plain(value: float) -> str:
     return f"{value:.15g}"
 
 
@@ -315,14 +317,12 @@ def _check_number(name: str, value: Any, bound: Bound) -> None:
                 raise ConfigError(f"{name}={show(value)} holds {show(part)}: each must be {bound.wanted(part)}.")
     elif not _is_number(value):
         raise ConfigError(f"{name}={show(value)} must be a number.")
-    elif not math.isfinite(value):
-        raise ConfigError(f"{name}={show(value)} must be a finite number.")
     elif not bound.holds(value):
         raise ConfigError(f"{name}={show(value)} must be {bound.wanted(value)}.")
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and abs(value) < 1e300  # type: ignore[operator]
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def _check_choice(name: str, value: Any, names: tuple[str, ...]) -> None:

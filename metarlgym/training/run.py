@@ -34,6 +34,7 @@ from metarlgym.training.plan import make_plan
 from metarlgym.training.preemption import Preemption
 from metarlgym.training.start import make_start, starting_policy
 from metarlgym.training.trainer import MetaGRPOTrainer
+from metarlgym.training.values import show
 from metarlgym.trial import Trial
 
 
@@ -47,21 +48,7 @@ def run_training(
     """
     console = console or Console()
     run, args = settings.run, settings.grpo
-    if run.threads:
-        torch.set_num_threads(run.threads)
-    assert not isinstance(run.env_args, str)
-    group = TaskGroup(run.env_id, run.env_args, run.task_seed)
-    make_trial = _trial_maker(settings, group)
-    make_trial()  # arguments that contradict each other are refused here
-    if group.content_split:
-        during = args.eval_trials if args.eval_strategy != "no" else 0
-        for name, count in (("eval_trials", during), ("final_eval_trials", run.final_eval_trials)):
-            try:
-                group.tasks(count, "eval")
-            except ConfigError as error:
-                raise ConfigError(str(error).replace("eval_trials", name, 1)) from None
-    if not dry_run:
-        _check_model(settings, group, console)
+    group, make_trial = prepare(settings, console, dry_run)
     folder = Path(str(args.output_dir))
     if dry_run:
         console.print(make_plan(settings, group).render())
@@ -105,6 +92,40 @@ def run_training(
         return None
     write_report(report, folder, console)
     return report
+
+
+def prepare(
+    settings: Settings, console: Console | None = None, dry_run: bool = False
+) -> tuple[TaskGroup, Callable[[], Trial]]:
+    """All checks that come before a folder is claimed; returns the task group and a maker of its trials.
+
+    Raises:
+        ConfigError: a setting that does not fit; nothing was written.
+    """
+    run, args = settings.run, settings.grpo
+    if run.threads:
+        torch.set_num_threads(run.threads)
+    assert not isinstance(run.env_args, str)
+    try:
+        group = TaskGroup(run.env_id, run.env_args, run.task_seed)
+        make_trial = _trial_maker(settings, group)
+        make_trial()  # arguments that contradict each other are refused here
+    except MetaRLGymError:
+        raise
+    except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, MemoryError) as error:
+        raise ConfigError(
+            f"env_args={show(run.env_args)} do not fit {run.env_id}: {type(error).__name__}: {error}."
+        ) from error
+    if group.content_split:
+        during = args.eval_trials if args.eval_strategy != "no" else 0
+        for name, count in (("eval_trials", during), ("final_eval_trials", run.final_eval_trials)):
+            try:
+                group.tasks(count, "eval")
+            except ConfigError as error:
+                raise ConfigError(str(error).replace("eval_trials", name, 1)) from None
+    if not dry_run:
+        _check_model(settings, group, console or Console())
+    return group, make_trial
 
 
 def _final_report(
