@@ -12,7 +12,7 @@ from numbers import Real
 from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 from metarlgym.datatypes import ConfigError
-from metarlgym.training.values import show
+from metarlgym.training.values import accepts, show
 
 
 class Bound(NamedTuple):
@@ -220,11 +220,11 @@ BOUNDS: dict[str, Bound] = {
     "n1": at_least(2, 65_536),
     "n2": at_least(2, 65_536),
     "n": SIZE,
-    "l": POSITIVE,
+    "l": above(0, 10**6),
     "e": between(0, 1),
     "redrawn_V": at_least(3, 2**16),
     "redrawn_n": SIZE,
-    "redrawn_l": POSITIVE,
+    "redrawn_l": above(0, 10**6),
     "redrawn_e": between(0, 1),
     "language": SEED,
     "world": SEED,
@@ -287,6 +287,12 @@ def choices(group: type) -> dict[str, tuple[str, ...]]:
     return {name: values for name, values in found.items() if name in group.__dataclass_fields__}  # type: ignore[attr-defined]
 
 
+@cache
+def _texts(group: type) -> set[str]:
+    """Settings that may be text."""
+    return {name for name, kind in get_type_hints(group).items() if accepts(kind, str)}
+
+
 def check_values(settings: Any, tighter: Mapping[str, Bound] | None = None) -> None:
     """Refuse numbers outside their range and names outside their choices.
 
@@ -302,7 +308,7 @@ def check_values(settings: Any, tighter: Mapping[str, Bound] | None = None) -> N
         value = getattr(settings, item.name)
         if value is None:
             continue
-        if item.name in bounds and not isinstance(value, str):
+        if item.name in bounds and not (isinstance(value, str) and item.name in _texts(type(settings))):
             _check_number(item.name, value, bounds[item.name])
         elif item.name in named:
             _check_choice(item.name, value, named[item.name])

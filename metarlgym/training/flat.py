@@ -184,14 +184,28 @@ def _value(name: str, kind: Any, raw: Any, from_line: bool, default: Any, refuse
 
 def _make(group: Any, given: Mapping[str, Any]) -> Any:
     names = {item.name for item in dataclasses.fields(group) if item.init}
+    values = {name: value for name, value in given.items() if name in names}
     try:
-        return group(**{name: value for name, value in given.items() if name in names})
+        return group(**values)
     except MetaRLGymError:
         raise
     except Exception as error:  # TRL, transformers and accelerate refuse what contradicts itself by many exceptions
         kind = "" if type(error) is ValueError else f"{type(error).__name__}: "
         text = " ".join(str(error).split()).rstrip(".")
-        raise ConfigError(f"settings: {kind}{text}.") from error
+        blamed = ", ".join(f"{name}={show(values[name])}" for name in _blamed(group, values))
+        raise ConfigError(f"{blamed or 'settings'}: {kind}{text}.") from error
+
+
+def _blamed(group: Any, values: Mapping[str, Any]) -> list[str]:
+    """The settings without any one of which the group could be made: libraries seldom say which they mean."""
+    found = []
+    for left_out in values:
+        try:
+            group(**{name: value for name, value in values.items() if name != left_out})
+            found.append(left_out)
+        except Exception:  # not this one alone, or one that the others need
+            continue
+    return found
 
 
 def _environment(content: Any) -> dict[str, str]:

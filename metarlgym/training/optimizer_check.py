@@ -42,5 +42,6 @@ def check_optimizer(args: TrainingArguments) -> None:
                 for rate in schedule.lr_lambdas:
                     rate(step)
     except Exception as error:  # a library for each optimizer, with exceptions of its own
-        said = ", ".join(f"{name}={getattr(args, name)!s}" for name in FIELDS[part] if getattr(args, name) is not None)
+        given = {name: getattr(args, name) for name in FIELDS[part]}
+        said = ", ".join(f"{name}={getattr(v, 'value', v)!r}" for name, v in given.items() if v is not None)
         raise ConfigError(f"{said}: {type(error).__name__}: {' '.join(str(error).split()).rstrip('.')}.") from error

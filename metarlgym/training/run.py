@@ -113,9 +113,8 @@ def prepare(
     except MetaRLGymError:
         raise
     except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, MemoryError) as error:
-        raise ConfigError(
-            f"env_args={show(run.env_args)} do not fit {run.env_id}: {type(error).__name__}: {error}."
-        ) from error
+        cause = f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(".")
+        raise ConfigError(f"env_args={show(run.env_args)} do not fit {run.env_id}: {cause}.") from error
     if group.content_split:
         during = args.eval_trials if args.eval_strategy != "no" else 0
         for name, count in (("eval_trials", during), ("final_eval_trials", run.final_eval_trials)):

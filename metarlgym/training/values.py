@@ -36,8 +36,8 @@ def show(value: Any) -> str:
 def fit(name: str, kind: Any, value: Any, command_line: bool = False) -> Any:
     """`value` as the type `kind`.
 
-    Text is read as what is wanted: numbers, true and false, JSON. Nothing else is converted, except that a whole number
-    may stand for a float.
+    Text is read as what is wanted: numbers, true and false, JSON; a whole number may stand for a float. Nothing else is
+    converted.
 
     Args:
         name: of the setting.
@@ -84,8 +84,9 @@ def _fit(name: str, kinds: Sequence[Any], value: Any, command_line: bool) -> Any
     if isinstance(value, dict) and _mapping(kinds, plain):
         _check_parts(value)
         return value
-    quotes = ": write it in quotes" if str in plain else ""
-    raise Misfit(f"is a {type(value).__name__} and must be {_wanted(kinds)}{quotes}.")
+    quotes = ": write it in quotes" if str in plain and not isinstance(value, dict) else ""
+    what = "a mapping" if isinstance(value, dict) else f"a {type(value).__name__}"
+    raise Misfit(f"is {what} and must be {_wanted(kinds)}{quotes}.")
 
 
 def _bool(kinds: Sequence[Any], plain: set[Any], value: bool) -> Any:
@@ -102,7 +103,8 @@ def _int(name: str, kinds: Sequence[Any], plain: set[Any], value: int) -> Any:
     if float in plain:
         if abs(value) > 10**300:
             raise Misfit("is too large.")
-        return value
+        # A number of steps may be a share of all when it is a float, so whole ones stay whole.
+        return value if name.endswith(("_steps", "_delay")) else float(value)
     if name in NUMBERS_AS_TEXT:
         return str(value) if name == "plan" else value
     if bool in plain and value in (0, 1):

@@ -22,7 +22,9 @@ class _KeysOnce(yaml.SafeLoader):
             if isinstance(key, yaml.ScalarNode):
                 line, known = key.start_mark.line + 1, (key.tag, key.value)
                 if known in lines:
-                    raise ConfigError(f"sets {key.value!r} twice, in lines {lines[known]} and {line}: keep one of them.")
+                    raise ConfigError(
+                        f"sets {key.value!r} twice, in lines {lines[known]} and {line}: keep one of them."
+                    )
                 lines[known] = line
         return node
 
