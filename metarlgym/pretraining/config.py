@@ -74,7 +74,7 @@ class PretrainConfig(TrainingArguments):
     warmup_steps: float = field(default=0, metadata={"help": "Steps of linear warm-up."})
     logging_steps: float = field(default=50, metadata={"help": "Steps between lines of metrics.jsonl."})
     save_strategy: str = field(default="no", metadata={"help": "Beside the logarithmically spaced checkpoints."})
-    report_to: None | str | list[str] = field(default="none", metadata={"help": "Where else to log."})
+    report_to: str | list[str] | None = field(default="none", metadata={"help": "Where else to log."})
     seed: int = field(default=0, metadata={"help": "Draws the weights."})
 
     def __post_init__(self) -> None:

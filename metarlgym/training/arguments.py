@@ -14,8 +14,8 @@ from metarlgym.datatypes import ConfigError
 from metarlgym.training.bounds import check_values
 from metarlgym.training.config import MetaGRPOConfig
 from metarlgym.training.fields import REFUSED
-from metarlgym.training.optimizer_check import check_optimizer
 from metarlgym.training.flat import plain, read_flat
+from metarlgym.training.optimizer_check import check_optimizer
 from metarlgym.training.scratch import ScratchArguments
 
 

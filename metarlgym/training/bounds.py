@@ -287,6 +287,10 @@ def choices(group: type) -> dict[str, tuple[str, ...]]:
     return {name: values for name, values in found.items() if name in group.__dataclass_fields__}  # type: ignore[attr-defined]
 
 
+def _class(settings: Any) -> Any:
+    return type(settings)
+
+
 @cache
 def _texts(group: type) -> set[str]:
     """Settings that may be text."""
@@ -303,12 +307,12 @@ def check_values(settings: Any, tighter: Mapping[str, Bound] | None = None) -> N
     Raises:
         ConfigError: naming the setting, its value and what it must be.
     """
-    bounds, named = {**BOUNDS, **(tighter or {})}, choices(type(settings))
+    bounds, named = {**BOUNDS, **(tighter or {})}, choices(_class(settings))
     for item in dataclasses.fields(settings):
         value = getattr(settings, item.name)
         if value is None:
             continue
-        if item.name in bounds and not (isinstance(value, str) and item.name in _texts(type(settings))):
+        if item.name in bounds and not (isinstance(value, str) and item.name in _texts(_class(settings))):
             _check_number(item.name, value, bounds[item.name])
         elif item.name in named:
             _check_choice(item.name, value, named[item.name])

@@ -19,7 +19,7 @@ from typing import Any, NoReturn, get_type_hints
 
 from metarlgym.datatypes import ConfigError, MetaRLGymError
 from metarlgym.training.values import accepts, fit, show
-from metarlgym.training.yamlfile import expand, read_yaml
+from metarlgym.training.yamlfile import expand, is_file, read_yaml
 
 FOLDERS = {"train": ".", "pretrain": "pretrain", "selflearn": "selflearning"}
 """Where the configs of a command are among those that ship with the package."""
@@ -37,13 +37,13 @@ def known_fields(groups: Sequence[type]) -> list[str]:
 def find_config(name: str, command: str = "train") -> Path:
     """A config file by path, or by name among those of a command that ship with the package."""
     path = Path(expand(name))
-    if os.path.isfile(path):  # False too for names that the file system cannot hold, where pathlib's raises
+    if is_file(path):
         return path
     bundled = Path(str(files("metarlgym"))) / "configs"
     shipped = bundled if bundled.is_dir() else Path(str(files("metarlgym"))).parent / "configs"
     shipped = shipped / FOLDERS[command]
     for candidate in (shipped / path.name, shipped / f"{path.name}.yaml"):
-        if os.path.isfile(candidate):
+        if is_file(candidate):
             return candidate
     # The others are accelerate's.
     runs = [p for p in shipped.glob("*.yaml") if "compute_environment" not in p.read_text(encoding="utf-8")]

@@ -14,9 +14,9 @@ from metarlgym.datatypes import ConfigError
 class _KeysOnce(yaml.SafeLoader):
     """PyYAML keeps the last of several equal keys in silence; this loader refuses them."""
 
-    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         # Checked here, before merge keys (`<<: *base`) are spread out: a key may be set and merged as well.
-        node = super().compose_mapping_node(anchor)  # type: ignore[no-untyped-call]
+        node = super().compose_mapping_node(anchor)
         lines: dict[tuple[str, str], int] = {}
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode):
@@ -67,6 +67,11 @@ def _line(error: Exception) -> str:
     return text.rstrip(".") or type(error).__name__
 
 
+def is_file(path: str | Path) -> bool:
+    """Whether there is such a file; False too for names that no file can have, for which pathlib raises an error."""
+    return os.path.isfile(path)  # noqa: PTH113
+
+
 def expand(path: str) -> str:
     """A path with `~` for the home folder written out."""
-    return os.path.expanduser(path)  # pathlib's raises an error for users it does not know
+    return os.path.expanduser(path)  # noqa: PTH111 (pathlib's raises an error for users it does not know)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -79,7 +80,7 @@ def place(tmp_path_factory):
 
 def outcome(command, parts, place):
     """What a command line comes to; whatever it changes in the process is put back."""
-    before, here = dict(os.environ), os.getcwd()
+    before, here = dict(os.environ), Path.cwd()
     os.chdir(place)
     try:
         command([*parts, "--output_dir", "run"] if "--output_dir" not in parts else parts)
@@ -116,7 +117,7 @@ def test_settings_or_one_line(name, way, place):
             parts = command_line(content)
         found = outcome(command, parts, place)
         assert "\n" not in found and len(found) < 2000, found
-        assert os.listdir(place) == []
+        assert list(place.iterdir()) == []
         ended["settings" if found == "settings" else "refused"] += 1
 
     check()
