@@ -13,6 +13,7 @@ from metarlgym.datatypes import ConfigError
 from metarlgym.pretraining.bridge import Words
 from metarlgym.sources import RLM, MetaLM, Piecewise, Source
 from metarlgym.sources.settings import make_source
+from metarlgym.training.bounds import check_values
 from metarlgym.training.launch import check_launch
 
 SOURCES: dict[str, type[Source]] = {"piecewise": Piecewise, "rlm": RLM, "metalm": MetaLM}
@@ -74,33 +75,21 @@ class PretrainConfig(TrainingArguments):
     warmup_steps: float = field(default=0, metadata={"help": "Steps of linear warm-up."})
     logging_steps: float = field(default=50, metadata={"help": "Steps between lines of metrics.jsonl."})
     save_strategy: str = field(default="no", metadata={"help": "Beside the logarithmically spaced checkpoints."})
-    report_to: str = field(default="none", metadata={"help": "Where else to log."})
+    report_to: str | list[str] | None = field(default="none", metadata={"help": "Where else to log."})
     seed: int = field(default=0, metadata={"help": "Draws the weights."})
 
     def __post_init__(self) -> None:
+        check_values(self)
         self.source_args = _mapping("source_args", self.source_args, '{"law": "lin"}')
         self.words_args = _mapping("words_args", self.words_args, '{"n": 5}')
         if self.source not in SOURCES:
             raise ConfigError(f"source={self.source!r} is not known: use one of {', '.join(SOURCES)}.")
-        if self.loss_on not in ("all", "last"):
-            raise ConfigError(f"loss_on={self.loss_on!r} is not known: use 'all' or 'last'.")
         if self.loss_on == "last" and self.source != "rlm":
             raise ConfigError(f"loss_on='last' is for source=rlm, not {self.source}: leave it out.")
-        if self.gradient_chunk is not None and self.gradient_chunk < 1:
-            raise ConfigError(f"gradient_chunk={self.gradient_chunk} must be at least 1.")
         if self.gradient_chunk is not None and self.loss_on == "last":
             raise ConfigError("gradient_chunk goes with loss_on='all': most chunks would have no loss.")
         if self.variable_length and self.loss_on == "last":
             raise ConfigError("variable_length goes with loss_on='all': cut sequences have no last symbol.")
-        if self.max_steps < 1:
-            raise ConfigError(f"max_steps={self.max_steps} must be at least 1: fresh sequences never end.")
-        for name, least in (("checkpoints", 1), ("eval_sequences", 1), ("final_eval_sequences", 2)):
-            if getattr(self, name) < least:
-                raise ConfigError(f"{name}={getattr(self, name)} must be at least {least}.")
-        if not 0 <= self.momentum < 1:
-            raise ConfigError(f"momentum={self.momentum} must be at least 0 and below 1.")
-        if not 0 <= self.min_lr_rate <= 1:
-            raise ConfigError(f"min_lr_rate={self.min_lr_rate} must be in [0, 1].")
         # The stream is told where to begin, which costs nothing; transformers would make and drop all before.
         self.ignore_data_skip = True
         self.remove_unused_columns = False

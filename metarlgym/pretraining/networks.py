@@ -29,6 +29,7 @@ from metarlgym.datatypes import ConfigError
 from metarlgym.pretraining.recurrent import CELLS, RecurrentConfig, RecurrentForCausalLM
 from metarlgym.pretraining.relative import RelativeConfig, RelativeForCausalLM
 from metarlgym.seeding import derive
+from metarlgym.training.bounds import check_heads, check_values
 
 POSITIONS = ("rotary", "sinusoidal", "learned", "alibi", "relative")
 NETWORKS = ("transformer", *CELLS)
@@ -68,16 +69,11 @@ class NetworkArguments:
     )
 
     def __post_init__(self) -> None:
+        check_values(self)
         if self.network not in NETWORKS:
             raise ConfigError(f"network={self.network!r} is not known: use one of {', '.join(NETWORKS)}.")
         if self.positions not in POSITIONS:
             raise ConfigError(f"positions={self.positions!r} is not known: use one of {', '.join(POSITIONS)}.")
-        for name in ("hidden_size", "num_layers", "num_heads", "widening", "stacks", "stack_cells"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name}={getattr(self, name)} must be at least 1.")
-        for name in ("mlp_before", "mlp_after"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{name}={getattr(self, name)} must be at least 0.")
         for networks, names in BELONGS.items():
             for name in names:
                 value, default = getattr(self, name), getattr(type(self), name)
@@ -86,22 +82,15 @@ class NetworkArguments:
                         f"{name}={value} is for network={' or '.join(networks)}, not {self.network}: leave it out, or "
                         f"at its default, {default}, where a config sets it."
                     )
-        if self.timescale is not None and self.timescale < 2:
-            raise ConfigError(f"timescale={self.timescale} must be at least 2.")
-        if not 0 <= self.dropout < 1:
-            raise ConfigError(f"dropout={self.dropout} must be at least 0 and below 1.")
         if self.network != "transformer":
             return
-        if self.hidden_size % self.num_heads or self.hidden_size // self.num_heads % 2:
-            raise ConfigError(
-                f"num_heads={self.num_heads} must divide hidden_size={self.hidden_size} into heads of even width."
-            )
+        check_heads("num_heads", self.num_heads, "hidden_size", self.hidden_size)
         if self.sliding_window is not None and self.positions not in ("rotary", "relative"):
             raise ConfigError(
                 f"sliding_window={self.sliding_window} goes with positions rotary or relative, not {self.positions}."
             )
-        if self.sliding_window is not None and self.sliding_window < 1:
-            raise ConfigError(f"sliding_window={self.sliding_window} must be at least 1.")
+        if self.widening != 4 and self.positions == "alibi":  # those of Bloom are always four times as wide
+            raise ConfigError(f"widening={self.widening} must be 4 with positions=alibi.")
         if self.dropout and self.positions == "rotary":
             raise ConfigError(f"dropout={self.dropout} goes with the other kinds of positions, not with rotary.")
 
@@ -155,9 +144,6 @@ def _make(args: NetworkArguments, vocab_size: int, context: int) -> PreTrainedMo
         )
         return RelativeForCausalLM(relative)
     if args.positions == "alibi":
-        # Bloom's MLPs are four times as wide as the rest, always.
-        if args.widening != 4:
-            raise ConfigError(f"widening={args.widening} must be 4 with positions=alibi.")
         bloom = BloomConfig(
             vocab_size=vocab_size,
             hidden_size=width,

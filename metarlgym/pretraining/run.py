@@ -18,6 +18,7 @@ from metarlgym import __version__
 from metarlgym.datatypes import ConfigError
 from metarlgym.evaluation.model_eval import write_json
 from metarlgym.pretraining.config import PretrainConfig
+from metarlgym.pretraining.fields import REFUSED
 from metarlgym.pretraining.networks import NetworkArguments, make_network
 from metarlgym.pretraining.plots import plot_curves, plot_dynamics
 from metarlgym.pretraining.probing import probe
@@ -27,11 +28,13 @@ from metarlgym.pretraining.trainer import PretrainTrainer
 from metarlgym.runtime.run_folder import Mode
 from metarlgym.runtime.same import SETTINGS, as_text, check_same, everything
 from metarlgym.sources import Piecewise, Source
+from metarlgym.training.bounds import check_values
 from metarlgym.training.callbacks import MetricsFile
 from metarlgym.training.claim import check_before, inputs_of, mode_of
 from metarlgym.training.flat import plain, read_flat
 from metarlgym.training.loading import load_config, load_model
 from metarlgym.training.open_run import OpenRun, open_run
+from metarlgym.training.optimizer_check import check_optimizer
 from metarlgym.training.run import quiet
 from metarlgym.training.saveable import check_saveable, saveable
 
@@ -48,6 +51,9 @@ class PretrainRun:
     )
     resume: bool = field(default=False, metadata={"help": "Go on from the newest complete checkpoint in output_dir."})
     overwrite: bool = field(default=False, metadata={"help": "Replace the run that output_dir holds."})
+
+    def __post_init__(self) -> None:
+        check_values(self)
 
 
 GROUPS = (PretrainRun, PretrainConfig, NetworkArguments)
@@ -71,8 +77,11 @@ class PretrainSettings:
         for part in (self.run, self.config, self.network):
             for item in dataclasses.fields(part):
                 once = item.name in ("resume", "overwrite")
-                if item.name in own or (item.name in self.given and not once):
+                if item.name in own:
                     found[item.name] = plain(getattr(part, item.name))
+                elif item.name in self.given and not once:
+                    # As it was given: what transformers makes of a value need not read back as the same one.
+                    found[item.name] = plain(self.given[item.name])
         return found
 
 
@@ -82,7 +91,8 @@ def parse(arguments: Sequence[str]) -> PretrainSettings:
     Raises:
         ConfigError: a name or a value that does not fit.
     """
-    (run, config, network), given = read_flat(arguments, GROUPS, "pretrain")
+    (run, config, network), given = read_flat(arguments, GROUPS, "pretrain", REFUSED)
+    check_optimizer(config)
     return PretrainSettings(run, config, network, given, list(arguments))
 
 

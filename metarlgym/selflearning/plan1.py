@@ -16,12 +16,13 @@ from metarlgym.datatypes import ConfigError, MetaRLGymError
 from metarlgym.seeding import derive
 from metarlgym.selflearning.actor_critic import ActorCritic
 from metarlgym.selflearning.critics import Critic, ema_share, keep, restore
-from metarlgym.selflearning.language import Language
+from metarlgym.selflearning.language import CONTEXTS, Language
 from metarlgym.selflearning.meter import HackDetector, Measure, verdicts
 from metarlgym.selflearning.plan import Log
 from metarlgym.selflearning.plan1_report import pictures, summarise
 from metarlgym.selflearning.score_form import ScoreForm, ScoreSizes
 from metarlgym.selflearning.target_form import TargetForm
+from metarlgym.training.bounds import check_heads, check_values
 
 __all__ = ["Config", "arms", "pictures", "run_arm", "summarise"]
 
@@ -102,6 +103,7 @@ class Config:
     held: int = field(default=256, metadata={"help": "Held-out sequences."})
 
     def __post_init__(self) -> None:
+        check_values(self)
         for form in self.forms:
             if form not in FORMS:
                 raise ConfigError(f"forms: {form!r} is not known: use {', '.join(FORMS)}.")
@@ -111,24 +113,12 @@ class Config:
         for critic in self.critics:
             ema_share(critic)
         if not self.seeds:
-            raise ConfigError("seeds=[] holds none: give at least one.")
-        if self.targets not in ("argmax", "sample"):
-            raise ConfigError(f"targets={self.targets!r} is not known: use 'argmax' or 'sample'.")
-        steps = ("phase_a_steps", "steps", "target_steps", "action_steps", "refresh_every", "refresh_steps")
-        checks = ("check_every", "close_checks", "patience", "held")
-        for name in (*steps, *checks, "batch", "prompts", "prompt", "thought"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name}={getattr(self, name)} must be at least 1.")
-        if self.group < 2:
-            raise ConfigError(f"group={self.group} must be at least 2: advantages compare samples of one prefix.")
+            raise ConfigError("seeds=[] is empty: give at least one.")
         if not self.n_gram - 1 <= self.prompt < self.length:
             raise ConfigError(f"prompt={self.prompt} must be at least n_gram - 1 and below length={self.length}.")
-        if not 0 < self.spoilt < 1:
-            raise ConfigError(f"spoilt={self.spoilt} must be above 0 and below 1.")
-        if self.own_weight < 0:
-            raise ConfigError(f"own_weight={self.own_weight} must be at least 0.")
-        if not 0 < self.tau < 1:
-            raise ConfigError(f"tau={self.tau} must be above 0 and below 1.")
+        if self.V ** (self.n_gram - 1) > CONTEXTS:
+            raise ConfigError(f"n_gram={self.n_gram} with V={self.V}: V^(n_gram - 1) must be at most {CONTEXTS}.")
+        check_heads("heads", self.heads, "hidden_size", self.hidden_size)
 
 
 def arms(config: Config) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from metarlgym.datatypes import ConfigError
+from metarlgym.training.bounds import SIZE, at_least, check_heads, check_values
 
 SPACES = ("token", "frozen", "ema", "live", "guarded", "noise")
 """What the score of phase B is, see `plan2_score`."""
@@ -57,26 +58,10 @@ class Config:
     check_samples: int = field(default=4, metadata={"help": "Phase B: continuations of each."})
 
     def __post_init__(self) -> None:
-        least = {"alphabet": 2, "n1": 2, "n2": 2, "layers": 2, "group": 2, "check_sequences": 2}
-        one = ("kv_heads", "steps", "batch", "log_every", "held", "leak_sequences", "space_gists", "space_warm_steps")
-        for name in (*one, "hidden_size", "heads", "space_steps", "prompts", "check_every", "check_samples"):
-            least[name] = 1
-        for name, low in least.items():
-            if getattr(self, name) < low:
-                raise ConfigError(f"{name}={getattr(self, name)} must be at least {low}.")
-        for name in ("concentration", "lr", "space_lr"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name}={getattr(self, name)} must be above 0.")
-        for name in ("warmup_steps", "score_weight", "guard_weight"):
-            if not getattr(self, name) >= 0:
-                raise ConfigError(f"{name}={getattr(self, name)} must be at least 0.")
-        if not 0 < self.tau < 1:
-            raise ConfigError(f"tau={self.tau} must be above 0 and below 1.")
+        check_values(self, {"layers": at_least(2, SIZE.high)})
         if self.heads % self.kv_heads:
             raise ConfigError(f"kv_heads={self.kv_heads} must divide heads={self.heads}.")
-        for k in self.gists:
-            if k < 1:
-                raise ConfigError(f"gists={self.gists} holds {k}: every number of gists must be at least 1.")
+        check_heads("heads", self.heads, "hidden_size", self.hidden_size)
         for space in self.spaces:
             if space not in SPACES:
                 raise ConfigError(f"spaces={space!r} is not known: use {', '.join(SPACES)}.")

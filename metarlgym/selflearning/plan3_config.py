@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from metarlgym.datatypes import ConfigError
+from metarlgym.training.bounds import BOUNDS, SIZE, at_least, check_values
 
 FIXED = ("uniform", "oracle")
 """Arms whose weights are not learned: all alike, or the true noise mask."""
@@ -85,30 +86,11 @@ class Config:
     check_chunks: int = field(default=64, metadata={"help": "Held-out chunks of a check."})
 
     def __post_init__(self) -> None:
-        least = dict.fromkeys(("n", "redrawn_n", "layers", "heads", "steps", "loss_width"), 1)
-        least |= dict.fromkeys(("gist_size", "gist_window", "check_every", "batch"), 1)
-        least |= dict.fromkeys(("redrawn_steps", "redrawn_batch"), 1)
-        least |= dict.fromkeys(("warm_steps", "redrawn_warm_steps", "offline_runs", "offline_steps"), 0)
-        least |= dict.fromkeys(("buffer", "held_out", "check_chunks", "length", "hidden_size"), 2) | {
-            "V": 3,
-            "redrawn_V": 3,
-        }
-        for name, bound in least.items():
-            if getattr(self, name) < bound:
-                raise ConfigError(f"{name}={getattr(self, name)} must be at least {bound}.")
-        for name in ("l", "redrawn_l", "rate", "lookahead", "loss_rate", "redrawn_rate", "redrawn_warm_rate"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name}={getattr(self, name)} must be above 0.")
-        for name in ("e", "redrawn_e"):
-            value = getattr(self, name)
-            if not 0 < value < 1:
-                raise ConfigError(
-                    f"{name}={value} must be above 0 and below 1: without noise there is nothing to detect."
-                )
+        check_values(self, {"V": at_least(3, BOUNDS["V"].high), "hidden_size": at_least(2, SIZE.high)})
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
             raise ConfigError(f"seeds={self.seeds} must hold at least one seed, each once.")
-        if not self.fixed_rates or min(self.fixed_rates) <= 0:
-            raise ConfigError(f"fixed_rates={self.fixed_rates} must hold at least one step size, all above 0.")
+        if not self.fixed_rates:
+            raise ConfigError("fixed_rates=[] is empty: give at least one learning rate.")
         if self.hidden_size % self.heads or self.hidden_size % 2:
             raise ConfigError(f"hidden_size={self.hidden_size} must be even and a multiple of heads={self.heads}.")
 

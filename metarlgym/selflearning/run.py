@@ -36,6 +36,7 @@ from metarlgym.runtime.run_folder import RunFolder, write_whole
 from metarlgym.runtime.same import check_same
 from metarlgym.selflearning.plan import Plan
 from metarlgym.selflearning.report import write_report
+from metarlgym.training.bounds import check_values
 from metarlgym.training.claim import inputs_of, mode_of
 from metarlgym.training.flat import plain, read_flat, said_in
 
@@ -59,8 +60,7 @@ class SelfLearnRun:
         self.plan = str(self.plan)
         if self.plan not in PLANS:
             raise ConfigError(f"plan={self.plan!r} is not known: use one of {', '.join(PLANS)}.")
-        if self.workers < 1:
-            raise ConfigError(f"workers={self.workers} must be at least 1.")
+        check_values(self)
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Run settings read from one flat YAML file with command-line overrides, through TRL's parser."""
+"""Run settings read from one flat YAML file with command-line overrides."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ from typing import Any
 from trl import ModelConfig
 
 from metarlgym.datatypes import ConfigError
+from metarlgym.training.bounds import check_values
 from metarlgym.training.config import MetaGRPOConfig
+from metarlgym.training.fields import REFUSED
 from metarlgym.training.flat import plain, read_flat
+from metarlgym.training.optimizer_check import check_optimizer
 from metarlgym.training.scratch import ScratchArguments
 
 
@@ -34,6 +37,7 @@ class RunArguments:
     overwrite: bool = field(default=False, metadata={"help": "Replace the run that output_dir holds."})
 
     def __post_init__(self) -> None:
+        check_values(self)
         if isinstance(self.env_args, str):
             try:
                 self.env_args = json.loads(self.env_args)
@@ -41,8 +45,6 @@ class RunArguments:
                 raise ConfigError(f'env_args={self.env_args!r} is no JSON ({error}): write {{"doors": 4}}.') from None
         if self.env_args is not None and not isinstance(self.env_args, dict):
             raise ConfigError(f"env_args={self.env_args!r} must be a mapping of keyword arguments.")
-        if self.renderer not in ("auto", "chat", "plain"):
-            raise ConfigError(f"renderer={self.renderer!r} is not known: use auto, chat or plain.")
 
 
 @dataclass
@@ -53,6 +55,10 @@ class PolicyArguments(ModelConfig):
         default=0.0,
         metadata={"help": "Dropout would score trials with another policy than the one that played them: keep it 0."},
     )
+
+    def __post_init__(self) -> None:
+        check_values(self)
+        super().__post_init__()
 
 
 GROUPS = (RunArguments, MetaGRPOConfig, ScratchArguments, PolicyArguments)
@@ -74,11 +80,14 @@ class Settings:
     def resolved(self) -> dict[str, Any]:
         """Our own settings and whatever else was given; a file of them starts the same run again."""
         out: dict[str, Any] = {}
+        own = OWN_FIELDS - ({"steps_per_generation"} if "generation_batch_size" in self.given else set())
         for part in (self.run, self.grpo, self.scratch, self.model):
             for item in dataclasses.fields(part):
-                given = item.name in self.given and item.name not in ONCE
-                if given or item.name in OWN_FIELDS:
+                if item.name in own:
                     out[item.name] = plain(getattr(part, item.name))
+                elif item.name in self.given and item.name not in ONCE:
+                    # As it was given: what TRL and transformers make of a value need not read back as the same one.
+                    out[item.name] = plain(self.given[item.name])
         return out
 
 
@@ -98,7 +107,8 @@ def parse(arguments: Sequence[str]) -> Settings:
         ConfigError: a name or a value that does not fit, before anything is loaded.
     """
     original = list(arguments)
-    (run, grpo, scratch, model), given = read_flat(arguments, GROUPS, "train")
+    (run, grpo, scratch, model), given = read_flat(arguments, GROUPS, "train", REFUSED)
     if not run.env_id:
         raise ConfigError("env_id is missing: name a task group, such as env_id: Doors-v0 (see `metarlgym list`).")
+    check_optimizer(grpo)
     return Settings(run, grpo, scratch, model, given, original)

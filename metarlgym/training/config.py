@@ -14,6 +14,7 @@ from trl import GRPOConfig
 from metarlgym.datatypes import ConfigError
 from metarlgym.memory import make_memory
 from metarlgym.serving.handshake import parse_urls
+from metarlgym.training.bounds import check_values
 from metarlgym.training.credit import RULES
 from metarlgym.training.launch import check_launch
 from metarlgym.training.schedule import Schedule
@@ -114,6 +115,9 @@ class MetaGRPOConfig(GRPOConfig):
     save_only_model: bool = field(default=False, metadata={"help": "Leave False: a resume needs the optimizer."})
 
     def __post_init__(self) -> None:
+        if self.max_steps == -1:  # TRL's default, which stands for passes over a data set
+            raise ConfigError("max_steps is missing: tasks never run out, so say how many steps to train, such as 400.")
+        check_values(self)
         self._check_trial()
         self._check_credit()
         self._check_server()
@@ -188,10 +192,6 @@ class MetaGRPOConfig(GRPOConfig):
         return Schedule.parse("gamma", self.gamma)(step)
 
     def _check_trial(self) -> None:
-        if self.episodes < 1:
-            raise ConfigError(f"episodes={self.episodes} must be at least 1.")
-        if self.trials_per_task < 2:
-            raise ConfigError(f"trials_per_task={self.trials_per_task} must be at least 2: a group needs a comparison.")
         one_context = make_memory(self.memory).one_context
         if not one_context and self.max_total_turns is not None:
             raise ConfigError(
@@ -207,8 +207,6 @@ class MetaGRPOConfig(GRPOConfig):
         for value in Schedule.parse("gamma", self.gamma).values:
             if not 0 <= value <= 1:
                 raise ConfigError(f"gamma={self.gamma!r}: {value:g} must lie in [0, 1].")
-        if self.gamma_step is not None and not 0 <= self.gamma_step <= 1:
-            raise ConfigError(f"gamma_step={self.gamma_step} must lie in [0, 1].")
         if (self.top_p, self.top_k, self.min_p) != (1.0, 0, None) and not self.force_truncated_sampling:
             raise ConfigError(
                 f"top_p={self.top_p}, top_k={self.top_k}, min_p={self.min_p}: truncating samplers bias the gradient; "
@@ -244,9 +242,6 @@ class MetaGRPOConfig(GRPOConfig):
             host = "127.0.0.1" if self.vllm_server_host == "0.0.0.0" else self.vllm_server_host
             given: str = self.vllm_server_base_url or f"http://{host}:{self.vllm_server_port}"
             self.vllm_server_base_url = ",".join(parse_urls(given))
-        for name in ("server_request_timeout", "server_retry_seconds", "server_concurrency", "weight_sync_timeout"):
-            if getattr(self, name) <= 0:
-                raise ConfigError(f"{name}={getattr(self, name)} must be positive.")
         if self.vllm_importance_sampling_mode.startswith("sequence") and self.vllm_importance_sampling_correction:
             warnings.warn(
                 f"vllm_importance_sampling_mode={self.vllm_importance_sampling_mode!r} sums over the tokens of a whole "

@@ -27,7 +27,6 @@ from metarlgym.training.acting import connect
 from metarlgym.training.agreement import agree
 from metarlgym.training.arguments import Settings
 from metarlgym.training.callbacks import LiveProgress, MetricsFile, TrialSamples
-from metarlgym.training.checkpoint import is_disk_error
 from metarlgym.training.claim import check_before, check_changes, training_run
 from metarlgym.training.final import save_final
 from metarlgym.training.loading import load_config, load_tokenizer, make_renderer
@@ -39,6 +38,7 @@ from metarlgym.training.rooms import check_scratch_room, context_rooms
 from metarlgym.training.saveable import check_saveable
 from metarlgym.training.start import make_start, starting_policy
 from metarlgym.training.trainer import MetaGRPOTrainer
+from metarlgym.training.values import show
 from metarlgym.trial import Trial
 
 
@@ -51,25 +51,8 @@ def run_training(
     `adaptation.png`.
     """
     console = console or Console()
-    run, args = settings.run, settings.grpo
-    if run.threads:
-        torch.set_num_threads(run.threads)
-    assert not isinstance(run.env_args, str)
-    group = TaskGroup(run.env_id, run.env_args, run.task_seed)
-    make_trial = _trial_maker(settings, group)
-    make_trial()  # arguments that contradict each other are refused here
-    agree(quick_check(group, make_trial))
-    if group.content_split:
-        during = args.eval_trials if args.eval_strategy != "no" else 0
-        for name, count in (("eval_trials", during), ("final_eval_trials", run.final_eval_trials)):
-            try:
-                group.tasks(count, "eval")
-            except ConfigError as error:
-                raise ConfigError(str(error).replace("eval_trials", name, 1)) from None
-    check_before(args, settings.model.model_name_or_path)
-    check_reference(args, settings.model.use_peft)
-    if not dry_run:
-        _check_model(settings, group, console)
+    args = settings.grpo
+    group, make_trial = prepare(settings, console, dry_run)
     folder = Path(str(args.output_dir))
     if dry_run:
         console.print(make_plan(settings, group).render())
@@ -124,14 +107,7 @@ def _train(
         progress.close()
     preemption.check()
     opened.stage = "final"
-    try:
-        final = save_final(trainer, tokenizer, settings, folder)
-    except Exception as error:
-        if not is_disk_error(error):
-            raise
-        raise MetaRLGymError(
-            f"{folder / 'final'} could not be written ({error}). Free space there and start again with --resume."
-        ) from error
+    final = save_final(trainer, tokenizer, settings, folder)
     if not run.final_eval_trials:
         return None
     report = _final_report(settings, group, trainer, renderer, final, console)
@@ -146,6 +122,42 @@ def _train(
             f"evaluate it again: metarlgym eval --model {final}"
         ) from error
     return report
+
+
+def prepare(
+    settings: Settings, console: Console | None = None, dry_run: bool = False
+) -> tuple[TaskGroup, Callable[[], Trial]]:
+    """All checks that come before a folder is claimed; returns the task group and a maker of its trials.
+
+    Raises:
+        ConfigError: a setting that does not fit; nothing was written.
+    """
+    run, args = settings.run, settings.grpo
+    if run.threads:
+        torch.set_num_threads(run.threads)
+    assert not isinstance(run.env_args, str)
+    try:
+        group = TaskGroup(run.env_id, run.env_args, run.task_seed)
+        make_trial = _trial_maker(settings, group)
+        make_trial()  # arguments that contradict each other are refused here
+    except MetaRLGymError:
+        raise
+    except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, MemoryError) as error:
+        cause = f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(".")
+        raise ConfigError(f"env_args={show(run.env_args)} do not fit {run.env_id}: {cause}.") from error
+    agree(quick_check(group, make_trial))
+    if group.content_split:
+        during = args.eval_trials if args.eval_strategy != "no" else 0
+        for name, count in (("eval_trials", during), ("final_eval_trials", run.final_eval_trials)):
+            try:
+                group.tasks(count, "eval")
+            except ConfigError as error:
+                raise ConfigError(str(error).replace("eval_trials", name, 1)) from None
+    check_before(args, settings.model.model_name_or_path)
+    check_reference(args, settings.model.use_peft)
+    if not dry_run:
+        _check_model(settings, group, console or Console())
+    return group, make_trial
 
 
 def _final_report(

@@ -16,6 +16,7 @@ from metarlgym.policies.scripted import RandomPolicy
 from metarlgym.rollout.manager import RolloutManager, TrialSpec
 from metarlgym.seeding import derive
 from metarlgym.tasks import TaskGroup
+from metarlgym.training.bounds import check_heads, check_values
 from metarlgym.trial import Trial
 
 PAD, BOS, END, UNKNOWN = "<pad>", "<bos>", "<end>", "<unk>"
@@ -46,13 +47,8 @@ class ScratchArguments:
     warmup_learning_rate: float = field(default=1e-3, metadata={"help": "AdamW's step size in the warm-up."})
 
     def __post_init__(self) -> None:
-        if self.scratch_tokenizer not in ("word", "byte"):
-            raise ConfigError(f"scratch_tokenizer={self.scratch_tokenizer!r} is not known: use 'word' or 'byte'.")
-        if self.scratch_hidden_size % self.scratch_heads or self.scratch_hidden_size // self.scratch_heads % 2:
-            raise ConfigError(
-                f"scratch_heads={self.scratch_heads} must divide scratch_hidden_size={self.scratch_hidden_size} "
-                "into heads of even width."
-            )
+        check_values(self)
+        check_heads("scratch_heads", self.scratch_heads, "scratch_hidden_size", self.scratch_hidden_size)
 
 
 def sample_text(group: TaskGroup, make_trial: Callable[[], Trial], trials: int = 512) -> list[str]:

@@ -91,7 +91,7 @@ def test_config_of_the_repository():
         ("kv_heads", 3, "kv_heads=3 must divide heads=2"),
         ("tau", 1.0, "tau=1.0 must be above 0 and below 1"),
         ("spaces", ["word"], "spaces='word' is not known"),
-        ("gists", [0], "gists=.* every number of gists must be at least 1"),
+        ("gists", [0], "gists=.* each must be at least 1"),
         ("lr", 0.0, "lr=0.0 must be above 0"),
     ],
 )

@@ -191,7 +191,7 @@ def test_some_arms_alone(results):
         ({"e": 0.0}, "e=0.0 must be above 0"),
         ({"steps": 0}, "steps=0 must be at least 1"),
         ({"seeds": [1, 1]}, "each once"),
-        ({"fixed_rates": []}, "at least one step size"),
+        ({"fixed_rates": []}, "at least one learning rate"),
         ({"lookahead": 0.0}, "lookahead=0.0 must be above 0"),
         ({"hidden_size": 10, "heads": 4}, "multiple of heads=4"),
     ],

@@ -9,7 +9,7 @@ from metarlgym import ConfigError
 from metarlgym.training.arguments import GROUPS, parse
 from metarlgym.training.flat import find_config, known_fields
 
-DOORS = ["--env_id", "Doors-v0"]
+DOORS = ["--env_id", "Doors-v0", "--max_steps", "5"]
 
 
 def write(path, **content):
@@ -79,9 +79,9 @@ WRONG = [
     (["--epissodes", "3"], "'epissodes' in the command line is no setting: did you mean episodes"),
     (["--episodes", "three"], "episodes"),
     (["--episodes", "0"], "episodes=0 must be at least 1"),
-    (["--env_args", "{doors: 4}"], "env_args=.* is no JSON"),
+    (["--env_args", "{doors: 4}"], "env_args=.* is not valid JSON"),
     (["--env_args", "[4]"], "env_args=.* must be a mapping"),
-    (["--renderer", "html"], "renderer='html' is not known: use auto, chat or plain"),
+    (["--renderer", "html"], "renderer='html' is not known: use one of auto, chat, plain"),
     (["--scratch_tokenizer", "char"], "scratch_tokenizer='char' is not known"),
     (["--scratch_heads", "3"], "scratch_heads=3 must divide scratch_hidden_size=32"),
     (["--scratch_heads", "32"], "heads of even width"),

@@ -154,7 +154,7 @@ def test_sizes_are_those_asked_for():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"scratch_tokenizer": "char"}, "use 'word' or 'byte'"),
+        ({"scratch_tokenizer": "char"}, "use one of word, byte"),
         ({"scratch_hidden_size": 30, "scratch_heads": 4}, "must divide scratch_hidden_size=30"),
         ({"scratch_hidden_size": 12, "scratch_heads": 4}, "heads of even width"),
     ],

@@ -18,7 +18,7 @@ ARGUMENTS += ["--per_device_train_batch_size", "8", "--max_steps", "1", "--model
         (["--per_device_train_batch_size", "6"], ["per_device_train_batch_size=6", "multiple of 4"]),
         (["--vllm_mode", "colocate"], ["vllm_mode='colocate'", "needs a GPU"]),
         (["--top_p", "0.9"], ["top_p=0.9", "bias the gradient"]),
-        (["--server_request_timeout", "0"], ["server_request_timeout=0", "must be positive"]),
+        (["--server_request_timeout", "0"], ["server_request_timeout=0", "must be above 0"]),
         (["--model_name_or_path", "/nowhere/tiny"], ["/nowhere/tiny", "no such folder"]),
     ],
     ids=["no scheme", "num_generations", "batch size", "colocate", "top_p", "timeout", "model"],

@@ -25,7 +25,7 @@ REFUSED = [
     ({"gamma": "1.5"}, "gamma='1.5': 1.5 must lie in"),
     ({"gamma": "0:0.9, 100:-1"}, "-1 must lie in"),
     ({"gamma": "high"}, "gamma='high' is no schedule"),
-    ({"gamma_step": 2.0}, "gamma_step=2.0 must lie in"),
+    ({"gamma_step": 2.0}, "gamma_step=2.0 must be at least 0 and at most 1"),
     ({"gamma_step": 0.9, "credit": "trial"}, "gamma_step=0.9 credits turns.*'return_to_go' or 'gigpo'"),
     ({"free_shots": "3"}, "free_shots='3': 3 must be a whole number.*below episodes=3"),
     ({"free_shots": "-1"}, "-1 must be a whole number"),
@@ -90,7 +90,7 @@ def test_one_rollout_fills_one_optimizer_step_by_default():
 
 
 def test_defaults_that_differ_from_trls():
-    args = MetaGRPOConfig(output_dir="unused", per_device_train_batch_size=8)
+    args = MetaGRPOConfig(output_dir="unused", max_steps=5, per_device_train_batch_size=8)
     assert (args.credit, args.loss_type, args.scale_rewards) == ("return_to_go", "dapo", "none")
     assert args.vllm_importance_sampling_mode == "token_truncate"
     assert args.vllm_mode == "server"
