@@ -12,7 +12,9 @@ from trl import ModelConfig
 
 from metarlgym.datatypes import ConfigError
 from metarlgym.training.config import MetaGRPOConfig
+from metarlgym.training.fields import REFUSED, check_conditions, refuse
 from metarlgym.training.flat import plain, read_flat
+from metarlgym.training.given import values_given
 from metarlgym.training.scratch import ScratchArguments
 
 
@@ -70,6 +72,8 @@ class Settings:
     """What the file and the command line said, merged."""
     arguments: list[str]
     """The command line, as it was given."""
+    idle: set[str] = field(default_factory=set)
+    """Settings of the file that the command line left without effect."""
 
     def resolved(self) -> dict[str, Any]:
         """Our own settings and whatever else was given; a file of them starts the same run again."""
@@ -77,7 +81,7 @@ class Settings:
         for part in (self.run, self.grpo, self.scratch, self.model):
             for item in dataclasses.fields(part):
                 given = item.name in self.given and item.name not in ONCE
-                if given or item.name in OWN_FIELDS:
+                if (given or item.name in OWN_FIELDS) and item.name not in self.idle:
                     out[item.name] = plain(getattr(part, item.name))
         return out
 
@@ -98,7 +102,11 @@ def parse(arguments: Sequence[str]) -> Settings:
         ConfigError: a name or a value that does not fit, before anything is loaded.
     """
     original = list(arguments)
+    said = values_given(arguments, "train")
+    refuse(said.changed(GROUPS), REFUSED)  # before derived values hide what was given
     (run, grpo, scratch, model), given = read_flat(arguments, GROUPS, "train")
     if not run.env_id:
         raise ConfigError("env_id is missing: name a task group, such as env_id: Doors-v0 (see `metarlgym list`).")
-    return Settings(run, grpo, scratch, model, given, original)
+    settings = Settings(run, grpo, scratch, model, given, original)
+    settings.idle = check_conditions(said, settings)
+    return settings

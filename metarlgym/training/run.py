@@ -29,10 +29,9 @@ from metarlgym.training.arguments import Settings
 from metarlgym.training.callbacks import LiveProgress, MetricsFile, TrialSamples
 from metarlgym.training.checkpoint import checkpoints, latest_complete
 from metarlgym.training.final import save_final
-from metarlgym.training.loading import load_config, load_tokenizer, make_renderer
 from metarlgym.training.plan import make_plan
 from metarlgym.training.preemption import Preemption
-from metarlgym.training.start import make_start, starting_policy
+from metarlgym.training.start import inspect_model, make_start, starting_policy
 from metarlgym.training.trainer import MetaGRPOTrainer
 from metarlgym.trial import Trial
 
@@ -155,9 +154,7 @@ def _check_model(settings: Settings, group: TaskGroup, console: Console) -> None
     problem: MetaRLGymError | None = None
     tokenizer = None
     try:
-        load_config(name, trust_remote_code=args.trust_remote_code)
-        tokenizer = load_tokenizer(name, trust_remote_code=args.trust_remote_code)
-        make_renderer(settings.run.renderer, tokenizer, group, args.chat_template_kwargs)
+        _, tokenizer, _ = inspect_model(settings, group)
     except MetaRLGymError as error:
         problem = error
     agree(problem)

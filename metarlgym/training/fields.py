@@ -1,0 +1,451 @@
+"""Which fields of TRL's GRPOConfig and ModelConfig a run refuses, always or where another setting leaves them unused.
+
+All other fields have an effect, which `tests/training/test_fields.py` shows for each. Only what is given is refused.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers.utils import is_liger_kernel_available
+
+from metarlgym.datatypes import ConfigError
+from metarlgym.training.given import Given
+
+if TYPE_CHECKING:
+    from metarlgym.training.arguments import Settings
+
+
+def _all(names: str, reason: str) -> dict[str, str]:
+    return dict.fromkeys(names.split(), reason)
+
+
+SAME_FOR_PRETRAINING: dict[str, str] = {
+    "num_train_epochs": "is not used: data are drawn afresh, so there are no epochs; set max_steps.",
+    **_all(
+        "label_smoothing_factor neftune_noise_alpha optim_target_modules average_tokens_across_devices use_cache "
+        "torch_empty_cache_steps full_determinism remove_unused_columns label_names",
+        "is not used here; leave it out.",
+    ),
+    **_all(
+        "bf16_full_eval fp16_full_eval",
+        "is not used: evaluation runs at the precision of training; leave it out, or set dtype, bf16 or fp16.",
+    ),
+    **_all(
+        "torch_compile torch_compile_backend torch_compile_mode",
+        "is not supported: sequences of every length would be compiled anew; leave it out.",
+    ),
+    "auto_find_batch_size": "is not supported: a smaller batch would be another run; set per_device_train_batch_size.",
+    **_all(
+        "log_on_each_node logging_nan_inf_filter include_num_input_tokens_seen log_level log_level_replica",
+        "is not used: everything logged goes to metrics.jsonl; leave it out, or set logging_steps or report_to.",
+    ),
+    "disable_tqdm": "is not used: progress is shown as a line or a bar of our own; leave it out.",
+    **_all(
+        "trackio_space_id trackio_bucket_id trackio_static_space_id",
+        "is not supported: runs are logged locally; leave it out.",
+    ),
+    **_all(
+        "prediction_loss_only eval_do_concat_batches eval_use_gather_object eval_accumulation_steps "
+        "include_for_metrics batch_eval_metrics do_train do_eval do_predict",
+        "is not used: held-out data are played or drawn, not read from a data set; leave it out.",
+    ),
+    "save_only_model": "is not supported: --resume needs the optimizer; leave it out (final/ holds the model alone).",
+    "save_on_each_node": "is not supported: output_dir is a folder that all nodes share; leave it out.",
+    "enable_jit_checkpoint": "is not supported: a signal writes a checkpoint and stops (docs/cluster.md); leave it out.",
+    **_all(
+        "push_to_hub hub_token hub_private_repo hub_model_id hub_strategy hub_always_push hub_revision",
+        "is not supported: nothing is uploaded; leave it out and run `hf upload REPO OUTPUT_DIR/final` afterwards.",
+    ),
+    "ignore_data_skip": "is not supported: a resumed run would see other data; leave it out.",
+    "restore_callback_states_from_checkpoint": "is not used: --resume needs no state of callbacks; leave it out.",
+    **_all(
+        "accelerator_config parallelism_config fsdp fsdp_config deepspeed ddp_backend ddp_find_unused_parameters "
+        "ddp_bucket_cap_mb ddp_broadcast_buffers ddp_static_graph local_rank",
+        "is the launcher's: use `accelerate launch --config_file configs/zero3.yaml` (or another file), and leave it "
+        "out here.",
+    ),
+    **_all(
+        "dataloader_drop_last dataloader_num_workers dataloader_pin_memory dataloader_persistent_workers "
+        "dataloader_prefetch_factor dataloader_multiprocessing_context dataloader_in_order train_sampling_strategy "
+        "length_column_name",
+        "is not used: data are drawn in this process, in the order of the seed; leave it out.",
+    ),
+    **_all("debug skip_memory_metrics", "is not supported; leave it out."),
+    "resume_from_checkpoint": "is not used: give --resume, which takes the newest complete checkpoint of output_dir.",
+}
+"""Fields of transformers' TrainingArguments that `pretrain` refuses too."""
+
+REFUSED: dict[str, str] = {
+    **SAME_FOR_PRETRAINING,
+    "per_device_eval_batch_size": "is not used: rollout_concurrency bounds the trials played at once; leave it out.",
+    "data_seed": "is not used: tasks come from task_seed, all else from seed; set those.",
+    "shuffle_dataset": "is not used: tasks come in the order of the seed already; leave it out.",
+    "generation_batch_size": "is not used: set steps_per_generation, the micro-batches of one rollout.",
+    **_all("ds3_gather_for_generation pad_to_multiple_of", "is not used by rollouts of trials; leave it out."),
+    "model_init_kwargs": "is not used: set dtype, attn_implementation, model_revision or trust_remote_code.",
+    **_all(
+        "cache_implementation use_transformers_continuous_batching transformers_continuous_batching_config "
+        "use_transformers_paged",
+        "is not used: trials are played with a cache of our own, or by vLLM (use_vllm); leave it out.",
+    ),
+    **_all(
+        "reward_weights multi_objective_aggregation",
+        "is not used: the only reward is the environment's; leave it out, or let the environment weigh its rewards.",
+    ),
+    "mask_truncated_completions": "is not used: a trial that is cut off keeps its returns so far; leave it out.",
+    "max_tool_calling_iterations": "is not used: set max_episode_turns or max_total_turns.",
+    **_all(
+        "log_completions log_multimodal num_completions_to_print log_unique_prompts log_completions_hub_repo",
+        "is not used: trials are written to trials.jsonl; set sample_every and sample_trials.",
+    ),
+    "vllm_importance_sampling_cap": "is deprecated in TRL: set vllm_importance_sampling_clip_max.",
+    "vllm_tensor_parallel_size": "is a setting of the server: `metarlgym serve --tensor-parallel-size N`.",
+    "vllm_enable_sleep_mode": "is not supported: give the servers GPUs of their own; leave it out.",
+    "router_aux_loss_coef": "is not supported: the model's own coefficient is used; set it in its config.json.",
+    **_all(
+        "load_in_8bit load_in_4bit bnb_4bit_quant_type use_bnb_nested_quant bnb_4bit_quant_storage",
+        "is not supported: quantised models are not trained here; leave it out, or set dtype=bfloat16 and use_peft.",
+    ),
+    "lora_task_type": "is not used: policies are causal models; leave it out.",
+}
+"""Fields that no run uses, by name: what follows `name=value` in the line that refuses them."""
+
+CLIPPED = ("grpo", "bnpo", "dr_grpo", "dapo", "luspo")
+"""Loss types with PPO's clipped ratio."""
+
+OPTIMISERS = ("adamw_torch", "adamw_torch_fused", "adafactor", "sgd", "adagrad", "rmsprop")
+"""Optimisers of torch and transformers themselves; the others need packages that are not among ours."""
+SCHEDULES = (
+    *("linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt"),
+    *("cosine_with_min_lr", "cosine_warmup_with_min_lr", "warmup_stable_decay"),
+)
+WITHOUT_SETTINGS = ("linear", "constant", "constant_with_warmup")
+"""Schedules for which `lr_scheduler_kwargs` means nothing."""
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Settings that have an effect only where others say so."""
+
+    names: str
+    """The settings, separated by blanks."""
+    what: str
+    """What they need, as the error says it."""
+    by: str
+    """The settings that decide it, separated by blanks."""
+    holds: Callable[[Any], bool]
+    """Whether it is so, from all resolved settings."""
+
+
+def _value(setting: Any) -> Any:
+    return getattr(setting, "value", setting)
+
+
+def _optim(s: Any) -> str:
+    return str(_value(s.optim))
+
+
+def _served(s: Settings) -> bool:
+    return s.grpo.use_vllm and s.grpo.vllm_mode == "server"
+
+
+def _trains_on(s: Settings, *losses: str) -> bool:
+    return s.grpo.loss_type in losses
+
+
+def training_needs(part: Callable[[Any], Any]) -> tuple[Needs, ...]:
+    """What fields of TrainingArguments need, for `train` and `pretrain`; `part` finds them among all settings."""
+    return (
+        Needs("save_steps save_total_limit", "save_strategy=steps", "save_strategy", lambda s: saves(part(s))),
+        Needs(
+            "logging_steps logging_first_step",
+            "logging_strategy=steps",
+            "logging_strategy",
+            lambda s: _value(part(s).logging_strategy) == "steps",
+        ),
+        Needs("run_name", "report_to", "report_to", lambda s: bool(part(s).report_to)),
+        Needs("project", "report_to=trackio", "report_to", lambda s: "trackio" in part(s).report_to),
+        Needs(
+            "warmup_steps",
+            "a schedule with a warm-up (not lr_scheduler_type=constant)",
+            "lr_scheduler_type",
+            lambda s: _value(part(s).lr_scheduler_type) != "constant",
+        ),
+        Needs(
+            "adam_beta1 adam_beta2 adam_epsilon",
+            "optim=adamw_torch or adamw_torch_fused",
+            "optim",
+            lambda s: _optim(part(s)).startswith("adamw"),
+        ),
+        Needs("liger_kernel_config", "use_liger_kernel=true", "use_liger_kernel", lambda s: part(s).use_liger_kernel),
+    )
+
+
+def saves(args: Any) -> bool:
+    return _value(args.save_strategy) == "steps"
+
+
+def _evaluates(s: Settings) -> bool:
+    return _value(s.grpo.eval_strategy) == "steps"
+
+
+NEEDS: tuple[Needs, ...] = (
+    *training_needs(lambda s: s.grpo),
+    Needs(
+        "lora_r lora_alpha lora_dropout lora_target_modules lora_target_parameters lora_modules_to_save use_rslora "
+        "use_dora",
+        "use_peft=true",
+        "use_peft",
+        lambda s: s.model.use_peft,
+    ),
+    Needs(
+        "vllm_mode vllm_max_model_length vllm_importance_sampling_correction vllm_importance_sampling_mode "
+        "vllm_importance_sampling_clip_max vllm_importance_sampling_clip_min",
+        "use_vllm=true",
+        "use_vllm",
+        lambda s: s.grpo.use_vllm,
+    ),
+    Needs(
+        "vllm_server_base_url vllm_server_host vllm_server_port vllm_server_timeout vllm_group_port "
+        "server_request_timeout server_retry_seconds server_concurrency weight_sync_timeout probe_every "
+        "probe_tolerance",
+        "use_vllm=true and vllm_mode=server",
+        "use_vllm vllm_mode",
+        _served,
+    ),
+    Needs(
+        "vllm_model_impl vllm_gpu_memory_utilization",
+        "use_vllm=true and vllm_mode=colocate",
+        "use_vllm vllm_mode",
+        lambda s: s.grpo.use_vllm and not _served(s),
+    ),
+    Needs(
+        "vllm_importance_sampling_mode vllm_importance_sampling_clip_max vllm_importance_sampling_clip_min",
+        "vllm_importance_sampling_correction=true",
+        "vllm_importance_sampling_correction",
+        lambda s: s.grpo.vllm_importance_sampling_correction,
+    ),
+    Needs("probe_tolerance", "probe_every above 0", "probe_every", lambda s: s.grpo.probe_every > 0),
+    Needs(
+        "force_truncated_sampling",
+        "top_p, top_k or min_p",
+        "top_p top_k min_p",
+        lambda s: (s.grpo.top_p, s.grpo.top_k, s.grpo.min_p) != (1.0, 0, None),
+    ),
+    Needs(
+        "gradient_checkpointing_kwargs",
+        "gradient_checkpointing=true",
+        "gradient_checkpointing",
+        lambda s: s.grpo.gradient_checkpointing,
+    ),
+    Needs(
+        "optim_args", "optim=sgd, adagrad or rmsprop", "optim", lambda s: _optim(s.grpo) in ("sgd", "adagrad", "rmsprop")
+    ),
+    Needs(
+        "lr_scheduler_kwargs",
+        "a schedule that has settings, such as lr_scheduler_type=cosine_with_min_lr",
+        "lr_scheduler_type",
+        lambda s: _value(s.grpo.lr_scheduler_type) not in WITHOUT_SETTINGS,
+    ),
+    # the loss
+    Needs("use_bias_correction_kl sync_ref_model", "beta above 0", "beta", lambda s: s.grpo.beta != 0),
+    Needs("sync_ref_model", "use_peft=false (LoRA's reference is the base model)", "use_peft", lambda s: not s.model.use_peft),
+    Needs(
+        "ref_model_mixup_alpha ref_model_sync_steps",
+        "sync_ref_model=true",
+        "sync_ref_model",
+        lambda s: s.grpo.sync_ref_model,
+    ),
+    Needs("epsilon delta", f"loss_type={', '.join(CLIPPED)}", "loss_type", lambda s: _trains_on(s, *CLIPPED)),
+    Needs(
+        "epsilon_high", f"loss_type={', '.join(CLIPPED)}, cispo", "loss_type", lambda s: _trains_on(s, *CLIPPED, "cispo")
+    ),
+    Needs("sapo_temperature_neg sapo_temperature_pos", "loss_type=sapo", "loss_type", lambda s: _trains_on(s, "sapo")),
+    Needs(
+        "vespo_k_pos vespo_lambda_pos vespo_k_neg vespo_lambda_neg",
+        "loss_type=vespo",
+        "loss_type",
+        lambda s: _trains_on(s, "vespo"),
+    ),
+    Needs(
+        "importance_sampling_level",
+        "another loss_type than vespo, which weighs by sequence",
+        "loss_type",
+        lambda s: not _trains_on(s, "vespo"),
+    ),
+    Needs(
+        "max_completion_length",
+        "loss_type=dr_grpo, whose sum it divides; the length of an action is max_action_tokens",
+        "loss_type",
+        lambda s: _trains_on(s, "dr_grpo"),
+    ),
+    Needs(
+        "entropy_coef_min entropy_coef_max entropy_coef_delta entropy_target",
+        "use_adaptive_entropy=true",
+        "use_adaptive_entropy",
+        lambda s: s.grpo.use_adaptive_entropy,
+    ),
+    Needs(
+        "entropy_coef use_adaptive_entropy",
+        "a run without entropy_schedule, which sets the coefficient",
+        "entropy_schedule",
+        lambda s: s.grpo.entropy_schedule is None,
+    ),
+    # credit
+    Needs("anchor_weight", "credit=gigpo", "credit", lambda s: s.grpo.credit == "gigpo"),
+    Needs(
+        "gamma",
+        "a credit rule that discounts: return_to_go, return_to_go_zscore, differential or gigpo",
+        "credit",
+        lambda s: s.grpo.credit in ("return_to_go", "return_to_go_zscore", "differential", "gigpo"),
+    ),
+    # what is written and measured
+    Needs("eval_steps eval_delay eval_trials eval_on_start", "eval_strategy=steps", "eval_strategy", _evaluates),
+    Needs(
+        "metric_for_best_model greater_is_better",
+        "load_best_model_at_end=true",
+        "load_best_model_at_end",
+        lambda s: s.grpo.load_best_model_at_end,
+    ),
+    Needs(
+        "load_best_model_at_end",
+        "metric_for_best_model, one of the eval_ metrics, such as eval_return",
+        "metric_for_best_model",
+        lambda s: s.grpo.metric_for_best_model not in (None, "loss"),
+    ),
+    Needs("sample_trials", "sample_every above 0", "sample_every", lambda s: s.run.sample_every > 0),
+    # the model
+    Needs(
+        "scratch_tokenizer scratch_hidden_size scratch_layers scratch_heads scratch_init_std warmup_trials "
+        "warmup_max_steps warmup_batch_size warmup_learning_rate",
+        "a model made from scratch (no model_name_or_path)",
+        "model_name_or_path",
+        lambda s: not s.model.model_name_or_path,
+    ),
+    Needs(
+        "warmup_max_steps warmup_batch_size warmup_learning_rate",
+        "warmup_trials above 0",
+        "warmup_trials",
+        lambda s: s.scratch.warmup_trials > 0,
+    ),
+    Needs(
+        "model_revision dtype attn_implementation trust_remote_code chat_template_kwargs",
+        "model_name_or_path",
+        "model_name_or_path",
+        lambda s: bool(s.model.model_name_or_path),
+    ),
+    Needs(
+        "disable_dropout",
+        "model_name_or_path or use_peft: models made from scratch have no dropout",
+        "model_name_or_path use_peft",
+        lambda s: bool(s.model.model_name_or_path) or s.model.use_peft,
+    ),
+    Needs(
+        "cast_lm_head_to_fp32",
+        "dtype, bf16 or fp16 below float32",
+        "dtype bf16 fp16",
+        lambda s: s.model.dtype != "float32" or s.grpo.bf16 or s.grpo.fp16,
+    ),
+    Needs(
+        "chat_template_kwargs",
+        "another renderer than plain, which has no template",
+        "renderer",
+        lambda s: s.run.renderer != "plain",
+    ),
+)
+"""Fields that some runs do not use."""
+
+
+def check_conditions(given: Given, settings: Settings) -> set[str]:
+    """Refuse settings that this run does not use.
+
+    Args:
+        given: what the file and the command line said.
+        settings: all settings, resolved.
+
+    Returns:
+        Settings of the file that have no effect because the command line says otherwise.
+
+    Raises:
+        ConfigError: naming the field, its value and what to do.
+    """
+    from metarlgym.training.arguments import GROUPS
+
+    changed = given.changed(GROUPS)
+    check_training(changed, settings.grpo)
+    _check_values(changed, settings)
+    return check_needs(given, changed, NEEDS, settings)
+
+
+def refuse(changed: dict[str, Any], refused: dict[str, str]) -> None:
+    """Raise for the first field of `changed` that is among `refused`."""
+    for name, value in changed.items():
+        if name in refused:
+            raise ConfigError(f"{name}={value!r} {refused[name]}")
+
+
+def check_needs(given: Given, changed: dict[str, Any], needs: Sequence[Needs], settings: Any) -> set[str]:
+    """Refuse what has no effect.
+
+    Where the command line itself switches off what a config file set up (`--save_strategy no`, another
+    `model_name_or_path`), the file's settings are warned of: a config must stay usable with other options.
+
+    Returns:
+        The settings that were warned of.
+
+    Raises:
+        ConfigError: naming what is needed.
+    """
+    unused: set[str] = set()
+    for need in needs:
+        idle = [name for name in need.names.split() if name in changed]
+        if not idle or need.holds(settings):
+            continue
+        overridden = any(name in given.line for name in need.by.split())
+        own = [name for name in idle if name in given.line or not overridden]
+        told = ", ".join(f"{name}={changed[name]!r}" for name in own or idle)
+        if own:
+            them = "it" if len(own) == 1 else "them"
+            raise ConfigError(f"{told} would have no effect without {need.what}: set that, or leave {them} out.")
+        warnings.warn(f"{told} of the config file has no effect without {need.what}.", stacklevel=4)
+        unused |= set(idle)
+    return unused
+
+
+def check_training(changed: dict[str, Any], args: Any) -> None:
+    """Refuse values of TrainingArguments that this machine or a run without epochs cannot follow.
+
+    Raises:
+        ConfigError: naming the field.
+    """
+    if not torch.cuda.is_available():
+        for name in ("bf16", "fp16", "tf32", "use_liger_kernel"):
+            if changed.get(name) and name != "tf32" or name == "tf32" and name in changed:
+                raise ConfigError(f"{name}={changed[name]!r} needs a GPU, and there is none: leave it out.")
+    elif changed.get("use_liger_kernel") and not is_liger_kernel_available():
+        raise ConfigError("use_liger_kernel=True needs the package liger-kernel: pip install liger-kernel.")
+    for name in ("save_strategy", "eval_strategy", "logging_strategy"):
+        if (value := _value(getattr(args, name))) not in ("steps", "no"):
+            raise ConfigError(f"{name}={value!r} is not supported, for there are no epochs: use 'steps' or 'no'.")
+    for name, known in (("optim", OPTIMISERS), ("lr_scheduler_type", SCHEDULES)):
+        if (value := str(_value(getattr(args, name)))) not in known:
+            raise ConfigError(f"{name}={value!r} is not supported: use one of {', '.join(known)}.")
+
+
+def _check_values(changed: dict[str, Any], settings: Settings) -> None:
+    dtype = settings.model.dtype
+    if dtype not in (None, "auto", "float32", "bfloat16", "float16"):
+        raise ConfigError(f"dtype={dtype!r} is not known: use float32, bfloat16, float16 or auto.")
+    if changed.get("renderer") == "chat" and not settings.model.model_name_or_path:
+        raise ConfigError("renderer='chat' needs model_name_or_path: models made from scratch have no chat template.")
+    for name in ("vllm_server_host", "vllm_server_port"):
+        if name in changed and "vllm_server_base_url" in changed:
+            raise ConfigError(
+                f"{name}={changed[name]!r} and vllm_server_base_url={changed['vllm_server_base_url']!r} both name a "
+                "server: leave one out."
+            )
