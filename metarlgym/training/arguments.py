@@ -12,7 +12,7 @@ from trl import ModelConfig
 
 from metarlgym.datatypes import ConfigError
 from metarlgym.training.config import MetaGRPOConfig
-from metarlgym.training.fields import REFUSED, check_conditions, refuse
+from metarlgym.training.fields import REFUSED, check_conditions, check_given
 from metarlgym.training.flat import plain, read_flat
 from metarlgym.training.given import values_given
 from metarlgym.training.scratch import ScratchArguments
@@ -55,6 +55,13 @@ class PolicyArguments(ModelConfig):
         default=0.0,
         metadata={"help": "Dropout would score trials with another policy than the one that played them: keep it 0."},
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        # TRL takes a single name out of its list, and PEFT would then match it against whole paths of modules.
+        name = self.lora_target_modules
+        if isinstance(name, str) and name.isidentifier():
+            self.lora_target_modules = [name]
 
 
 GROUPS = (RunArguments, MetaGRPOConfig, ScratchArguments, PolicyArguments)
@@ -103,7 +110,7 @@ def parse(arguments: Sequence[str]) -> Settings:
     """
     original = list(arguments)
     said = values_given(arguments, "train")
-    refuse(said.changed(GROUPS), REFUSED)  # before derived values hide what was given
+    check_given(said.changed(GROUPS), REFUSED)  # before derived values hide what was given
     (run, grpo, scratch, model), given = read_flat(arguments, GROUPS, "train")
     if not run.env_id:
         raise ConfigError("env_id is missing: name a task group, such as env_id: Doors-v0 (see `metarlgym list`).")

@@ -118,6 +118,8 @@ REFUSED: dict[str, str] = {
 CLIPPED = ("grpo", "bnpo", "dr_grpo", "dapo", "luspo")
 """Loss types with PPO's clipped ratio."""
 
+GPU_ONLY = ("bf16", "fp16", "tf32", "use_liger_kernel")
+
 OPTIMISERS = ("adamw_torch", "adamw_torch_fused", "adafactor", "sgd", "adagrad", "rmsprop")
 """Optimisers of torch and transformers themselves; the others need packages that are not among ours."""
 SCHEDULES = (
@@ -377,16 +379,30 @@ def check_conditions(given: Given, settings: Settings) -> set[str]:
     from metarlgym.training.arguments import GROUPS
 
     changed = given.changed(GROUPS)
-    check_training(changed, settings.grpo)
+    check_training(settings.grpo)
     _check_values(changed, settings)
     return check_needs(given, changed, NEEDS, settings)
 
 
-def refuse(changed: dict[str, Any], refused: dict[str, str]) -> None:
-    """Raise for the first field of `changed` that is among `refused`."""
+def check_given(changed: dict[str, Any], refused: dict[str, str]) -> None:
+    """Refuse what no run uses, and what needs a GPU where there is none.
+
+    Args:
+        changed: what was given and is not a default, as it was written.
+        refused: why, by field.
+
+    Raises:
+        ConfigError: naming the first such field.
+    """
     for name, value in changed.items():
         if name in refused:
             raise ConfigError(f"{name}={value!r} {refused[name]}")
+    if not torch.cuda.is_available():
+        for name in GPU_ONLY:
+            if changed.get(name) or (name == "tf32" and name in changed):
+                raise ConfigError(f"{name}={changed[name]!r} needs a GPU, and there is none: leave it out.")
+    elif changed.get("use_liger_kernel") and not is_liger_kernel_available():
+        raise ConfigError("use_liger_kernel=True needs the package liger-kernel: pip install liger-kernel.")
 
 
 def check_needs(given: Given, changed: dict[str, Any], needs: Sequence[Needs], settings: Any) -> set[str]:
@@ -417,18 +433,12 @@ def check_needs(given: Given, changed: dict[str, Any], needs: Sequence[Needs], s
     return unused
 
 
-def check_training(changed: dict[str, Any], args: Any) -> None:
-    """Refuse values of TrainingArguments that this machine or a run without epochs cannot follow.
+def check_training(args: Any) -> None:
+    """Refuse values of TrainingArguments that a run without epochs, or our dependencies, cannot follow.
 
     Raises:
         ConfigError: naming the field.
     """
-    if not torch.cuda.is_available():
-        for name in ("bf16", "fp16", "tf32", "use_liger_kernel"):
-            if changed.get(name) and name != "tf32" or name == "tf32" and name in changed:
-                raise ConfigError(f"{name}={changed[name]!r} needs a GPU, and there is none: leave it out.")
-    elif changed.get("use_liger_kernel") and not is_liger_kernel_available():
-        raise ConfigError("use_liger_kernel=True needs the package liger-kernel: pip install liger-kernel.")
     for name in ("save_strategy", "eval_strategy", "logging_strategy"):
         if (value := _value(getattr(args, name))) not in ("steps", "no"):
             raise ConfigError(f"{name}={value!r} is not supported, for there are no epochs: use 'steps' or 'no'.")

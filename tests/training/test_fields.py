@@ -22,6 +22,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from metarlgym import ConfigError
 from metarlgym.training import run as running
+from metarlgym.training import trainer as training
 from metarlgym.training.arguments import GROUPS, parse
 from metarlgym.training.fields import NEEDS, REFUSED
 from metarlgym.training.loading import load_model
@@ -38,9 +39,9 @@ BASE = {
     "scratch_hidden_size": 16,
     "scratch_layers": 1,
     "scratch_heads": 2,
-    "per_device_train_batch_size": 8,
+    "per_device_train_batch_size": 32,
     "max_steps": 2,
-    "learning_rate": 1e-2,
+    "learning_rate": 2e-2,
     "logging_steps": 1,
     "save_strategy": "no",
     "threads": 1,
@@ -49,17 +50,18 @@ BASE = {
 }
 GUESS = {"env_id": "GuessNumber-v0", "env_args": {"numbers": 4, "guesses": 3, "style": "terse"}}
 """Episodes of several turns."""
-WORDS = {"env_args": {"doors": 3}, "scratch_tokenizer": "byte"}
-"""Actions that end with a token."""
+WORDS = {"env_args": {"doors": 3}, "scratch_tokenizer": "byte", "entropy_coef": 0.5}
+"""Actions that end with a token. Random bytes are never rewarded, so what moves the weights is the entropy's bonus."""
+SGD = {"optim": "sgd", "learning_rate": 1.0, "max_grad_norm": 0}
+"""Steps as large as the gradients."""
 TWICE = {"num_iterations": 2, "max_steps": 4, "learning_rate": 3e-2}
 """Each rollout is trained on twice, so that ratios differ from 1."""
 KL = {"beta": 0.5, "max_steps": 4}
-LORA = {"use_peft": True, "lora_r": 4, "lora_target_modules": ["q_proj"]}
+LORA = {"use_peft": True, "lora_r": 4, "lora_target_modules": ["q_proj", "k_proj"]}
 WARM = {"warmup_trials": 32, "warmup_max_steps": 2, "warmup_batch_size": 16, "max_steps": 1}
-ADAPTIVE = {"use_adaptive_entropy": True, "entropy_coef": 0.5, "entropy_target": 9.0, "max_steps": 3}
 
 WEIGHTS: dict[str, tuple[dict, object]] = {
-    # TRL's and transformers'
+    # of TRL and transformers
     "per_device_train_batch_size": ({}, 16),
     "max_steps": ({}, 3),
     "learning_rate": ({}, 2e-2),
@@ -70,13 +72,13 @@ WEIGHTS: dict[str, tuple[dict, object]] = {
     ),
     "warmup_steps": ({}, 1),
     "optim": ({}, "sgd"),
-    "optim_args": ({"optim": "sgd", "learning_rate": 1.0}, "momentum=0.9"),
+    "optim_args": (SGD, "momentum=0.9"),
     "weight_decay": ({}, 0.5),
     "adam_beta1": ({}, 0.5),
     "adam_beta2": ({}, 0.5),
     "adam_epsilon": ({}, 1e-2),
     "gradient_accumulation_steps": ({}, 2),
-    "max_grad_norm": ({"optim": "sgd", "learning_rate": 1.0}, 1e-3),
+    "max_grad_norm": (SGD, 1e-3),
     "seed": ({}, 1),
     "steps_per_generation": ({}, 2),
     "temperature": ({}, 0.5),
@@ -92,20 +94,16 @@ WEIGHTS: dict[str, tuple[dict, object]] = {
     "vespo_k_neg": ({**TWICE, "loss_type": "vespo"}, 9.0),
     "vespo_lambda_neg": ({**TWICE, "loss_type": "vespo"}, 9.0),
     "importance_sampling_level": ({**TWICE, "loss_type": "grpo"}, "sequence"),
-    "scale_rewards": ({"credit": "trial", "optim": "sgd", "learning_rate": 1.0}, "none"),
-    "loss_type": ({"optim": "sgd", "learning_rate": 1.0}, "dr_grpo"),
-    "max_completion_length": ({"optim": "sgd", "learning_rate": 100.0, "loss_type": "dr_grpo"}, 8),
-    "sync_ref_model": ({**KL, "ref_model_sync_steps": None}, True),
+    "scale_rewards": ({**SGD, "credit": "trial"}, "none"),
+    "loss_type": (SGD, "dr_grpo"),
+    "max_completion_length": ({**SGD, "loss_type": "dr_grpo"}, 8),
+    "sync_ref_model": ({**KL, "ref_model_sync_steps": 1}, True),
     "ref_model_mixup_alpha": ({**KL, "sync_ref_model": True, "ref_model_sync_steps": 1}, 0.1),
     "ref_model_sync_steps": ({**KL, "sync_ref_model": True}, 1),
     "use_bias_correction_kl": (KL, False),
     "top_entropy_quantile": ({}, 0.3),
     "entropy_coef": ({}, 0.5),
     "use_adaptive_entropy": ({"entropy_coef": 0.5}, True),
-    "entropy_coef_min": ({**ADAPTIVE, "entropy_target": 0.0, "entropy_coef_delta": 0.4}, 0.4),
-    "entropy_coef_max": ({**ADAPTIVE, "entropy_coef_delta": 0.5}, 0.6),
-    "entropy_coef_delta": (ADAPTIVE, 0.4),
-    "entropy_target": (ADAPTIVE, 0.1),
     "off_policy_mask_threshold": (TWICE, -1.0),
     # the policy's
     "use_peft": ({}, True),
@@ -113,7 +111,7 @@ WEIGHTS: dict[str, tuple[dict, object]] = {
     "lora_alpha": ({**LORA}, 4),
     "lora_dropout": ({**LORA}, 0.5),
     "lora_target_modules": ({**LORA}, ["v_proj"]),
-    "lora_target_parameters": ({**LORA}, ["k_proj.weight"]),
+    "lora_target_parameters": ({**LORA}, ["v_proj.weight"]),
     "lora_modules_to_save": ({**LORA}, ["embed_tokens"]),
     "use_rslora": ({**LORA}, True),
     "use_dora": ({**LORA}, True),
@@ -141,10 +139,10 @@ WEIGHTS: dict[str, tuple[dict, object]] = {
     "anchor_weight": ({**GUESS, "credit": "gigpo"}, 9.0),
     "free_shots": ({}, 1),
     "entropy_schedule": ({}, "0:0.5, 1:0.1"),
-    "common_noise": ({"env_args": {"doors": 3, "safe": 0.5, "style": "terse"}, "seed": 5}, True),
-    "skip_zero_signal": ({"optim": "sgd", "learning_rate": 1.0, "trials_per_task": 2, "episodes": 1}, True),
+    "common_noise": ({"env_id": "Bandit-v0", "env_args": {"arms": 3, "style": "terse"}}, True),
+    "skip_zero_signal": ({**SGD, "trials_per_task": 2, "episodes": 1}, True),
     "max_action_tokens": ({**WORDS, "max_action_tokens": 4}, 2),
-    "max_episode_tokens": ({**WORDS, "max_action_tokens": 8}, 4),
+    "max_episode_tokens": ({**WORDS, "max_action_tokens": 8}, 40),
     "max_episode_turns": (GUESS, 1),
 }
 """Field -> settings of a run, and the value that changes the weights it ends with."""
@@ -157,6 +155,10 @@ OWN_TESTS = {
     ),
     **dict.fromkeys(
         ("load_best_model_at_end", "metric_for_best_model", "greater_is_better"), "test_the_best_model_is_kept"
+    ),
+    **dict.fromkeys(
+        ("entropy_target", "entropy_coef_delta", "entropy_coef_min", "entropy_coef_max"),
+        "test_the_adaptive_bonus_follows_its_settings",
     ),
     **dict.fromkeys(("report_to", "run_name", "project"), "test_metrics_are_reported"),
     **dict.fromkeys(("gradient_checkpointing", "gradient_checkpointing_kwargs"), "test_checkpointed_gradients"),
@@ -228,6 +230,9 @@ NEEDS_A_GPU = {
 """Fields whose effect no CPU shows; `test_what_needs_a_gpu_is_refused_without_one`."""
 
 
+GC = ("get_threshold", "set_threshold", "collect", "freeze", "unfreeze")
+
+
 def fields():
     return [item for group in GROUPS for item in dataclasses.fields(group)]
 
@@ -262,6 +267,8 @@ class Run:
         console = Console(file=io.StringIO(), width=200)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(running, "MetaGRPOTrainer", Kept)
+            # a full collection takes longer than such a run
+            patch.setattr(training, "gc", types.SimpleNamespace(**{k: lambda *_: () for k in GC}))
             parts = parsed(folder, **{**given, "output_dir": str(self.folder), **settings})
             running.run_training(parts, console)
         self.trainer, self.text = made[0], console.file.getvalue()
@@ -295,7 +302,8 @@ def models(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
     tokenizer = chat_tokenizer()
     sizes = ScratchArguments(scratch_hidden_size=16, scratch_layers=1, scratch_heads=2)
-    gpt2 = GPT2Config(len(tokenizer), 512, 16, 1, 2, bos_token_id=None, eos_token_id=tokenizer.eos_token_id)
+    marks = {"bos_token_id": None, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    gpt2 = GPT2Config(len(tokenizer), n_positions=512, n_embd=16, n_layer=1, n_head=2, **marks)
     for name, model in (("chat", scratch_model(sizes, tokenizer, 1024, 0)), ("dropout", GPT2LMHeadModel(gpt2))):
         model.save_pretrained(folder / name)
         tokenizer.save_pretrained(folder / name)
@@ -370,7 +378,7 @@ def test_defaults_are_never_refused(tmp_path):
     given = {}
     for name in [*REFUSED, *(name for need in NEEDS for name in need.names.split())]:
         default = known[name].default
-        if default is not dataclasses.MISSING and default is not None:
+        if default is not dataclasses.MISSING and default not in (None, ""):
             given[name] = getattr(default, "value", default)
     parsed(tmp_path, **{**BASE, **given})
 
@@ -508,7 +516,7 @@ def test_lines_as_asked_for(start):
     assert steps() == [1, 2, 3, 4]
     assert steps(logging_steps=2) == [2, 4]
     assert steps(logging_steps=2, logging_first_step=True) == [1, 2, 4]
-    assert steps(logging_strategy="no", logging_steps=None) == []
+    assert steps(logging_strategy="no", logging_steps=None) == [4]  # the line at the end
 
 
 def test_evaluations_as_asked_for(start):
@@ -546,10 +554,10 @@ def test_metrics_are_reported(start, monkeypatch):
     trackio.init = lambda **settings: told.update(settings)
     trackio.log = lambda metrics: logged.append(metrics)
     trackio.finish = lambda: None
-    trackio.config = {}
     trackio.context_vars = types.SimpleNamespace(current_space_id=types.SimpleNamespace(get=lambda: None))
-    trackio.config = types.SimpleNamespace(update=lambda *_, **__: None, __setitem__=lambda *_: None)
+    trackio.config = type("Config", (dict,), {"update": lambda *_, **__: None})()
     monkeypatch.setitem(sys.modules, "trackio", trackio)
+    monkeypatch.setattr("trl.trainer.grpo_trainer.trackio", trackio, raising=False)
     start(report_to="trackio", run_name="doors", project="meta")
     assert (told["name"], told["project"]) == ("doors", "meta")
     assert any("train/trial_return" in metrics for metrics in logged)
@@ -567,6 +575,18 @@ def test_what_is_played_and_written_at_the_side(start):
 
 
 # ---------------------------------------------------------------------- the run
+
+
+def test_the_adaptive_bonus_follows_its_settings(start):
+    def coefficients(**settings):
+        found = start(use_adaptive_entropy=True, entropy_coef=0.5, max_steps=3, **settings).lines("entropy_coef")
+        return pytest.approx(list(found.values()))
+
+    assert [0.505, 0.51, 0.515] == coefficients(entropy_target=9.0)
+    assert [0.495, 0.49, 0.485] == coefficients(entropy_target=0.0)
+    assert [0.8, 1.0, 1.0] == coefficients(entropy_target=9.0, entropy_coef_delta=0.3)
+    assert [0.6, 0.6, 0.6] == coefficients(entropy_target=9.0, entropy_coef_delta=0.3, entropy_coef_max=0.6)
+    assert [0.4, 0.4, 0.4] == coefficients(entropy_target=0.0, entropy_coef_delta=0.3, entropy_coef_min=0.4)
 
 
 def test_checkpointed_gradients(start, monkeypatch):
