@@ -19,6 +19,7 @@ from metarlgym import __version__
 from metarlgym.datatypes import ConfigError
 from metarlgym.evaluation.model_eval import write_json
 from metarlgym.pretraining.config import PretrainConfig
+from metarlgym.pretraining.fields import REFUSED, check_conditions
 from metarlgym.pretraining.networks import NetworkArguments, make_network
 from metarlgym.pretraining.plots import plot_curves, plot_dynamics
 from metarlgym.pretraining.probing import probe
@@ -28,7 +29,9 @@ from metarlgym.pretraining.trainer import PretrainTrainer
 from metarlgym.sources import Piecewise, Source
 from metarlgym.training.callbacks import MetricsFile, drop_unfinished_line
 from metarlgym.training.checkpoint import checkpoints, latest_complete
+from metarlgym.training.fields import check_given
 from metarlgym.training.flat import plain, read_flat
+from metarlgym.training.given import values_given
 from metarlgym.training.loading import load_model
 from metarlgym.training.run import quiet
 
@@ -58,6 +61,8 @@ class PretrainSettings:
     config: PretrainConfig
     network: NetworkArguments
     given: dict[str, Any]
+    idle: set[str] = field(default_factory=set)
+    """Settings of the file that the command line left without effect."""
 
     def resolved(self) -> dict[str, Any]:
         """Our own settings and whatever else was given; a file of them starts the same run again."""
@@ -66,7 +71,7 @@ class PretrainSettings:
         for part in (self.run, self.config, self.network):
             for item in dataclasses.fields(part):
                 once = item.name in ("resume", "overwrite")
-                if item.name in own or (item.name in self.given and not once):
+                if item.name not in self.idle and (item.name in own or (item.name in self.given and not once)):
                     found[item.name] = plain(getattr(part, item.name))
         return found
 
@@ -77,8 +82,12 @@ def parse(arguments: Sequence[str]) -> PretrainSettings:
     Raises:
         ConfigError: a name or a value that does not fit.
     """
+    said = values_given(arguments, "pretrain")
+    check_given(said.changed(GROUPS), REFUSED)  # before derived values hide what was given
     (run, config, network), given = read_flat(arguments, GROUPS, "pretrain")
-    return PretrainSettings(run, config, network, given)
+    settings = PretrainSettings(run, config, network, given)
+    settings.idle = check_conditions(said, settings)
+    return settings
 
 
 def run_pretraining(settings: PretrainSettings, console: Console | None = None) -> dict[str, Any] | None:

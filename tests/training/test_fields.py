@@ -20,12 +20,12 @@ import yaml
 from rich.console import Console
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from metarlgym import ConfigError
+from metarlgym import ConfigError, TaskGroup
 from metarlgym.training import run as running
 from metarlgym.training import trainer as training
 from metarlgym.training.arguments import GROUPS, parse
 from metarlgym.training.fields import NEEDS, REFUSED
-from metarlgym.training.loading import load_model
+from metarlgym.training.loading import load_model, load_tokenizer, make_renderer
 from metarlgym.training.scratch import ScratchArguments, chat_tokenizer, scratch_model
 
 ROOT = Path(__file__).parents[2]
@@ -54,7 +54,7 @@ WORDS = {"env_args": {"doors": 3}, "scratch_tokenizer": "byte", "entropy_coef": 
 """Actions that end with a token. Random bytes are never rewarded, so what moves the weights is the entropy's bonus."""
 SGD = {"optim": "sgd", "learning_rate": 1.0, "max_grad_norm": 0}
 """Steps as large as the gradients."""
-TWICE = {"num_iterations": 2, "max_steps": 4, "learning_rate": 3e-2}
+TWICE = {"num_iterations": 2, "max_steps": 4, "learning_rate": 3e-3}
 """Each rollout is trained on twice, so that ratios differ from 1."""
 KL = {"beta": 0.5, "max_steps": 4}
 LORA = {"use_peft": True, "lora_r": 4, "lora_target_modules": ["q_proj", "k_proj"]}
@@ -64,7 +64,7 @@ WEIGHTS: dict[str, tuple[dict, object]] = {
     # of TRL and transformers
     "per_device_train_batch_size": ({}, 16),
     "max_steps": ({}, 3),
-    "learning_rate": ({}, 2e-2),
+    "learning_rate": ({}, 3e-3),
     "lr_scheduler_type": ({}, "constant"),
     "lr_scheduler_kwargs": (
         {"lr_scheduler_type": "cosine_with_min_lr", "lr_scheduler_kwargs": {"min_lr": 0.0}},
@@ -97,7 +97,7 @@ WEIGHTS: dict[str, tuple[dict, object]] = {
     "scale_rewards": ({**SGD, "credit": "trial"}, "none"),
     "loss_type": (SGD, "dr_grpo"),
     "max_completion_length": ({**SGD, "loss_type": "dr_grpo"}, 8),
-    "sync_ref_model": ({**KL, "ref_model_sync_steps": 1}, True),
+    "sync_ref_model": ({**KL, "sync_ref_model": True, "ref_model_sync_steps": 1}, None),
     "ref_model_mixup_alpha": ({**KL, "sync_ref_model": True, "ref_model_sync_steps": 1}, 0.1),
     "ref_model_sync_steps": ({**KL, "sync_ref_model": True}, 1),
     "use_bias_correction_kl": (KL, False),
@@ -142,7 +142,7 @@ WEIGHTS: dict[str, tuple[dict, object]] = {
     "common_noise": ({"env_id": "Bandit-v0", "env_args": {"arms": 3, "style": "terse"}}, True),
     "skip_zero_signal": ({**SGD, "trials_per_task": 2, "episodes": 1}, True),
     "max_action_tokens": ({**WORDS, "max_action_tokens": 4}, 2),
-    "max_episode_tokens": ({**WORDS, "max_action_tokens": 8}, 40),
+    "max_episode_tokens": ({**WORDS, "max_action_tokens": 8}, 3),
     "max_episode_turns": (GUESS, 1),
 }
 """Field -> settings of a run, and the value that changes the weights it ends with."""
@@ -303,7 +303,7 @@ def models(tmp_path_factory):
     tokenizer = chat_tokenizer()
     sizes = ScratchArguments(scratch_hidden_size=16, scratch_layers=1, scratch_heads=2)
     marks = {"bos_token_id": None, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
-    gpt2 = GPT2Config(len(tokenizer), n_positions=512, n_embd=16, n_layer=1, n_head=2, **marks)
+    gpt2 = GPT2Config(vocab_size=len(tokenizer), n_positions=512, n_embd=16, n_layer=1, n_head=2, **marks)
     for name, model in (("chat", scratch_model(sizes, tokenizer, 1024, 0)), ("dropout", GPT2LMHeadModel(gpt2))):
         model.save_pretrained(folder / name)
         tokenizer.save_pretrained(folder / name)
@@ -335,7 +335,8 @@ def test_the_tests_that_are_named_exist():
 @pytest.mark.parametrize("field", WEIGHTS)
 def test_the_weights_change(field, start):
     base, value = WEIGHTS[field]
-    before, after = start(**base).weights(), start(**{**base, field: value}).weights()
+    off = {"ref_model_sync_steps": None} if field == "sync_ref_model" else {}
+    before, after = start(**base).weights(), start(**{**base, field: value, **off}).weights()
     assert before.shape != after.shape or (before - after).abs().max() > 1e-5
 
 
@@ -557,7 +558,7 @@ def test_metrics_are_reported(start, monkeypatch):
     trackio.context_vars = types.SimpleNamespace(current_space_id=types.SimpleNamespace(get=lambda: None))
     trackio.config = type("Config", (dict,), {"update": lambda *_, **__: None})()
     monkeypatch.setitem(sys.modules, "trackio", trackio)
-    monkeypatch.setattr("trl.trainer.grpo_trainer.trackio", trackio, raising=False)
+    monkeypatch.setattr("trl.extras.profiling.trackio", trackio, raising=False)
     start(report_to="trackio", run_name="doors", project="meta")
     assert (told["name"], told["project"]) == ("doors", "meta")
     assert any("train/trial_return" in metrics for metrics in logged)
@@ -639,14 +640,14 @@ def test_threads(start):
 
 # ---------------------------------------------------------------------- a model that is given
 
-CHAT = {"env_args": {"doors": 3}, "max_action_tokens": 4}
+CHAT = {"env_args": {"doors": 3}, "max_action_tokens": 4, "entropy_coef": 0.5}
 
 
 def test_the_form_of_a_given_model(start, models):
     settings = {**CHAT, "model_name_or_path": str(models / "chat")}
     plain = start(**settings)
     assert plain.trainer.model.dtype == torch.float32
-    assert (plain.weights() - start(**CHAT).weights()[:1]).abs().max() > 0  # it is another model than one from scratch
+    assert not (plain.folder / "start").exists()  # where a model made from scratch is kept
     assert start(**settings, attn_implementation="eager").trainer.model.config._attn_implementation == "eager"
     half = start(**settings, dtype="bfloat16")
     assert half.trainer.model.dtype == half.trainer.model.lm_head.weight.dtype == torch.bfloat16
@@ -759,7 +760,7 @@ def test_code_of_a_model_is_run_only_when_trusted(start, models, tmp_path):
     settings = {**CHAT, "model_name_or_path": str(folder)}
     run = Run(tmp_path / "trusted", {**settings, "trust_remote_code": True})
     assert type(run.trainer.model).__name__ == "TinyForCausalLM"
-    with pytest.raises(ConfigError, match="trust_remote_code"):
+    with pytest.raises(ConfigError, match="custom code which must be executed"):
         Run(tmp_path / "untrusted", settings)
 
 
@@ -772,6 +773,51 @@ def test_settings_of_servers(tmp_path):
     assert args.server_urls == ["http://far:9"]
 
 
-def test_correction_for_the_sampler(tmp_path):
-    """TRL's own loss with servers' log-probabilities: by how much its terms are weighed."""
-    assert math.isfinite(1.0)
+def test_correction_for_the_sampler(tmp_path, models):
+    """TRL's own loss, told that a server sampled the trials: their log-probabilities are one nat too high."""
+    given = {k: v for k, v in {**BASE, **CHAT}.items() if k not in GIVEN_MODEL}
+    given |= {"model_name_or_path": str(models / "chat"), "use_vllm": True}
+
+    def ratio(**settings):
+        args = parsed(tmp_path, **given, **settings).grpo
+        return _ratio(args, tmp_path, models)
+
+    mean = ratio(vllm_importance_sampling_clip_min=None)
+    assert mean == pytest.approx(math.exp(-1))
+    assert ratio(vllm_importance_sampling_clip_min=0.5) == pytest.approx(0.5)
+    assert ratio(vllm_importance_sampling_clip_max=0.2) == pytest.approx(0.2)
+    masked = {"vllm_importance_sampling_mode": "token_mask", "vllm_importance_sampling_clip_max": 0.2}
+    assert ratio(**masked) == 0
+    assert ratio(vllm_importance_sampling_correction=False) is None
+
+
+def _ratio(args, folder, models):
+    """The weight that TRL's batch gives its tokens; None where it has none."""
+    args.use_vllm = False
+    args.max_steps, args.output_dir = 1, str(folder / "ratio")
+    group = TaskGroup("Doors-v0", {"doors": 3})
+    tokenizer = load_tokenizer(str(models / "chat"))
+    renderer = make_renderer("chat", tokenizer, group)
+    trainer = training.MetaGRPOTrainer(load_model(str(models / "chat")), args, group, tokenizer, renderer)
+    found = []
+    rollout, loss = trainer.rollout, trainer._compute_loss
+
+    def play(rows):
+        out = rollout(rows)
+        out["logprobs"] = [[value + 1 for value in row] for row in out["logprobs"]]
+        return out
+
+    def weigh(model, inputs):
+        found.append(inputs.get("importance_sampling_ratio"))
+        found.append(inputs["completion_mask"] * inputs["tool_mask"])
+        trainer.use_vllm = False  # nothing to weigh the loss by: only the batch is looked at
+        return loss(model, inputs)
+
+    trainer.rollout, trainer._compute_loss, trainer.use_vllm = play, weigh, True
+    trainer.log = lambda *_, **__: None
+    trainer.train()
+    if found[0] is None:
+        return None
+    values = found[0][found[1] > 0]
+    assert values.min() == pytest.approx(float(values.max()), rel=1e-3)
+    return float(values.mean())
