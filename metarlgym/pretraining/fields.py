@@ -27,6 +27,7 @@ REFUSED: dict[str, str] = {
     **SAME_FOR_PRETRAINING,
     "per_device_eval_batch_size": "is not used: examinations have batches of their own; leave it out.",
     "data_seed": "is not used: sequences come from source_seed, weights from seed; set those.",
+    "logging_first_step": "is not used: the first step has a checkpoint, and so a line, always; leave it out.",
     **dict.fromkeys(
         ("eval_strategy", "eval_steps", "eval_delay", "eval_on_start"),
         "is not used: the model is examined at every one of its `checkpoints`; set checkpoints.",

@@ -246,7 +246,10 @@ NEEDS: tuple[Needs, ...] = (
         lambda s: s.grpo.gradient_checkpointing,
     ),
     Needs(
-        "optim_args", "optim=sgd, adagrad or rmsprop", "optim", lambda s: _optim(s.grpo) in ("sgd", "adagrad", "rmsprop")
+        "optim_args",
+        "optim=sgd, adagrad or rmsprop",
+        "optim",
+        lambda s: _optim(s.grpo) in ("sgd", "adagrad", "rmsprop"),
     ),
     Needs(
         "lr_scheduler_kwargs",
@@ -256,7 +259,12 @@ NEEDS: tuple[Needs, ...] = (
     ),
     # the loss
     Needs("use_bias_correction_kl sync_ref_model", "beta above 0", "beta", lambda s: s.grpo.beta != 0),
-    Needs("sync_ref_model", "use_peft=false (LoRA's reference is the base model)", "use_peft", lambda s: not s.model.use_peft),
+    Needs(
+        "sync_ref_model",
+        "use_peft=false (LoRA's reference is the base model)",
+        "use_peft",
+        lambda s: not s.model.use_peft,
+    ),
     Needs(
         "ref_model_mixup_alpha ref_model_sync_steps",
         "sync_ref_model=true",
@@ -265,7 +273,10 @@ NEEDS: tuple[Needs, ...] = (
     ),
     Needs("epsilon delta", f"loss_type={', '.join(CLIPPED)}", "loss_type", lambda s: _trains_on(s, *CLIPPED)),
     Needs(
-        "epsilon_high", f"loss_type={', '.join(CLIPPED)}, cispo", "loss_type", lambda s: _trains_on(s, *CLIPPED, "cispo")
+        "epsilon_high",
+        f"loss_type={', '.join(CLIPPED)}, cispo",
+        "loss_type",
+        lambda s: _trains_on(s, *CLIPPED, "cispo"),
     ),
     Needs("sapo_temperature_neg sapo_temperature_pos", "loss_type=sapo", "loss_type", lambda s: _trains_on(s, "sapo")),
     Needs(

@@ -174,7 +174,9 @@ OWN_TESTS = {
         "test_limits_reach_the_rollout",
     ),
     "ddp_timeout": "test_the_timeout_of_processes",
-    **dict.fromkeys(("sample_every", "sample_trials", "final_eval_trials"), "test_what_is_played_and_written_at_the_side"),
+    **dict.fromkeys(
+        ("sample_every", "sample_trials", "final_eval_trials"), "test_what_is_played_and_written_at_the_side"
+    ),
     "threads": "test_threads",
 }
 """Fields whose effect a test of this module shows."""
@@ -440,7 +442,9 @@ IDLE = {
 
 
 @pytest.mark.parametrize(
-    ("need", "field"), [(need, name) for need in NEEDS for name in need.names.split()], ids=lambda v: v if isinstance(v, str) else ""
+    ("need", "field"),
+    [(need, name) for need in NEEDS for name in need.names.split()],
+    ids=lambda v: v if isinstance(v, str) else "",
 )
 def test_what_would_have_no_effect_is_refused(need, field, tmp_path):
     item = next(item for item in fields() if item.name == field)
@@ -723,9 +727,7 @@ def hub(folder, models, patch):
 def test_a_revision_holds_for_config_tokenizer_weights_and_reference(models, tmp_path, monkeypatch):
     hub(tmp_path / "hub", models, monkeypatch)
     settings = {**CHAT, "model_name_or_path": "org/tiny", "beta": 0.1, "learning_rate": 0.0}
-    first, second = (
-        Run(tmp_path / name, {**settings, "model_revision": name}) for name in ("main", "v2")
-    )
+    first, second = (Run(tmp_path / name, {**settings, "model_revision": name}) for name in ("main", "v2"))
     assert second.weights().sub(first.weights()).abs().max() == pytest.approx(1, abs=1e-4)
     for run in (first, second):  # an untrained policy is its reference
         assert all(abs(value) < 1e-6 for value in run.lines("kl").values())
@@ -737,7 +739,7 @@ def test_a_revision_holds_for_config_tokenizer_weights_and_reference(models, tmp
     assert not (tmp_path / "gone" / "out").exists()
 
 
-OWN_CODE = '''
+OWN_CODE = """
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 
@@ -747,7 +749,7 @@ class TinyConfig(Qwen3Config):
 
 class TinyForCausalLM(Qwen3ForCausalLM):
     config_class = TinyConfig
-'''
+"""
 
 
 def test_code_of_a_model_is_run_only_when_trusted(start, models, tmp_path):
