@@ -10,15 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from metarlgym.datatypes import ConfigError
 from metarlgym.pretraining.networks import NetworkArguments
-from metarlgym.training.fields import (
-    SAME_FOR_PRETRAINING,
-    WITHOUT_SETTINGS,
-    Needs,
-    check_needs,
-    check_training,
-    training_needs,
-)
+from metarlgym.training.fields import SAME_FOR_PRETRAINING
 from metarlgym.training.given import Given
+from metarlgym.training.needs import WITHOUT_SETTINGS, Needs, check_needs, check_training, training_needs
 
 if TYPE_CHECKING:
     from metarlgym.pretraining.run import PretrainSettings

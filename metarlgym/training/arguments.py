@@ -12,9 +12,10 @@ from trl import ModelConfig
 
 from metarlgym.datatypes import ConfigError
 from metarlgym.training.config import MetaGRPOConfig
-from metarlgym.training.fields import REFUSED, check_conditions, check_given
+from metarlgym.training.fields import REFUSED, check_given
 from metarlgym.training.flat import plain, read_flat
 from metarlgym.training.given import values_given
+from metarlgym.training.needs import check_conditions
 from metarlgym.training.scratch import ScratchArguments
 
 
@@ -59,7 +60,7 @@ class PolicyArguments(ModelConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         # TRL takes a single name out of its list, and PEFT would then match it against whole paths of modules.
-        name = self.lora_target_modules
+        name: Any = getattr(self, "lora_target_modules")  # noqa: B009 (mypy skips TRL)
         if isinstance(name, str) and name.isidentifier():
             self.lora_target_modules = [name]
 

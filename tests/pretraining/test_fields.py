@@ -246,7 +246,7 @@ def test_what_needs_a_gpu_is_refused_without_one(field, tmp_path):
 def test_the_command_line_of_the_fault(tmp_path):
     for words in ("--dataloader_num_workers 3", "--label_smoothing_factor 0.9", "--momentum 0.1"):
         assert refusal(tmp_path, *words.split()).startswith(words[2:].replace(" ", "="))
-    text = refusal(tmp_path, *"--lr_scheduler_type linear --min_lr_rate 0.5 --decay_steps 2".split())
+    text = refusal(tmp_path, *["--lr_scheduler_type", "linear", "--min_lr_rate", "0.5", "--decay_steps", "2"])
     assert text.startswith("decay_steps=2, min_lr_rate=0.5 would have no effect without lr_scheduler_type=cosine")
 
 

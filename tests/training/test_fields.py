@@ -24,8 +24,9 @@ from metarlgym import ConfigError, TaskGroup
 from metarlgym.training import run as running
 from metarlgym.training import trainer as training
 from metarlgym.training.arguments import GROUPS, parse
-from metarlgym.training.fields import NEEDS, REFUSED
+from metarlgym.training.fields import REFUSED
 from metarlgym.training.loading import load_model, load_tokenizer, make_renderer
+from metarlgym.training.needs import NEEDS
 from metarlgym.training.scratch import ScratchArguments, chat_tokenizer, scratch_model
 
 ROOT = Path(__file__).parents[2]
@@ -587,11 +588,11 @@ def test_the_adaptive_bonus_follows_its_settings(start):
         found = start(use_adaptive_entropy=True, entropy_coef=0.5, max_steps=3, **settings).lines("entropy_coef")
         return pytest.approx(list(found.values()))
 
-    assert [0.505, 0.51, 0.515] == coefficients(entropy_target=9.0)
-    assert [0.495, 0.49, 0.485] == coefficients(entropy_target=0.0)
-    assert [0.8, 1.0, 1.0] == coefficients(entropy_target=9.0, entropy_coef_delta=0.3)
-    assert [0.6, 0.6, 0.6] == coefficients(entropy_target=9.0, entropy_coef_delta=0.3, entropy_coef_max=0.6)
-    assert [0.4, 0.4, 0.4] == coefficients(entropy_target=0.0, entropy_coef_delta=0.3, entropy_coef_min=0.4)
+    assert coefficients(entropy_target=9.0) == [0.505, 0.51, 0.515]
+    assert coefficients(entropy_target=0.0) == [0.495, 0.49, 0.485]
+    assert coefficients(entropy_target=9.0, entropy_coef_delta=0.3) == [0.8, 1.0, 1.0]
+    assert coefficients(entropy_target=9.0, entropy_coef_delta=0.3, entropy_coef_max=0.6) == [0.6, 0.6, 0.6]
+    assert coefficients(entropy_target=0.0, entropy_coef_delta=0.3, entropy_coef_min=0.4) == [0.4, 0.4, 0.4]
 
 
 def test_checkpointed_gradients(start, monkeypatch):
