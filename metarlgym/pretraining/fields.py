@@ -1,7 +1,7 @@
 """Which fields of transformers' TrainingArguments a pretraining run refuses, always or where another setting leaves
 them unused.
 
-All other fields have an effect, which `tests/pretraining/test_fields.py` shows for each. Only what is given is refused.
+All other fields have an effect, which `tests/pretraining/test_pretrain_fields.py` shows for each. Only what is given is refused.
 """
 
 from __future__ import annotations
