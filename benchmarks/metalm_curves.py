@@ -57,12 +57,12 @@ def train(stages: tuple[Stage, ...], runs: Path, extra: list[str], console: Cons
         folder = runs / f"stage{number}"
         if not (folder / "summary.json").exists():
             arguments = ["--config", "metalm", "--source_args", json.dumps({"V": 64, **stage.source})]
-            arguments += ["--output_dir", str(folder), "--source_seed", str(number), "--context", str(CONTEXT)]
+            arguments += ["--output_dir", str(folder), "--source_seed", str(number)]
             arguments += ["--per_device_train_batch_size", str(stage.batch), "--max_steps", str(stage.steps)]
             arguments += ["--learning_rate", str(stage.rate), "--eval_sequences", "32", "--final_eval_sequences", "64"]
-            arguments += ["--model_name_or_path", str(model)] if model else []
+            arguments += ["--model_name_or_path", str(model)] if model else ["--context", str(CONTEXT), *SIZES]
             arguments += ["--resume"] if folder.exists() else []
-            run_pretraining(parse([*arguments, *SIZES, *extra]), console)
+            run_pretraining(parse([*arguments, *extra]), console)
         model = folder / "final"
     assert model is not None
     return model

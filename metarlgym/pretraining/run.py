@@ -18,7 +18,7 @@ from metarlgym import __version__
 from metarlgym.datatypes import ConfigError
 from metarlgym.evaluation.model_eval import write_json
 from metarlgym.pretraining.config import PretrainConfig
-from metarlgym.pretraining.fields import REFUSED
+from metarlgym.pretraining.fields import REFUSED, check_conditions
 from metarlgym.pretraining.networks import NetworkArguments, make_network
 from metarlgym.pretraining.plots import plot_curves, plot_dynamics
 from metarlgym.pretraining.probing import probe
@@ -31,7 +31,9 @@ from metarlgym.sources import Piecewise, Source
 from metarlgym.training.bounds import check_values
 from metarlgym.training.callbacks import MetricsFile
 from metarlgym.training.claim import check_before, inputs_of, mode_of
+from metarlgym.training.fields import check_gpu
 from metarlgym.training.flat import plain, read_flat
+from metarlgym.training.given import values_given
 from metarlgym.training.loading import load_config, load_model
 from metarlgym.training.open_run import OpenRun, open_run
 from metarlgym.training.optimizer_check import check_optimizer
@@ -69,6 +71,8 @@ class PretrainSettings:
     given: dict[str, Any]
     arguments: list[str] = field(default_factory=list)
     """The command line, as it was given."""
+    idle: set[str] = field(default_factory=set)
+    """Settings of the file that the command line left without effect."""
 
     def resolved(self) -> dict[str, Any]:
         """Our own settings and whatever else was given; a file of them starts the same run again."""
@@ -77,6 +81,8 @@ class PretrainSettings:
         for part in (self.run, self.config, self.network):
             for item in dataclasses.fields(part):
                 once = item.name in ("resume", "overwrite")
+                if item.name in self.idle:
+                    continue
                 if item.name in own:
                     found[item.name] = plain(getattr(part, item.name))
                 elif item.name in self.given and not once:
@@ -91,9 +97,13 @@ def parse(arguments: Sequence[str]) -> PretrainSettings:
     Raises:
         ConfigError: a name or a value that does not fit.
     """
+    said = values_given(arguments, "pretrain")
+    check_gpu(said.changed(GROUPS))  # before derived values hide what was given
     (run, config, network), given = read_flat(arguments, GROUPS, "pretrain", REFUSED)
+    settings = PretrainSettings(run, config, network, given, list(arguments))
+    settings.idle = check_conditions(said, settings)
     check_optimizer(config)
-    return PretrainSettings(run, config, network, given, list(arguments))
+    return settings
 
 
 def run_pretraining(settings: PretrainSettings, console: Console | None = None) -> dict[str, Any] | None:

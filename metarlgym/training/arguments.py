@@ -13,8 +13,10 @@ from trl import ModelConfig
 from metarlgym.datatypes import ConfigError
 from metarlgym.training.bounds import check_values
 from metarlgym.training.config import MetaGRPOConfig
-from metarlgym.training.fields import REFUSED
+from metarlgym.training.fields import REFUSED, check_gpu
 from metarlgym.training.flat import plain, read_flat
+from metarlgym.training.given import values_given
+from metarlgym.training.needs import check_conditions
 from metarlgym.training.optimizer_check import check_optimizer
 from metarlgym.training.scratch import ScratchArguments
 
@@ -59,6 +61,10 @@ class PolicyArguments(ModelConfig):
     def __post_init__(self) -> None:
         check_values(self)
         super().__post_init__()
+        # TRL takes a single name out of its list, and PEFT would then match it against whole paths of modules.
+        name: Any = getattr(self, "lora_target_modules")  # noqa: B009 (mypy skips TRL)
+        if isinstance(name, str) and name.isidentifier():
+            self.lora_target_modules = [name]
 
 
 GROUPS = (RunArguments, MetaGRPOConfig, ScratchArguments, PolicyArguments)
@@ -76,6 +82,8 @@ class Settings:
     """What the file and the command line said, merged."""
     arguments: list[str]
     """The command line, as it was given."""
+    idle: set[str] = field(default_factory=set)
+    """Settings of the file that the command line left without effect."""
 
     def resolved(self) -> dict[str, Any]:
         """Our own settings and whatever else was given; a file of them starts the same run again."""
@@ -83,6 +91,8 @@ class Settings:
         own = OWN_FIELDS - ({"steps_per_generation"} if "generation_batch_size" in self.given else set())
         for part in (self.run, self.grpo, self.scratch, self.model):
             for item in dataclasses.fields(part):
+                if item.name in self.idle:
+                    continue
                 if item.name in own:
                     out[item.name] = plain(getattr(part, item.name))
                 elif item.name in self.given and item.name not in ONCE:
@@ -107,8 +117,12 @@ def parse(arguments: Sequence[str]) -> Settings:
         ConfigError: a name or a value that does not fit, before anything is loaded.
     """
     original = list(arguments)
+    said = values_given(arguments, "train")
+    check_gpu(said.changed(GROUPS))  # before derived values hide what was given
     (run, grpo, scratch, model), given = read_flat(arguments, GROUPS, "train", REFUSED)
     if not run.env_id:
         raise ConfigError("env_id is missing: name a task group, such as env_id: Doors-v0 (see `metarlgym list`).")
+    settings = Settings(run, grpo, scratch, model, given, original)
+    settings.idle = check_conditions(said, settings)
     check_optimizer(grpo)
-    return Settings(run, grpo, scratch, model, given, original)
+    return settings

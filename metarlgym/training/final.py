@@ -16,6 +16,7 @@ from transformers.integrations import deepspeed as hf_deepspeed
 from metarlgym.training.arguments import Settings
 from metarlgym.training.loading import load_model
 from metarlgym.training.saveable import first_line
+from metarlgym.training.start import model_form, model_source
 
 if TYPE_CHECKING:
     from metarlgym.training.trainer import MetaGRPOTrainer
@@ -51,9 +52,10 @@ def _write(trainer: MetaGRPOTrainer, tokenizer: Any, settings: Settings, folder:
     else:
         trainer.save_model(str(final / ADAPTER))
         if accelerator.is_main_process:
-            base = settings.model.model_name_or_path or str(folder / "start")
+            base, start = settings.model.model_name_or_path, str(folder / "start")
+            dtype = model_form(settings)["dtype"]
             with _loading_alone():
-                model = load_model(base, dtype="auto", trust_remote_code=settings.grpo.trust_remote_code)
+                model = load_model(base, dtype=dtype, **model_source(settings)) if base else load_model(start)
             with torch.no_grad():
                 merged: Any = PeftModel.from_pretrained(model, str(final / ADAPTER)).merge_and_unload()
             merged.save_pretrained(final)

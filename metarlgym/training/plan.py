@@ -64,12 +64,11 @@ def _model_numbers(settings: Settings, group: TaskGroup) -> tuple[int, int, int,
     from transformers import AutoModelForCausalLM
 
     from metarlgym.training import run, scratch, start
-    from metarlgym.training.loading import load_config, load_tokenizer, make_renderer
+    from metarlgym.training.loading import make_renderer
 
     config: Any
     if settings.model.model_name_or_path:
-        config = load_config(settings.model.model_name_or_path, trust_remote_code=settings.grpo.trust_remote_code)
-        renderer = make_renderer(settings.run.renderer, load_tokenizer(settings.model.model_name_or_path), group)
+        config, _, renderer = start.inspect_model(settings, group)
     else:
         make_trial = run._trial_maker(settings, group)
         texts = scratch.sample_text(group, make_trial)
@@ -83,7 +82,8 @@ def _model_numbers(settings: Settings, group: TaskGroup) -> tuple[int, int, int,
     import torch
 
     with torch.device("meta"):
-        parameters = AutoModelForCausalLM.from_config(config).num_parameters()
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=settings.grpo.trust_remote_code)
+        parameters = model.num_parameters()
     text = config.get_text_config()
     room = text.max_position_embeddings or settings.grpo.max_context_tokens
     if room is None:  # recurrent networks and relative positions know no longest context

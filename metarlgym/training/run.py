@@ -29,14 +29,13 @@ from metarlgym.training.arguments import Settings
 from metarlgym.training.callbacks import LiveProgress, MetricsFile, TrialSamples
 from metarlgym.training.claim import check_before, check_changes, training_run
 from metarlgym.training.final import save_final
-from metarlgym.training.loading import load_config, load_tokenizer, make_renderer
 from metarlgym.training.open_run import OpenRun, open_run
 from metarlgym.training.plan import make_plan
 from metarlgym.training.preemption import Preemption
 from metarlgym.training.reference import check_reference
 from metarlgym.training.rooms import check_scratch_room, context_rooms
 from metarlgym.training.saveable import check_saveable
-from metarlgym.training.start import make_start, starting_policy
+from metarlgym.training.start import inspect_model, make_start, starting_policy
 from metarlgym.training.trainer import MetaGRPOTrainer
 from metarlgym.training.values import show
 from metarlgym.trial import Trial
@@ -209,11 +208,9 @@ def _check_model(settings: Settings, group: TaskGroup, console: Console) -> None
     problem: MetaRLGymError | None = None
     tokenizer = None
     try:
-        config = load_config(name, trust_remote_code=args.trust_remote_code)
+        config, tokenizer, renderer = inspect_model(settings, group)
         if not args.use_vllm:
             check_config(config)
-        tokenizer = load_tokenizer(name, trust_remote_code=args.trust_remote_code)
-        renderer = make_renderer(settings.run.renderer, tokenizer, group, args.chat_template_kwargs)
         check_room(group, _trial_maker(settings, group), renderer, context_rooms(args, config))
         check_saveable(name, config, tokenizer)
     except MetaRLGymError as error:

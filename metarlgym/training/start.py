@@ -11,13 +11,14 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from transformers import AutoModelForCausalLM
 
-from metarlgym.datatypes import MetaRLGymError
-from metarlgym.rollout.render import Renderer
+from metarlgym.datatypes import ConfigError, MetaRLGymError
+from metarlgym.rollout.render import ChatRenderer, Renderer
 from metarlgym.tasks import TaskGroup
 from metarlgym.training.arguments import Settings
 from metarlgym.training.checkpoint import COMPLETE
-from metarlgym.training.loading import load_model, load_tokenizer, make_renderer
+from metarlgym.training.loading import load_config, load_model, load_tokenizer, make_renderer
 from metarlgym.training.saveable import saveable
 from metarlgym.training.scratch import byte_tokenizer, sample_text, scratch_model, word_tokenizer
 from metarlgym.training.warmup import random_play, warm_up
@@ -27,6 +28,57 @@ START_ONLY = "--start-only"
 """Flag of `metarlgym.train`: make `start/` and stop."""
 
 
+def model_source(settings: Settings) -> dict[str, Any]:
+    """Where configuration, tokenizer and weights of `model_name_or_path` come from, as `from_pretrained` takes it."""
+    return {"revision": settings.model.model_revision, "trust_remote_code": settings.grpo.trust_remote_code}
+
+
+def model_form(settings: Settings) -> dict[str, Any]:
+    """Number type and attention of the model, as `from_pretrained` takes them."""
+    dtype = settings.model.dtype
+    return {
+        "dtype": getattr(torch, dtype) if dtype not in (None, "auto") else "auto",
+        "attn_implementation": settings.model.attn_implementation,
+    }
+
+
+def inspect_model(settings: Settings, group: TaskGroup) -> tuple[Any, Any, Renderer]:
+    """Configuration, tokenizer and renderer of `model_name_or_path`, without its weights.
+
+    Raises:
+        ConfigError: it does not load, or does not go with the settings.
+    """
+    name, args = str(settings.model.model_name_or_path), settings.grpo
+    revision = settings.model.model_revision
+    if revision != "main" and Path(name).expanduser().is_dir():
+        raise ConfigError(
+            f"model_revision={revision!r} with model_name_or_path={name!r}: a folder has no revisions; leave "
+            "model_revision out, or give a hub id."
+        )
+    source = model_source(settings)
+    config = load_config(name, **source)
+    tokenizer = load_tokenizer(name, **source)
+    renderer = make_renderer(settings.run.renderer, tokenizer, group, args.chat_template_kwargs)
+    if args.chat_template_kwargs and not isinstance(renderer, ChatRenderer):
+        raise ConfigError(
+            f"chat_template_kwargs={args.chat_template_kwargs!r} would have no effect: the tokenizer of {name!r} has "
+            "no chat template; leave it out."
+        )
+    if attention := settings.model.attn_implementation:
+        try:
+            with torch.device("meta"):
+                AutoModelForCausalLM.from_config(
+                    config, trust_remote_code=args.trust_remote_code, **model_form(settings)
+                )
+        except (ValueError, ImportError, OSError, KeyError) as error:
+            text = " ".join(str(error).split())
+            raise ConfigError(
+                f"attn_implementation={attention!r} cannot be used with {name!r}: {text.rstrip('.')}. Use sdpa or "
+                "eager, or leave it out."
+            ) from error
+    return config, tokenizer, renderer
+
+
 def starting_policy(
     settings: Settings, group: TaskGroup, make_trial: Callable[[], Trial], folder: Path, console: Console
 ) -> tuple[Any, Any, Renderer]:
@@ -34,16 +86,11 @@ def starting_policy(
     name = settings.model.model_name_or_path
     run, args = settings.run, settings.grpo
     if name:
-        tokenizer = load_tokenizer(name, trust_remote_code=args.trust_remote_code)
+        source = model_source(settings)
+        tokenizer = load_tokenizer(name, **source)
         renderer = make_renderer(run.renderer, tokenizer, group, args.chat_template_kwargs)
-        dtype = settings.model.dtype
-        model = load_model(
-            name,
-            dtype=getattr(torch, dtype) if dtype not in (None, "auto") else "auto",
-            attn_implementation=settings.model.attn_implementation,
-            trust_remote_code=args.trust_remote_code,
-        )
-        return saveable(model, name), tokenizer, renderer
+        args.model_init_kwargs = {"revision": source["revision"]}  # read by TRL when it loads the reference model
+        return saveable(load_model(name, **source, **model_form(settings)), name), tokenizer, renderer
     start = folder / "start"
     if not (start / COMPLETE).exists():
         if args.world_size > 1:

@@ -38,7 +38,10 @@ SMALL = {
 
 
 def flags(folder, *flags_, **changes):
-    said = {**SMALL, "--output_dir": folder, **{f"--{name}": value for name, value in changes.items()}}
+    small = dict(SMALL)
+    if "model_name_or_path" in changes:
+        small = {k: v for k, v in SMALL.items() if k not in ("--hidden_size", "--num_layers", "--num_heads")}
+    said = {**small, "--output_dir": folder, **{f"--{name}": value for name, value in changes.items()}}
     return [str(part) for pair in said.items() for part in pair] + list(flags_)
 
 

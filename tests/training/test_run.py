@@ -47,8 +47,14 @@ SMALL = {
 
 
 def settings(folder, *flags, **changes):
-    arguments = [part for k, v in {**SMALL, **changes}.items() if v is not None for part in (f"--{k}", str(v))]
+    small = SMALL if "model_name_or_path" not in changes else {k: v for k, v in SMALL.items() if not _made(k)}
+    arguments = [part for k, v in {**small, **changes}.items() if v is not None for part in (f"--{k}", str(v))]
     return parse([*arguments, "--output_dir", str(folder), *flags])
+
+
+def _made(name):
+    """Whether a setting is for models made from scratch."""
+    return name.startswith(("scratch_", "warmup_"))
 
 
 def run(folder, *flags, **changes):
@@ -345,7 +351,7 @@ def test_an_unknown_group_is_told_with_its_neighbours(tmp_path):
 def test_too_few_held_out_tasks_are_told_before_training(tmp_path):
     args = {"env_id": "GuessNumber-v0", "env_args": '{"style": "terse", "numbers": 40, "split": "content"}'}
     with pytest.raises(ConfigError, match=r"final_eval_trials=16.*only 8 held-out tasks"):
-        run(tmp_path / "new", **args, eval_trials=8)
+        run(tmp_path / "new", **args)
 
 
 def test_a_missing_model_is_told_before_anything_is_written(tmp_path):

@@ -1,0 +1,347 @@
+"""Settings that have an effect only together with others, and what they need: the rest of `fields.py`."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from metarlgym.datatypes import ConfigError
+from metarlgym.training.given import Given
+
+if TYPE_CHECKING:
+    from metarlgym.training.arguments import Settings
+
+CLIPPED = ("grpo", "bnpo", "dr_grpo", "dapo", "luspo")
+"""Loss types with PPO's clipped ratio."""
+
+OPTIMISERS = ("adamw_torch", "adamw_torch_fused", "adafactor", "sgd", "adagrad", "rmsprop")
+"""Optimisers of torch and transformers themselves; the others need packages that are not among ours."""
+SCHEDULES = (
+    *("linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt"),
+    *("cosine_with_min_lr", "cosine_warmup_with_min_lr", "warmup_stable_decay"),
+)
+WITHOUT_SETTINGS = ("linear", "constant", "constant_with_warmup")
+"""Schedules for which `lr_scheduler_kwargs` means nothing."""
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Settings that have an effect only where others say so."""
+
+    names: str
+    """The settings, separated by blanks."""
+    what: str
+    """What they need, as the error says it."""
+    by: str
+    """The settings that decide it, separated by blanks."""
+    holds: Callable[[Any], bool]
+    """Whether it is so, from all resolved settings."""
+
+
+def _value(setting: Any) -> Any:
+    return getattr(setting, "value", setting)
+
+
+def _optim(s: Any) -> str:
+    return str(_value(s.optim))
+
+
+def _served(s: Settings) -> bool:
+    return s.grpo.use_vllm and s.grpo.vllm_mode == "server"
+
+
+def _trains_on(s: Settings, *losses: str) -> bool:
+    return s.grpo.loss_type in losses
+
+
+def training_needs(part: Callable[[Any], Any]) -> tuple[Needs, ...]:
+    """What fields of TrainingArguments need, for `train` and `pretrain`; `part` finds them among all settings."""
+    return (
+        Needs("save_steps save_total_limit", "save_strategy=steps", "save_strategy", lambda s: saves(part(s))),
+        Needs(
+            "logging_steps logging_first_step",
+            "logging_strategy=steps",
+            "logging_strategy",
+            lambda s: _value(part(s).logging_strategy) == "steps",
+        ),
+        Needs("run_name", "report_to", "report_to", lambda s: bool(part(s).report_to)),
+        Needs("project", "report_to=trackio", "report_to", lambda s: "trackio" in part(s).report_to),
+        Needs(
+            "warmup_steps",
+            "a schedule with a warm-up (not lr_scheduler_type=constant)",
+            "lr_scheduler_type",
+            lambda s: _value(part(s).lr_scheduler_type) != "constant",
+        ),
+        Needs(
+            "adam_beta1 adam_beta2 adam_epsilon",
+            "optim=adamw_torch or adamw_torch_fused",
+            "optim",
+            lambda s: _optim(part(s)).startswith("adamw"),
+        ),
+        Needs("liger_kernel_config", "use_liger_kernel=true", "use_liger_kernel", lambda s: part(s).use_liger_kernel),
+    )
+
+
+def saves(args: Any) -> bool:
+    return _value(args.save_strategy) == "steps"
+
+
+def _evaluates(s: Settings) -> bool:
+    return _value(s.grpo.eval_strategy) == "steps"
+
+
+NEEDS: tuple[Needs, ...] = (
+    *training_needs(lambda s: s.grpo),
+    Needs(
+        "lora_r lora_alpha lora_dropout lora_target_modules lora_target_parameters lora_modules_to_save use_rslora "
+        "use_dora",
+        "use_peft=true",
+        "use_peft",
+        lambda s: s.model.use_peft,
+    ),
+    Needs(
+        "vllm_mode vllm_max_model_length vllm_importance_sampling_correction vllm_importance_sampling_mode "
+        "vllm_importance_sampling_clip_max vllm_importance_sampling_clip_min",
+        "use_vllm=true",
+        "use_vllm",
+        lambda s: s.grpo.use_vllm,
+    ),
+    Needs(
+        "vllm_server_base_url vllm_server_host vllm_server_port vllm_server_timeout vllm_group_port "
+        "server_request_timeout server_retry_seconds server_concurrency weight_sync_timeout probe_every "
+        "probe_tolerance",
+        "use_vllm=true and vllm_mode=server",
+        "use_vllm vllm_mode",
+        _served,
+    ),
+    Needs(
+        "vllm_model_impl vllm_gpu_memory_utilization",
+        "use_vllm=true and vllm_mode=colocate",
+        "use_vllm vllm_mode",
+        lambda s: s.grpo.use_vllm and not _served(s),
+    ),
+    Needs(
+        "vllm_importance_sampling_mode vllm_importance_sampling_clip_max vllm_importance_sampling_clip_min",
+        "vllm_importance_sampling_correction=true",
+        "vllm_importance_sampling_correction",
+        lambda s: s.grpo.vllm_importance_sampling_correction,
+    ),
+    Needs("probe_tolerance", "probe_every above 0", "probe_every", lambda s: s.grpo.probe_every > 0),
+    Needs(
+        "force_truncated_sampling",
+        "top_p, top_k or min_p",
+        "top_p top_k min_p",
+        lambda s: (s.grpo.top_p, s.grpo.top_k, s.grpo.min_p) != (1.0, 0, None),
+    ),
+    Needs(
+        "gradient_checkpointing_kwargs",
+        "gradient_checkpointing=true",
+        "gradient_checkpointing",
+        lambda s: s.grpo.gradient_checkpointing,
+    ),
+    Needs(
+        "optim_args",
+        "optim=sgd, adagrad or rmsprop",
+        "optim",
+        lambda s: _optim(s.grpo) in ("sgd", "adagrad", "rmsprop"),
+    ),
+    Needs(
+        "lr_scheduler_kwargs",
+        "a schedule that has settings, such as lr_scheduler_type=cosine_with_min_lr",
+        "lr_scheduler_type",
+        lambda s: _value(s.grpo.lr_scheduler_type) not in WITHOUT_SETTINGS,
+    ),
+    # the loss
+    Needs("use_bias_correction_kl sync_ref_model", "beta above 0", "beta", lambda s: s.grpo.beta != 0),
+    Needs(
+        "sync_ref_model",
+        "use_peft=false (LoRA's reference is the base model)",
+        "use_peft",
+        lambda s: not s.model.use_peft,
+    ),
+    Needs(
+        "ref_model_mixup_alpha ref_model_sync_steps",
+        "sync_ref_model=true",
+        "sync_ref_model",
+        lambda s: s.grpo.sync_ref_model,
+    ),
+    Needs("epsilon delta", f"loss_type={', '.join(CLIPPED)}", "loss_type", lambda s: _trains_on(s, *CLIPPED)),
+    Needs(
+        "epsilon_high",
+        f"loss_type={', '.join(CLIPPED)}, cispo",
+        "loss_type",
+        lambda s: _trains_on(s, *CLIPPED, "cispo"),
+    ),
+    Needs("sapo_temperature_neg sapo_temperature_pos", "loss_type=sapo", "loss_type", lambda s: _trains_on(s, "sapo")),
+    Needs(
+        "vespo_k_pos vespo_lambda_pos vespo_k_neg vespo_lambda_neg",
+        "loss_type=vespo",
+        "loss_type",
+        lambda s: _trains_on(s, "vespo"),
+    ),
+    Needs(
+        "importance_sampling_level",
+        "another loss_type than vespo, which weighs by sequence",
+        "loss_type",
+        lambda s: not _trains_on(s, "vespo"),
+    ),
+    Needs(
+        "max_completion_length",
+        "loss_type=dr_grpo, whose sum it divides; the length of an action is max_action_tokens",
+        "loss_type",
+        lambda s: _trains_on(s, "dr_grpo"),
+    ),
+    Needs(
+        "entropy_coef_min entropy_coef_max entropy_coef_delta entropy_target",
+        "use_adaptive_entropy=true",
+        "use_adaptive_entropy",
+        lambda s: s.grpo.use_adaptive_entropy,
+    ),
+    Needs(
+        "entropy_coef use_adaptive_entropy",
+        "a run without entropy_schedule, which sets the coefficient",
+        "entropy_schedule",
+        lambda s: s.grpo.entropy_schedule is None,
+    ),
+    # credit
+    Needs("anchor_weight", "credit=gigpo", "credit", lambda s: s.grpo.credit == "gigpo"),
+    Needs(
+        "gamma",
+        "a credit rule that discounts: return_to_go, return_to_go_zscore, differential or gigpo",
+        "credit",
+        lambda s: s.grpo.credit in ("return_to_go", "return_to_go_zscore", "differential", "gigpo"),
+    ),
+    # what is written and measured
+    Needs("eval_steps eval_delay eval_trials eval_on_start", "eval_strategy=steps", "eval_strategy", _evaluates),
+    Needs(
+        "metric_for_best_model greater_is_better",
+        "load_best_model_at_end=true",
+        "load_best_model_at_end",
+        lambda s: s.grpo.load_best_model_at_end,
+    ),
+    Needs(
+        "load_best_model_at_end",
+        "metric_for_best_model, one of the eval_ metrics, such as eval_return",
+        "metric_for_best_model",
+        lambda s: s.grpo.metric_for_best_model not in (None, "loss"),
+    ),
+    Needs("sample_trials", "sample_every above 0", "sample_every", lambda s: s.run.sample_every > 0),
+    # the model
+    Needs(
+        "scratch_tokenizer scratch_hidden_size scratch_layers scratch_heads scratch_init_std warmup_trials "
+        "warmup_max_steps warmup_batch_size warmup_learning_rate",
+        "a model made from scratch (no model_name_or_path)",
+        "model_name_or_path",
+        lambda s: not s.model.model_name_or_path,
+    ),
+    Needs(
+        "warmup_max_steps warmup_batch_size warmup_learning_rate",
+        "warmup_trials above 0",
+        "warmup_trials",
+        lambda s: s.scratch.warmup_trials > 0,
+    ),
+    Needs(
+        "model_revision dtype attn_implementation trust_remote_code chat_template_kwargs",
+        "model_name_or_path",
+        "model_name_or_path",
+        lambda s: bool(s.model.model_name_or_path),
+    ),
+    Needs(
+        "disable_dropout",
+        "model_name_or_path or use_peft: models made from scratch have no dropout",
+        "model_name_or_path use_peft",
+        lambda s: bool(s.model.model_name_or_path) or s.model.use_peft,
+    ),
+    Needs(
+        "cast_lm_head_to_fp32",
+        "dtype, bf16 or fp16 below float32",
+        "dtype bf16 fp16",
+        lambda s: s.model.dtype != "float32" or s.grpo.bf16 or s.grpo.fp16,
+    ),
+    Needs(
+        "chat_template_kwargs",
+        "another renderer than plain, which has no template",
+        "renderer",
+        lambda s: s.run.renderer != "plain",
+    ),
+)
+"""Fields that some runs do not use."""
+
+
+def check_conditions(given: Given, settings: Settings) -> set[str]:
+    """Refuse settings that this run does not use.
+
+    Args:
+        given: what the file and the command line said.
+        settings: all settings, resolved.
+
+    Returns:
+        Settings of the file that have no effect because the command line says otherwise.
+
+    Raises:
+        ConfigError: naming the field, its value and what to do.
+    """
+    from metarlgym.training.arguments import GROUPS
+
+    changed = given.changed(GROUPS)
+    check_training(settings.grpo)
+    _check_values(changed, settings)
+    return check_needs(given, changed, NEEDS, settings)
+
+
+def check_needs(given: Given, changed: dict[str, Any], needs: Sequence[Needs], settings: Any) -> set[str]:
+    """Refuse what has no effect.
+
+    Where the command line itself switches off what a config file set up (`--save_strategy no`, another
+    `model_name_or_path`), the file's settings are warned of: a config must stay usable with other options.
+
+    Returns:
+        The settings that were warned of.
+
+    Raises:
+        ConfigError: naming what is needed.
+    """
+    unused: set[str] = set()
+    for need in needs:
+        idle = [name for name in need.names.split() if name in changed]
+        if not idle or need.holds(settings):
+            continue
+        overridden = any(name in given.line for name in need.by.split())
+        own = [name for name in idle if name in given.line or not overridden]
+        told = ", ".join(f"{name}={changed[name]!r}" for name in own or idle)
+        if own:
+            them = "it" if len(own) == 1 else "them"
+            raise ConfigError(f"{told} would have no effect without {need.what}: set that, or leave {them} out.")
+        warnings.warn(f"{told} of the config file has no effect without {need.what}.", stacklevel=4)
+        unused |= set(idle)
+    return unused
+
+
+def check_training(args: Any) -> None:
+    """Refuse values of TrainingArguments that a run without epochs, or our dependencies, cannot follow.
+
+    Raises:
+        ConfigError: naming the field.
+    """
+    for name in ("save_strategy", "eval_strategy", "logging_strategy"):
+        if (value := _value(getattr(args, name))) not in ("steps", "no"):
+            raise ConfigError(f"{name}={value!r} is not supported, for there are no epochs: use 'steps' or 'no'.")
+    for name, known in (("optim", OPTIMISERS), ("lr_scheduler_type", SCHEDULES)):
+        if (value := str(_value(getattr(args, name)))) not in known:
+            raise ConfigError(f"{name}={value!r} is not supported: use one of {', '.join(known)}.")
+
+
+def _check_values(changed: dict[str, Any], settings: Settings) -> None:
+    dtype = settings.model.dtype
+    if dtype not in (None, "auto", "float32", "bfloat16", "float16"):
+        raise ConfigError(f"dtype={dtype!r} is not known: use float32, bfloat16, float16 or auto.")
+    if changed.get("renderer") == "chat" and not settings.model.model_name_or_path:
+        raise ConfigError("renderer='chat' needs model_name_or_path: models made from scratch have no chat template.")
+    for name in ("vllm_server_host", "vllm_server_port"):
+        if name in changed and "vllm_server_base_url" in changed:
+            raise ConfigError(
+                f"{name}={changed[name]!r} and vllm_server_base_url={changed['vllm_server_base_url']!r} both name a "
+                "server: leave one out."
+            )
