@@ -180,7 +180,7 @@ class RunFolder:
         }
 
     def _holds_old_run(self) -> bool:
-        """Whether a run of ours is there that has no `run.json`: before version 0.3 there was none."""
+        """Whether a run of ours is there that has no `run.json`: older versions wrote none."""
         try:
             config = yaml.safe_load((self.path / "config.yaml").read_text(encoding="utf-8"))
         except (OSError, ValueError, yaml.YAMLError):
