@@ -6,7 +6,11 @@ import contextlib
 import io
 import os
 import sys
+import warnings
+from pathlib import Path
 from typing import Any
+
+PACKAGE = str(Path(__file__).parent)
 
 
 def prepare_output() -> None:
@@ -14,8 +18,11 @@ def prepare_output() -> None:
 
     What the terminal cannot encode is shown as "?". When the reader of a pipe has gone (`metarlgym ... | head`), the
     rest of the output is dropped and the command goes on to its end, so that its files are written and its exit status
-    is its own. Streams that a test or a notebook has put in place are left alone.
+    is its own. Warnings of this package are shown as one line, without the code that gave them. Streams that a test or a
+    notebook has put in place are left alone.
     """
+    if sys.stderr is sys.__stderr__:
+        _show_warnings_as_lines()
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is getattr(sys, f"__{name}__") and isinstance(stream, io.TextIOWrapper):
@@ -32,6 +39,18 @@ def finish_output() -> OSError | None:
             _drop(sys.stdout.fileno())
         return error
     return None
+
+
+def _show_warnings_as_lines() -> None:
+    shown_by_python = warnings.showwarning
+
+    def show(message: Any, category: Any, filename: str, *place: Any, **more: Any) -> None:
+        if category is UserWarning and filename.startswith(PACKAGE):
+            print(f"warning: {message}", file=sys.stderr)
+        else:
+            shown_by_python(message, category, filename, *place, **more)
+
+    warnings.showwarning = show
 
 
 class _Lasting(io.FileIO):

@@ -29,7 +29,7 @@ from metarlgym.cli import (
 )
 from metarlgym.datatypes import MetaRLGymError
 from metarlgym.faults import describe_fault
-from metarlgym.runtime.interrupt import Interrupted
+from metarlgym.runtime.interrupt import INTERRUPTED, Interrupted
 from metarlgym.terminal import finish_output, prepare_output
 
 app = typer.Typer(
@@ -97,7 +97,8 @@ def _run(arguments: Sequence[str] | None) -> int:
     except MetaRLGymError as error:
         return _complain(str(error), 2)
     except KeyboardInterrupt:
-        result = 130
+        name = next(iter(sys.argv[1:] if arguments is None else arguments), "")
+        return _complain(STOPPED.get(name, "interrupted."), INTERRUPTED, "stopped: ", "bold yellow")
     except typer.Abort:
         return _complain("input ended", 1)
     except Exception as error:
@@ -112,9 +113,6 @@ def _run(arguments: Sequence[str] | None) -> int:
             return status
         path = getattr(getattr(error, "ctx", None), "command_path", "metarlgym")
         return _complain(f"{error.format_message().rstrip('.')}. See {path} --help.", status)
-    if result == 130:
-        command_name = next(iter(sys.argv[1:] if arguments is None else arguments), "")
-        return _complain(STOPPED.get(command_name, "interrupted."), 130, "stopped: ", "bold yellow")
     return result if isinstance(result, int) else 0
 
 

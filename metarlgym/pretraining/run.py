@@ -119,7 +119,7 @@ def run_pretraining(settings: PretrainSettings, console: Console | None = None) 
     source = args.make_source()
     examination = Examination(source, args.final_eval_sequences, start=args.eval_sequences, last_only=_last(args))
     quiet()
-    check_before(args, run.model_name_or_path)
+    check_before(args)
     main = args.distributed_state.is_main_process if args.distributed_state else True
     if not main:
         console = Console(quiet=True)

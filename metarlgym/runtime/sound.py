@@ -53,18 +53,6 @@ def missing_weights(folder: Path) -> str | None:
     return None
 
 
-def wrong_weights(folder: Path) -> str | None:
-    """What keeps a model folder's weights from loading, as `FILE is ...`; None if nothing does, as far as seen."""
-    found = sorted(folder.glob("*.safetensors"))
-    if not found and not list(folder.glob("*.safetensors.index.json")):
-        return "model.safetensors is missing"
-    for path in [*found, *folder.glob("*.safetensors.index.json")]:
-        wrong = _wrong(path)
-        if wrong:
-            return f"{path.name} {wrong}"
-    return missing_weights(folder)
-
-
 def _files(folder: Path) -> list[Path]:
     return sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in (COMPLETE, COMPLETE + ".part"))
 

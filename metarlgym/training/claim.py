@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from metarlgym import __version__
 from metarlgym.datatypes import ConfigError
 from metarlgym.runtime.run_folder import Mode
 from metarlgym.runtime.same import SETTINGS, as_text, differences, everything, held_settings, refusal
-from metarlgym.runtime.sound import wrong_weights
 from metarlgym.training.arguments import Settings
 from metarlgym.training.flat import find_config, plain
 from metarlgym.training.open_run import OpenRun
@@ -93,7 +91,7 @@ def check_changes(settings: Settings, folder: Path, console: Console) -> None:
         )
 
 
-def check_before(args: Any, model: str | None) -> None:
+def check_before(args: Any) -> None:
     """What libraries would find out only after the folder is claimed.
 
     Raises:
@@ -109,13 +107,3 @@ def check_before(args: Any, model: str | None) -> None:
                 f"report_to={name!r} needs a library that is not installed: `uv pip install {name}`, or "
                 "report_to=none; metrics.jsonl is written in any case."
             )
-    if args.push_to_hub:
-        raise ConfigError(
-            "push_to_hub=True: a run does not upload while it trains; push its result afterwards, by `hf upload REPO "
-            f"{shlex.quote(str(Path(str(args.output_dir)) / 'final'))}`."
-        )
-    folder = Path(model).expanduser() if model else None
-    if folder is not None and folder.is_dir():
-        wrong = wrong_weights(folder)
-        if wrong:
-            raise ConfigError(f"model_name_or_path={model!r} has no weights that load: {wrong}.")

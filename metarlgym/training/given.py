@@ -79,5 +79,5 @@ def _same(value: Any, default: Any) -> bool:
         return True
     try:
         return not isinstance(value, bool) and not isinstance(default, bool) and float(value) == float(default)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return False

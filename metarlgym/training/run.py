@@ -152,7 +152,7 @@ def prepare(
                 group.tasks(count, "eval")
             except ConfigError as error:
                 raise ConfigError(str(error).replace("eval_trials", name, 1)) from None
-    check_before(args, settings.model.model_name_or_path)
+    check_before(args)
     check_reference(args, settings.model.use_peft)
     if not dry_run:
         _check_model(settings, group, console or Console())

@@ -89,7 +89,8 @@ def starting_policy(
         source = model_source(settings)
         tokenizer = load_tokenizer(name, **source)
         renderer = make_renderer(run.renderer, tokenizer, group, args.chat_template_kwargs)
-        args.model_init_kwargs = {"revision": source["revision"]}  # read by TRL when it loads the reference model
+        if args.beta and source["revision"] != "main":
+            args.model_init_kwargs = {"revision": source["revision"]}  # TRL loads the reference model with them
         return saveable(load_model(name, **source, **model_form(settings)), name), tokenizer, renderer
     start = folder / "start"
     if not (start / COMPLETE).exists():

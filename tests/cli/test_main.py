@@ -118,5 +118,5 @@ def test_missing_chat_template(model_folder, capsys, tmp_path):
 def test_a_folder_that_holds_another_run_is_left_alone(tmp_path, capsys):
     (tmp_path / "config.yaml").write_text("seed: 1\n")
     assert main(["train", "--config", "quickstart", "--output_dir", str(tmp_path)]) == 2
-    assert "holds another run" in capsys.readouterr().err
+    assert "holds config.yaml, which a run would write, but no run.json" in capsys.readouterr().err
     assert (tmp_path / "config.yaml").read_text() == "seed: 1\n"

@@ -333,12 +333,14 @@ def test_a_rollout_that_fails_does_not_wait_for_steps_that_hang(blocking):
 
 
 SCRIPT = """
-import sys, time
+import signal, sys, time
 from metarlgym import Env, Step, Task, Trial
 from metarlgym.policies.scripted import ScriptedPolicy
 from metarlgym.rollout.limits import Limits
 from metarlgym.rollout.manager import RolloutManager, TrialSpec
 from metarlgym.rollout.protocol import PolicyLost
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what it runs in the background
 
 class Sleepy(Env):
     blocking = sys.argv[1] == "blocking"

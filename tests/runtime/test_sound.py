@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from metarlgym import ConfigError
-from metarlgym.runtime.sound import COMPLETE, damage, mark_complete, wrong_weights
+from metarlgym.runtime.sound import COMPLETE, damage, mark_complete
 from metarlgym.training.open_run import newest_sound
 
 
@@ -83,14 +83,3 @@ def test_without_a_complete_one_a_run_begins_again(tmp_path):
     (tmp_path / "checkpoint-2" / COMPLETE).unlink()
     found, skipped = newest_sound(tmp_path)
     assert found is None and len(skipped) == 1
-
-
-def test_weights_that_do_not_load(tmp_path):
-    assert wrong_weights(tmp_path) == "model.safetensors is missing"
-    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
-    (tmp_path / "model.safetensors").write_text(pointer)
-    assert wrong_weights(tmp_path) == "model.safetensors is damaged, or was not downloaded whole"
-    save_file({"w": torch.zeros(100)}, tmp_path / "model.safetensors")
-    assert wrong_weights(tmp_path) is None
-    cut(tmp_path / "model.safetensors")
-    assert wrong_weights(tmp_path) == "model.safetensors is damaged, or was not downloaded whole"

@@ -45,6 +45,8 @@ SMALL = {
     "seed": "0",
 }
 
+NO_WARMUP = {"warmup_trials": 0, "warmup_max_steps": None}
+
 
 def settings(folder, *flags, **changes):
     small = SMALL if "model_name_or_path" not in changes else {k: v for k, v in SMALL.items() if not _made(k)}
@@ -271,10 +273,10 @@ def test_a_start_that_fails_leaves_nothing_and_the_next_one_works(done, tmp_path
     monkeypatch.setattr("metarlgym.training.run.MetaGRPOTrainer", broken)
     for folder, flags in ((tmp_path / "a" / "new", ()), (old, ("--overwrite", "True")), (old, ("--resume", "True"))):
         with pytest.raises(RuntimeError, match="cannot be made"):
-            run(folder, *flags, warmup_trials=256 if "--resume" in flags else 0)
+            run(folder, *flags, **({} if "--resume" in flags else NO_WARMUP))
         assert tree(tmp_path) == before and not (tmp_path / "a").exists()
     monkeypatch.undo()
-    run(tmp_path / "a" / "new", max_steps=1, final_eval_trials=0, warmup_trials=0)
+    run(tmp_path / "a" / "new", max_steps=1, final_eval_trials=0, **NO_WARMUP)
 
 
 def test_a_failing_first_rollout_leaves_nothing(tmp_path, monkeypatch):
@@ -283,7 +285,7 @@ def test_a_failing_first_rollout_leaves_nothing(tmp_path, monkeypatch):
 
     monkeypatch.setattr("metarlgym.rollout.manager.RolloutManager.run", broken)
     with pytest.raises(MetaRLGymError, match="no trial could act"):
-        run(tmp_path / "new", warmup_trials=0, scratch_tokenizer="byte", max_context_tokens=256, max_action_tokens=8)
+        run(tmp_path / "new", scratch_tokenizer="byte", max_context_tokens=256, max_action_tokens=8, **NO_WARMUP)
     assert not (tmp_path / "new").exists()
 
 
@@ -361,7 +363,7 @@ def test_a_missing_model_is_told_before_anything_is_written(tmp_path):
 
 
 def test_main_turns_errors_into_one_line_and_a_status(tmp_path, capsys):
-    assert main(["--env_id", "Doors-v0", "--episodes", "0", "--output_dir", str(tmp_path)]) == 2
+    assert main(["--env_id", "Doors-v0", "--episodes", "0", "--max_steps", "1", "--output_dir", str(tmp_path)]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: episodes=0 must be at least 1")
     assert error.count("\n") == 1

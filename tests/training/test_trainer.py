@@ -367,5 +367,5 @@ def test_no_model_card_is_written(tmp_path, lora):
 
 
 def test_epochs_are_refused(tmp_path):
-    with pytest.raises(MetaRLGymError, match="max_steps=-1 must be positive"):
+    with pytest.raises(MetaRLGymError, match="max_steps is missing"):
         make_trainer(tmp_path, max_steps=-1)
