@@ -219,18 +219,17 @@ class Env(gymnasium.Env[str, str]):
             raise EpisodeOver(f"{self.env_id}: step() needs a live episode. Call reset() first.")
         self._turns = turns = self._turns + 1
         step = self.on_step(action)
-        if not (
-            type(step) is Step
-            and type(step[0]) is str
-            and type(step[1]) is float
-            and type(step[2]) is bool
-            and type(step[3]) is bool
-            and (step[4] is None or type(step[4]) is dict)
-        ):
-            self._live = False  # stays so if this raises
-            step = checked_step(self.env_id, step)
-            self._live = True
+        if type(step) is not Step:
+            step = self._checked(step)
         observation, reward, terminated, truncated, info = step
+        if not (
+            type(observation) is str
+            and type(reward) is float
+            and type(terminated) is bool
+            and type(truncated) is bool
+            and (info is None or type(info) is dict)
+        ):
+            observation, reward, terminated, truncated, info = step = self._checked(step)
         low, high = self.reward_range
         if not low <= reward <= high:  # also catches NaN
             self._live = False
@@ -262,6 +261,12 @@ class Env(gymnasium.Env[str, str]):
             self._stop = StopReason.MAX_TURNS
             if not truncated:
                 step = Step(observation, reward, terminated, True, info)
+        return step
+
+    def _checked(self, step: Any) -> Step:
+        self._live = False  # stays so if this raises
+        step = checked_step(self.env_id, step)
+        self._live = True
         return step
 
     @property

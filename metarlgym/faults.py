@@ -33,6 +33,8 @@ def describe_fault(error: BaseException) -> str | None:
     if isinstance(error, MemoryError):
         why = f" ({error})" if str(error) else ""
         return f"not enough memory{why}: use fewer or shorter sequences, smaller batches, or a smaller model."
+    if type(error).__name__ == "SafetensorError" and "I/O error" in str(error):
+        return f"{_line(error)}; {SPACE}."
     if isinstance(error, ImportError):
         if (error.name or "").partition(".")[0] == "metarlgym":
             return None

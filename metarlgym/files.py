@@ -13,6 +13,11 @@ from typing import Any, BinaryIO
 from metarlgym.datatypes import MetaRLGymError
 
 
+def expand(path: str | Path) -> str:
+    """A path, or the name of a model, with `~` for the home folder written out."""
+    return os.path.expanduser(path)  # noqa: PTH111 (pathlib's raises an error for users it does not know)
+
+
 def real_path(path: Path) -> Path:
     """`path`, or where it leads if it is a symbolic link, whether or not anything is there."""
     return Path(os.path.realpath(path)) if path.is_symlink() else path

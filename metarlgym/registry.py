@@ -126,10 +126,11 @@ def load_plugins() -> list[str]:
     for point in _plugins():
         try:
             plugin = point.load()
-            if plugin not in called:
-                _load_plugin(point.name, plugin)
-            if inspect.isfunction(plugin):  # several names may share it
+            if plugin in called:
+                continue  # several names may share a function
+            if inspect.isfunction(plugin):
                 called.append(plugin)
+            _load_plugin(point.name, plugin)
         except Exception as error:  # one broken plugin must not hide the others; the caller shows the line
             problems.append(f"plugin {point.name} ({point.value}): {type(error).__name__}: {error}")
     return problems

@@ -18,8 +18,8 @@ def prepare_output() -> None:
 
     What the terminal cannot encode is shown as "?". When the reader of a pipe has gone (`metarlgym ... | head`), the
     rest of the output is dropped and the command goes on to its end, so that its files are written and its exit status
-    is its own. Warnings of this package are shown as one line, without the code that gave them. Streams that a test or a
-    notebook has put in place are left alone.
+    is its own. Warnings of this package are shown as one line, without the code that gave them. Streams that a test or
+    a notebook has put in place are left alone.
     """
     if sys.stderr is sys.__stderr__:
         _show_warnings_as_lines()

@@ -39,6 +39,9 @@ class Trial(Env):
         ConfigError: the arguments contradict each other.
     """
 
+    abandoned: bool = False
+    """A step of it was cut off and may still be running in a thread: the trial must not be used again."""
+
     def __init__(
         self,
         env: Env,
@@ -80,8 +83,6 @@ class Trial(Env):
         self.split = env.split
         self.history: list[Episode] = []
         """The episodes so far; the last is the one being played."""
-        self.abandoned = False
-        """A step of it was cut off and may still be running in a thread: the trial must not be used again."""
         self.closing = ""
         """After an episode's end: its last text."""
         self.opening: str | None = None

@@ -12,10 +12,11 @@ from typing import Annotated, Any, cast
 import typer
 from rich.console import Console
 
-from metarlgym.cli.common import Baseline, EnvArgs, check_writable, output, parse_env_args
+from metarlgym.cli.common import Baseline, EnvArgs, check_plot, check_writable, output, parse_env_args, used
 from metarlgym.cli.run_settings import LIMITS, RunSettings
 from metarlgym.datatypes import ConfigError, MetaTrajectory
 from metarlgym.env import Env
+from metarlgym.files import expand, write_json, write_whole
 from metarlgym.memory import make_memory
 from metarlgym.rollout.limits import Limits
 from metarlgym.tasks import TaskGroup
@@ -114,14 +115,23 @@ def command(
     if (model is None) == (policy is None):
         given = "neither" if model is None else "both"
         raise ConfigError(f"eval needs either --model or --policy, and got {given}: --model runs/quickstart/final.")
-    for path, option, endings in (
-        (json_file, "json", ()),
-        (trajectories, "trajectories", ()),
-        (plot, "plot", (".png", ".pdf", ".svg")),
-    ):
-        check_writable(path, option, endings)
+    check_writable(json_file, "json")
+    check_writable(trajectories, "trajectories")
+    check_plot(plot)
     if model is not None and model.startswith("~"):
-        model = str(Path(model).expanduser())
+        model = expand(model)
+    if policy is not None:
+        model_only = used(
+            temperature=temperature,
+            max_action_tokens=max_action_tokens,
+            renderer=renderer,
+            threads=threads,
+            greedy=greedy or None,
+            trust_remote_code=trust_remote_code or None,
+            device=None if device == "auto" else device,
+        )
+        for option, value in model_only.items():
+            raise ConfigError(f"{option}={value} is for models, and has no effect with --policy: leave it out.")
     run = RunSettings(model, env)
     arguments = None if env_args is None else parse_env_args(env_args)
     name = run.default("env_id", env, None)
@@ -178,8 +188,10 @@ def command(
         room = min((n for n in (limits.context_tokens, _context_room(loaded)) if n), default=None)
         settings = replace(settings, limits=replace(limits, context_tokens=room))
         report = evaluate_model(group, loaded, shown, settings, console, cast(str, model), temperature, greedy, played)
+    written = _write(report, played, json_file, plot, trajectories)
     _show(report, played, console)
-    _write(report, played, json_file, plot, trajectories, console)
+    if written:
+        console.print(f"written: {', '.join(written)}", soft_wrap=True)
     if report["errors"] == report["trials"]:
         raise typer.Exit(1)
 
@@ -268,19 +280,15 @@ def _write(
     json_file: Path | None,
     plot: Path | None,
     trajectories: Path | None,
-    console: Console,
-) -> None:
-    from metarlgym.evaluation.model_eval import write_json
-
+) -> list[str]:
+    """Write what was asked for, before anything is printed; returns the files."""
     if json_file is not None:
         write_json(report, json_file)
+    if trajectories is not None:
+        with write_whole(trajectories) as file:
+            file.writelines((json.dumps(trajectory.to_dict()) + "\n").encode() for trajectory in played)
     if plot is not None:
         from metarlgym.evaluation.plots import plot_adaptation
 
         plot_adaptation(report, plot)
-    if trajectories is not None:
-        with trajectories.open("w", encoding="utf-8") as file:
-            file.writelines(json.dumps(trajectory.to_dict()) + "\n" for trajectory in played)
-    written = [str(path) for path in (json_file, plot, trajectories) if path is not None]
-    if written:
-        console.print(f"written: {', '.join(written)}", soft_wrap=True)
+    return [str(path) for path in (json_file, plot, trajectories) if path is not None]

@@ -10,6 +10,7 @@ import typer
 
 from metarlgym.cli.common import output
 from metarlgym.datatypes import ConfigError, MetaRLGymError
+from metarlgym.files import expand
 from metarlgym.runtime.layout import MODEL, entries
 from metarlgym.runtime.run_folder import check_place
 
@@ -31,7 +32,7 @@ def command(
     Example:
       metarlgym new-model --out runs/tiny
     """
-    out = out.expanduser()
+    out = Path(expand(out))
     try:
         check_place(out)
     except ConfigError as error:

@@ -11,7 +11,7 @@ import typer
 
 from metarlgym.cli.common import check_plot, check_writable, output, parse_json, used
 from metarlgym.datatypes import ConfigError
-from metarlgym.files import write_json
+from metarlgym.files import expand, write_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -167,7 +167,7 @@ def _codec(model: str, alphabet: int, words: list[str] | None) -> SymbolCodec:
     from metarlgym.training.loading import load_tokenizer
 
     files = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "tokenizer.model")
-    folder = Path(model).expanduser()
+    folder = Path(expand(model))
     bare = folder.is_dir() and not any((folder / file).exists() for file in files)
     return SymbolCodec(None if bare else load_tokenizer(model), alphabet, words)
 

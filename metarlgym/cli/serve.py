@@ -18,6 +18,7 @@ import typer
 
 from metarlgym.cli.common import check_writable, output, used
 from metarlgym.datatypes import ConfigError, MetaRLGymError
+from metarlgym.files import expand
 from metarlgym.serving.command import LOOPBACK, ServerOptions, cpu_build, server_command
 from metarlgym.training.model_files import check_files
 
@@ -52,8 +53,7 @@ def command(
       metarlgym serve --model runs/tiny --port 8001
     """
     console = output()
-    if model.startswith("~"):
-        model = str(Path(model).expanduser())
+    model = expand(model)
     if not Path(model).exists() and model.startswith((".", "/", "~", "runs")):
         raise ConfigError(f"model={model!r}: no such folder. Give a model folder or a hub id.")
     if Path(model).is_dir():

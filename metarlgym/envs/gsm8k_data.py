@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from metarlgym.datatypes import ConfigError
 from metarlgym.envs.math_answer import read_number
+from metarlgym.files import expand
 
 BUNDLED = "bundled"
 """Name of the problems that come with the package: few and easy, for tests and first runs."""
@@ -49,7 +50,7 @@ def load_problems(data: str) -> Problems:
         folder = Path(__file__).parent / "data" / "gsm8k"
         rows = {split: _lines(folder / f"{split}.jsonl") for split in ("train", "test")}
     else:
-        rows = _local_rows(Path(data).expanduser(), data) if _is_local(data) else _hub_rows(data)
+        rows = _local_rows(Path(expand(data)), data) if _is_local(data) else _hub_rows(data)
     if "train" not in rows:
         raise ConfigError(f"data={data!r} has no train split, only {', '.join(map(str, rows))}: give data with one.")
     test = _problems(data, "test", rows["test"]) if "test" in rows else None
@@ -85,7 +86,7 @@ def _problems(data: str, split: str, rows: Iterable[Mapping[str, Any]]) -> tuple
 def _is_local(data: str) -> bool:
     """Whether `data` is a path: it is there, or cannot be the id of a data set."""
     looks_local = data.startswith((".", "/", "~")) or data.count("/") > 1 or Path(data).suffix in ENDINGS
-    return looks_local or Path(data).expanduser().exists()
+    return looks_local or Path(expand(data)).exists()
 
 
 def _lines(path: Path) -> list[Any]:

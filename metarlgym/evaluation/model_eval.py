@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from metarlgym import __version__
 from metarlgym.datatypes import MetaTrajectory
 from metarlgym.evaluation.adaptation import EvalSettings, Gather, evaluate
 from metarlgym.evaluation.plots import plot_adaptation
+from metarlgym.files import write_json
 from metarlgym.rollout.protocol import Policy
 from metarlgym.rollout.render import Renderer
 from metarlgym.tasks import TaskGroup
@@ -83,13 +83,6 @@ def write_report(report: dict[str, Any], folder: Path, console: Console, name: s
     plot_adaptation(report, folder / "adaptation.png")
     console.print(report_table(report))
     console.print(f"written: {folder / name}, {folder / 'adaptation.png'}", highlight=False)
-
-
-def write_json(report: dict[str, Any], path: Path) -> None:
-    """Write a JSON file whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    part.replace(path)
 
 
 def report_table(report: dict[str, Any]) -> Table:

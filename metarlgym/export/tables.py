@@ -68,7 +68,7 @@ class Export:
         known = {k: p.default for k, p in parameters.items() if k != kind.seed_name and k not in _NOT_FOR_FILES}
         for name in self.arguments:
             if name not in known:
-                raise ConfigError(f"{name} is no setting of {self.source}: it has {', '.join(known)}.")
+                raise ConfigError(f"{name} is not a setting of {self.source}: it has {', '.join(known)}.")
         check_used(kind, self.arguments, self.split)
         arguments = known | self.arguments
         made = kind(**arguments, **{kind.seed_name: self.seed})

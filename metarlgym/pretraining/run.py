@@ -16,7 +16,7 @@ from transformers import PrinterCallback, set_seed
 
 from metarlgym import __version__
 from metarlgym.datatypes import ConfigError
-from metarlgym.evaluation.model_eval import write_json
+from metarlgym.files import expand, write_json
 from metarlgym.pretraining.config import PretrainConfig
 from metarlgym.pretraining.fields import REFUSED, check_conditions
 from metarlgym.pretraining.networks import NetworkArguments, make_network
@@ -235,7 +235,7 @@ def _open(settings: PretrainSettings) -> tuple[OpenRun, Mode, dict[str, Any]]:
         SETTINGS: as_text(_everything(settings)),
         "version.txt": f"metarlgym {__version__}\n",
     }
-    opened = OpenRun(Path(str(args.output_dir)).expanduser(), "pretrain", settings.arguments, texts)
+    opened = OpenRun(Path(expand(str(args.output_dir))), "pretrain", settings.arguments, texts)
     return opened, mode_of(run.resume, run.overwrite), inputs
 
 

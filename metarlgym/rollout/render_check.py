@@ -51,6 +51,7 @@ def prove_text(encoder: TextEncoder) -> None:
         ConfigError: naming the text.
     """
     with _refused(encoder):
+        _try_blanks(encoder)
         for text in AWKWARD:
             if encoder.encode_text(text) != encoder.tokenizer.encode(text, add_special_tokens=False):
                 raise ConfigError(
@@ -58,6 +59,15 @@ def prove_text(encoder: TextEncoder) -> None:
                     "backend does: use another tokenizer."
                 )
         _try_forgeries(encoder, [], encoder.encode_text)
+
+
+def _try_blanks(encoder: TextEncoder) -> None:
+    """Refuse a tokenizer that transformers loaded as one of another kind, whose own ids are wrong already."""
+    if encoder.encode_text("a b") == encoder.encode_text("ab"):
+        raise ConfigError(
+            f"tokenizer {encoder.tokenizer.name_or_path!r} drops blanks, so words run together: it was loaded as "
+            f"{type(encoder.tokenizer).__name__}, which is not its own class; use another tokenizer."
+        )
 
 
 def prove_chat(template: ChatTemplate) -> None:
@@ -68,6 +78,7 @@ def prove_chat(template: ChatTemplate) -> None:
     """
     encoder = template.encoder
     with _refused(encoder):
+        _try_blanks(encoder)
         _prove_that_turns_are_kept(template)
         _prove_that_no_thought_is_open(template)
         for text in AWKWARD:

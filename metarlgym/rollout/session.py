@@ -70,7 +70,7 @@ class Session:
 
     def begin(self) -> ActRequest | None:
         """Reset the trial and ask for the first action."""
-        self._clock = self._episode_clock = time.monotonic()
+        self._episode_clock = time.monotonic()  # the trial's own began with its timer, when this was made
         try:
             if self.trial.abandoned:
                 raise MetaRLGymError("an earlier step of this trial was cut off and may still run: make a new trial.")

@@ -78,15 +78,3 @@ def _end_now() -> None:
         sys.stdout.write("\x1b[?25h\n")  # a live display hides the cursor
         sys.stdout.flush()
     os._exit(INTERRUPTED)
-
-
-@contextmanager
-def told(text: str) -> Iterator[None]:
-    """Within this, a stop by signal is an `Interrupted` that says `text`."""
-    try:
-        with stoppable():
-            yield
-    except KeyboardInterrupt:
-        raise Interrupted(text) from None
-    except Terminated:
-        raise Interrupted(text, TERMINATED) from None

@@ -35,8 +35,8 @@ class Tree:
 def _written_by_us(path: Path) -> bool:
     """Some names are so common that the content has to say whose the file is."""
     if path.name == "README.md":
-        start = path.read_bytes()[:4096]
-        return b"generated_from_trainer" in start or b"metarlgym" in start
+        start = path.read_bytes()[:4096]  # TRL's model card, which runs of earlier versions have
+        return start.startswith(b"---") and b"generated_from_trainer" in start
     if re.fullmatch(PICTURES, path.name):
         return PICTURE_MARK in path.read_bytes()[:4096]
     return True

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from metarlgym.runtime.run_folder import write_whole
+from metarlgym.runtime.run_folder import replace_text
 
 
 def cut_lines(path: Path, step: int) -> None:
@@ -18,7 +19,7 @@ def cut_lines(path: Path, step: int) -> None:
     whole = content.split("\n")[:-1]  # not splitlines: texts may hold other line ends
     kept = "".join(line + "\n" for line in whole if _step(line) <= step)
     if kept != content:
-        write_whole(path, kept)
+        replace_text(path, kept)
 
 
 def _step(line: str) -> float:
@@ -45,14 +46,13 @@ class Lines:
         lines = [json.dumps(value, ensure_ascii=False) + "\n" for value in values]
         failed = bool(self.waiting)
         self.waiting += lines
-        size = self.path.stat().st_size if self.path.is_file() else None
+        size = self.path.stat().st_size if self.path.is_file() else 0
         try:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write("".join(self.waiting))
         except OSError as error:
-            if size is not None:
-                with self.path.open("r+b") as file:
-                    file.truncate(size)  # what was written of a line
+            with contextlib.suppress(OSError), self.path.open("r+b") as file:
+                file.truncate(size)  # what was written of a line
             if not failed:
                 self.tell(
                     f"{self.path} cannot be written ({error.strerror}): its lines are kept until there is room again; "

@@ -25,6 +25,7 @@ import yaml
 
 from metarlgym import __version__
 from metarlgym.datatypes import ConfigError, MetaRLGymError
+from metarlgym.files import expand, renamed
 from metarlgym.runtime.layout import LAYOUTS, RUN, entries, foreign, remove, remove_tree
 from metarlgym.runtime.lock import LOCK, STALE, Lock
 
@@ -61,7 +62,7 @@ class RunFolder:
         Raises:
             ConfigError: it cannot be had; nothing was changed.
         """
-        root = Path(path).expanduser()
+        root = Path(expand(path))
         check_place(root)
         check_inputs(root, inputs or {}, mode)
         made: list[Path] = []
@@ -158,11 +159,15 @@ class RunFolder:
         else:
             self.resumed = mode == "resume"
         stop = root / "STOP"
-        if _is_stop(stop):
+        if tree.named("STOP") and (_is_stop(stop) or (held and stop.is_file() and not stop.is_symlink())):
             stop.unlink()  # of an earlier start; one that comes from now on stops this run after its first step
         if self.resumed:
             self._state = held or self._new_state("running")
             return
+        if held is not None and held["state"] == "made":
+            self._state = held
+            self._undo()  # brings back the run that it was to replace
+            held = self._read()
         new = self._new_state("starting")
         if held is not None:
             self._set_aside(new["id"])
@@ -224,7 +229,8 @@ class RunFolder:
             if not re.fullmatch(r"\.replaced-[0-9a-f]{32}", aside.name) or aside.is_symlink() or not aside.is_dir():
                 continue
             if held and aside.name == f".replaced-{held['id']}":
-                remove_tree(aside, LAYOUTS[held["kind"]])
+                if held["state"] == "running":  # else it waits: the new run may still be given up
+                    remove_tree(aside, LAYOUTS[held["kind"]])
             else:
                 self._put_back(aside)
 
@@ -288,23 +294,15 @@ class RunFolder:
     def _write(self, texts: Mapping[str, str]) -> None:
         for name, text in texts.items():
             try:
-                write_whole(self.path / name, text)
+                replace_text(self.path / name, text)
             except OSError as error:
                 raise MetaRLGymError(f"{self.path / name} cannot be written ({error.strerror}).") from error
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a UTF-8 file whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    try:
-        with part.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except OSError:
-        part.unlink(missing_ok=True)
-        raise
+def replace_text(path: Path, text: str) -> None:
+    """Write a UTF-8 file whole or not at all; raises OSError."""
+    with renamed(path, path.with_name(path.name + ".part")) as file:
+        file.write(text.encode())
 
 
 def _is_stop(path: Path) -> bool:
@@ -351,10 +349,10 @@ def check_inputs(root: Path, inputs: Mapping[str, Any], mode: Mode) -> None:
             if not text or len(text) > 4096 or "\0" in text:
                 continue
             try:
-                path = Path(text).expanduser()
+                path = Path(expand(text))
                 exists = path.exists()
-            except (OSError, RuntimeError):
-                continue  # too long for a file name, or ~ of nobody: not a path
+            except OSError:
+                continue  # too long for a file name: not a path
             if exists and path.resolve().is_relative_to(target):
                 raise ConfigError(
                     f"{name}={text!r} lies in output_dir={str(root)!r}, where the run writes: {ELSEWHERE}, or move it."

@@ -10,7 +10,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from metarlgym.runtime.run_folder import write_whole
+from metarlgym.runtime.run_folder import replace_text
 
 COMPLETE = "COMPLETE"
 HASHED = 1 << 20
@@ -20,7 +20,7 @@ HASHED = 1 << 20
 def mark_complete(folder: Path, step: int) -> None:
     """Write `COMPLETE` last: the step, and size and hash of every file."""
     files = {path.relative_to(folder).as_posix(): _print_of(path) for path in _files(folder)}
-    write_whole(folder / COMPLETE, json.dumps({"step": step, "files": files}, indent=1) + "\n")
+    replace_text(folder / COMPLETE, json.dumps({"step": step, "files": files}, indent=1) + "\n")
 
 
 def damage(folder: Path) -> str | None:
@@ -28,7 +28,8 @@ def damage(folder: Path) -> str | None:
 
     A checkpoint of an earlier version, whose `COMPLETE` holds no sizes, is checked by its contents alone.
     """
-    for name, print_ in _recorded(folder).items():
+    recorded = _recorded(folder)
+    for name, print_ in recorded.items():
         path = folder / name
         if not path.is_file():
             return f"{name} is missing"
@@ -36,7 +37,8 @@ def damage(folder: Path) -> str | None:
             return f"{name} has {path.stat().st_size:,} bytes of {print_[0]:,}"
         if print_ != _print_of(path):
             return f"{name} has changed since it was written"
-    for path in _files(folder):
+    # Where files are recorded, others that a user put there do not count.
+    for path in [folder / name for name in recorded] or _files(folder):
         wrong = _wrong(path)
         if wrong:
             return f"{path.relative_to(folder).as_posix()} {wrong}"

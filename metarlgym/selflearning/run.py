@@ -11,7 +11,6 @@ import json
 import multiprocessing
 import os
 import re
-import shlex
 import signal
 import threading
 import time
@@ -30,15 +29,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from metarlgym import __version__
 from metarlgym.datatypes import ConfigError, MetaRLGymError
-from metarlgym.evaluation.model_eval import write_json
+from metarlgym.files import expand, write_json
 from metarlgym.runtime.interrupt import INTERRUPTED, TERMINATED, Interrupted, Terminated, stopped_by
-from metarlgym.runtime.run_folder import RunFolder, write_whole
+from metarlgym.runtime.run_folder import RunFolder, replace_text
 from metarlgym.runtime.same import check_same
 from metarlgym.selflearning.plan import Plan
 from metarlgym.selflearning.report import write_report
 from metarlgym.training.bounds import check_values
 from metarlgym.training.claim import inputs_of, mode_of
 from metarlgym.training.flat import plain, read_flat, said_in
+from metarlgym.training.open_run import go_on
 
 PLANS = {"1": "plan1", "2": "plan2", "3": "plan3"}
 
@@ -119,7 +119,7 @@ def run_selflearning(settings: SelfLearnSettings, console: Console | None = None
     names = [name for name in every if not run.only or name in run.only]
     if not run.output_dir:
         raise ConfigError("output_dir='' is empty: say where results go.")
-    path = Path(run.output_dir).expanduser()
+    path = Path(expand(run.output_dir))
     inputs = inputs_of(settings.arguments, "selflearn")
     folder = RunFolder.claim(path, "selflearn", mode_of(run.resume, run.overwrite), inputs)
     ended: BaseException | None = None
@@ -132,9 +132,8 @@ def run_selflearning(settings: SelfLearnSettings, console: Console | None = None
             raise
         ended = by()
         done = sum(_result_path(path, name).exists() for name in names)
-        rest = [word for word in settings.arguments if word not in ("--resume", "--overwrite")]
         saved = f"{done} of {len(names)} arms are done and kept; go on with: " if folder.committed else ""
-        again = shlex.join(["metarlgym", "selflearn", *rest, "--resume"]) if saved else f"{path} is left as it was."
+        again = go_on("selflearn", settings.arguments) if saved else f"{path} is left as it was."
         raise Interrupted(saved + again, TERMINATED if by is Terminated else INTERRUPTED) from None
     finally:
         folder.close(ended)
@@ -228,6 +227,8 @@ def _run_all(
         pool.shutdown(wait=False, cancel_futures=True)
         for process in processes:
             process.terminate()
+        for process in processes:
+            process.join(5)  # none may write into the folder after it is let go
 
 
 @contextmanager
@@ -271,7 +272,7 @@ def _run_one(number: str, config: Any, name: str, folder: str) -> None:
         result = find_plan(number).run_arm(config, name, log)
     # Written whole or not at all: what exists is done.
     path = _result_path(Path(folder), name)
-    write_whole(path, json.dumps({**result, "seconds": round(time.monotonic() - start, 1)}))
+    replace_text(path, json.dumps({**result, "seconds": round(time.monotonic() - start, 1)}))
 
 
 def _progress(folder: Path, name: str) -> str:

@@ -38,7 +38,7 @@ def make_source(
                 f"it out, and set {seed_field}."
             )
         if name not in known:
-            raise ConfigError(f"{field}: {name!r} is no setting of {kind.__name__}: it has {', '.join(known)}.")
+            raise ConfigError(f"{field}: {name!r} is not a setting of {kind.__name__}: it has {', '.join(known)}.")
     check_used(kind, settings, split, f"{field}: ")
     return kind(**settings, **{kind.seed_name: check_seed(seed_field, seed)})
 

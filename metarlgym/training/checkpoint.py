@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from metarlgym.datatypes import MetaRLGymError
 from metarlgym.runtime.layout import CHECKPOINT, remove_tree
-from metarlgym.runtime.sound import COMPLETE, mark_complete
+from metarlgym.runtime.sound import COMPLETE, damage, mark_complete
 
 __all__ = ["COMPLETE", "CheckpointMixin", "checkpoints", "is_disk_error", "latest_complete"]
 
@@ -27,10 +27,10 @@ def checkpoints(folder: str | Path) -> list[Path]:
 
 
 def latest_complete(folder: str | Path) -> tuple[Path | None, list[Path]]:
-    """The newest complete checkpoint and the incomplete ones that were passed over."""
+    """The newest complete checkpoint that is sound, and those that were passed over."""
     skipped: list[Path] = []
     for path in reversed(checkpoints(folder)):
-        if (path / COMPLETE).exists():
+        if (path / COMPLETE).exists() and damage(path) is None:
             return path, skipped
         skipped.append(path)
     return None, skipped
@@ -90,7 +90,8 @@ def _rotate(folder: Path, limit: int | None, kept: set[Path]) -> None:
     """Remove the oldest checkpoints beyond `limit`, without what a user put into them."""
     if limit is None or limit <= 0:
         return
-    every = sorted(checkpoints(folder), key=lambda path: path.stat().st_mtime)
+    complete = [path for path in checkpoints(folder) if (path / COMPLETE).exists()]
+    every = sorted(complete, key=lambda path: path.stat().st_mtime)
     excess = len(every) - max(limit, len(kept))
     for path in [path for path in every if path not in kept][: max(0, excess)]:
         (path / COMPLETE).unlink(missing_ok=True)  # first: one that is half removed is not complete

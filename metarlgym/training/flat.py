@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any, NoReturn, get_type_hints
 
 from metarlgym.datatypes import ConfigError, MetaRLGymError
+from metarlgym.files import expand
 from metarlgym.training.values import accepts, fit, show
-from metarlgym.training.yamlfile import expand, is_file, read_yaml
+from metarlgym.training.yamlfile import is_file, read_yaml
 
 FOLDERS = {"train": ".", "pretrain": "pretrain", "selflearn": "selflearning"}
 """Where the configs of a command are among those that ship with the package."""
@@ -122,7 +123,7 @@ def _read_options(arguments: Sequence[str], groups: tuple[Any, ...], command: st
             joined.append(part)
     found, stray = _options(groups).parse_known_args(joined)
     if stray:
-        raise ConfigError(f"command line: {show(stray[0])} belongs to no setting: write --name value.")
+        raise ConfigError(f"command line: {show(stray[0])} does not belong to any setting: write --name value.")
     return vars(found)
 
 
@@ -230,7 +231,7 @@ def _check_names(names: Sequence[Any], where: str, groups: tuple[Any, ...], comm
         if name not in known:
             near = difflib.get_close_matches(str(name), known, n=3)
             hint = f"did you mean {' or '.join(near)}?" if near else f"see `metarlgym {command} --help-config`."
-            raise ConfigError(f"{show(name)} in {where} is no setting: {hint}")
+            raise ConfigError(f"{show(name)} in {where} is not a setting: {hint}")
 
 
 def said_in(arguments: Sequence[str], name: str, command: str) -> Any:

@@ -10,9 +10,10 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from metarlgym.datatypes import ConfigError
+from metarlgym.files import expand
 from metarlgym.rollout.render import ChatRenderer, PlainRenderer, Renderer
 from metarlgym.tasks import TaskGroup
-from metarlgym.training.model_files import check_files, expand
+from metarlgym.training.model_files import check_files
 from metarlgym.training.saveable import first_line, repair_generation_config
 
 RENDER_FILE = "metarlgym.json"

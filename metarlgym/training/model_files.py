@@ -16,11 +16,6 @@ TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json
 AGAIN = "download or copy it again"
 
 
-def expand(name: str) -> str:
-    """A model's name with `~` resolved; hub ids stay as they are."""
-    return str(Path(name).expanduser()) if name.startswith("~") else name
-
-
 def check_files(folder: Path, tokenizer: bool = False) -> None:
     """Refuse a folder whose files were not downloaded, or not to their end; reads no weights.
 

@@ -59,7 +59,7 @@ def _trains_on(s: Settings, *losses: str) -> bool:
 def training_needs(part: Callable[[Any], Any]) -> tuple[Needs, ...]:
     """What fields of TrainingArguments need, for `train` and `pretrain`; `part` finds them among all settings."""
     return (
-        Needs("save_steps save_total_limit", "save_strategy=steps", "save_strategy", lambda s: saves(part(s))),
+        Needs("save_steps", "save_strategy=steps", "save_strategy", lambda s: saves(part(s))),
         Needs(
             "logging_steps logging_first_step",
             "logging_strategy=steps",
@@ -94,6 +94,7 @@ def _evaluates(s: Settings) -> bool:
 
 NEEDS: tuple[Needs, ...] = (
     *training_needs(lambda s: s.grpo),
+    Needs("save_total_limit", "save_strategy=steps", "save_strategy", lambda s: saves(s.grpo)),
     Needs(
         "lora_r lora_alpha lora_dropout lora_target_modules lora_target_parameters lora_modules_to_save use_rslora "
         "use_dora",
@@ -189,7 +190,7 @@ NEEDS: tuple[Needs, ...] = (
     ),
     Needs(
         "max_completion_length",
-        "loss_type=dr_grpo, whose sum it divides; the length of an action is max_action_tokens",
+        "loss_type=dr_grpo, whose sum it divides (to limit actions, set max_action_tokens)",
         "loss_type",
         lambda s: _trains_on(s, "dr_grpo"),
     ),
@@ -312,9 +313,9 @@ def check_needs(given: Given, changed: dict[str, Any], needs: Sequence[Needs], s
         own = [name for name in idle if name in given.line or not overridden]
         told = ", ".join(f"{name}={changed[name]!r}" for name in own or idle)
         if own:
-            them = "it" if len(own) == 1 else "them"
-            raise ConfigError(f"{told} would have no effect without {need.what}: set that, or leave {them} out.")
-        warnings.warn(f"{told} of the config file has no effect without {need.what}.", stacklevel=4)
+            verb, them = ("it needs", "it") if len(own) == 1 else ("they need", "them")
+            raise ConfigError(f"{told} would have no effect: {verb} {need.what}. Change that, or leave {them} out.")
+        warnings.warn(f"{told} of the config file will have no effect: needs {need.what}.", stacklevel=4)
         unused |= set(idle)
     return unused
 
@@ -327,7 +328,7 @@ def check_training(args: Any) -> None:
     """
     for name in ("save_strategy", "eval_strategy", "logging_strategy"):
         if (value := _value(getattr(args, name))) not in ("steps", "no"):
-            raise ConfigError(f"{name}={value!r} is not supported, for there are no epochs: use 'steps' or 'no'.")
+            raise ConfigError(f"{name}={value!r} is not supported: use 'steps' or 'no' (there are no epochs).")
     for name, known in (("optim", OPTIMISERS), ("lr_scheduler_type", SCHEDULES)):
         if (value := str(_value(getattr(args, name)))) not in known:
             raise ConfigError(f"{name}={value!r} is not supported: use one of {', '.join(known)}.")

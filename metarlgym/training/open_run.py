@@ -20,7 +20,7 @@ from metarlgym.runtime.lines import cut_lines
 from metarlgym.runtime.run_folder import Mode, RunFolder
 from metarlgym.runtime.sound import damage
 from metarlgym.training.agreement import agree
-from metarlgym.training.checkpoint import COMPLETE, checkpoints
+from metarlgym.training.checkpoint import COMPLETE, checkpoints, latest_complete
 
 
 @dataclass
@@ -40,6 +40,8 @@ class OpenRun(TrainerCallback):
     """`start`, `training`, or `final` after it."""
     step: int = 0
     steps: int = 0
+    saved: Path | None = None
+    """The final model, once it is written whole."""
     made: bool = field(default=False)
     """Whether the starting model is kept."""
 
@@ -56,6 +58,8 @@ class OpenRun(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.step, self.steps, self.stage = state.global_step, state.max_steps, "training"
+        if self.first_step and getattr(args, "eval_on_start", False):
+            args.eval_on_start = False  # a start from a checkpoint has been evaluated at its step
         if self.folder is not None and self.folder.resumed:
             cut_lines(self.path / "metrics.jsonl", self.first_step)
             cut_lines(self.path / "trials.jsonl", self.first_step - 1)  # a trial's step is the one before it counts
@@ -74,23 +78,27 @@ class OpenRun(TrainerCallback):
     def stopped(self, by: type[BaseException]) -> Interrupted:
         """What a stop by signal says: how far the run came, what is saved, how to go on."""
         status = TERMINATED if issubclass(by, Terminated) else INTERRUPTED
-        last = next((p for p in reversed(checkpoints(self.path)) if (p / COMPLETE).exists()), None)
+        last, _ = latest_complete(self.path)
+        kept = f"the last complete checkpoint is {last}" if last else "no checkpoint is written yet"
         if PartialState().num_processes > 1:
             again = "the same command and --resume"
         else:
-            drop = {"--resume", "--overwrite"}
-            kept = [word for i, word in enumerate(self.arguments) if not _is_flag(self.arguments, i, drop)]
-            again = shlex.join(["metarlgym", self.command, *kept, "--resume"])
+            again = go_on(self.command, self.arguments)
         if self.stage == "final":
-            final = self.path / "final"
-            saved = f"the final model is {final}" if (final / "config.json").exists() else f"the last is {last}"
+            saved = f"the final model is {self.saved}" if self.saved else kept
             return Interrupted(f"training is done, the evaluation is not: {saved}; go on with: {again}", status)
         began = self.folder is None or self.folder.committed or self.folder.resumed
         if not began and not self.made:
             return Interrupted(f"before the first step was done: {self.path} is left as it was.", status)
         step = f"step {self.step} of {self.steps}; " if self.steps else ""
-        saved = f"the last complete checkpoint is {last}" if last else "no checkpoint is written yet"
-        return Interrupted(f"{step}{saved}; go on with: {again}", status)
+        return Interrupted(f"{step}{kept}; go on with: {again}", status)
+
+
+def go_on(command: str, arguments: Sequence[str]) -> str:
+    """The command line that goes on with a run which these arguments started."""
+    drop = {"--resume", "--overwrite"}
+    kept = [word for i, word in enumerate(arguments) if not _is_flag(arguments, i, drop)]
+    return shlex.join(["metarlgym", command, *kept, "--resume"])
 
 
 def _is_flag(words: Sequence[str], i: int, flags: set[str]) -> bool:

@@ -106,7 +106,7 @@ def _train(
         progress.close()
     preemption.check()
     opened.stage = "final"
-    final = save_final(trainer, tokenizer, settings, folder)
+    final = opened.saved = save_final(trainer, tokenizer, settings, folder)
     if not run.final_eval_trials:
         return None
     report = _final_report(settings, group, trainer, renderer, final, console)

@@ -13,7 +13,8 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.modeling_utils import remove_tied_weights_from_state_dict
 
 from metarlgym.datatypes import ConfigError
-from metarlgym.training.model_files import expand, has_weights
+from metarlgym.files import expand
+from metarlgym.training.model_files import has_weights
 
 TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
 KEPT = ((*TOKENS, "max_length", "max_new_tokens"), TOKENS, ())

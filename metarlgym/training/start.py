@@ -14,8 +14,10 @@ from rich.console import Console
 from transformers import AutoModelForCausalLM
 
 from metarlgym.datatypes import ConfigError, MetaRLGymError
+from metarlgym.files import expand
 from metarlgym.rollout.render import ChatRenderer, Renderer
 from metarlgym.tasks import TaskGroup
+from metarlgym.training.agreement import agree
 from metarlgym.training.arguments import Settings
 from metarlgym.training.checkpoint import COMPLETE
 from metarlgym.training.loading import load_config, load_model, load_tokenizer, make_renderer
@@ -50,7 +52,7 @@ def inspect_model(settings: Settings, group: TaskGroup) -> tuple[Any, Any, Rende
     """
     name, args = str(settings.model.model_name_or_path), settings.grpo
     revision = settings.model.model_revision
-    if revision != "main" and Path(name).expanduser().is_dir():
+    if revision != "main" and Path(expand(name)).is_dir():
         raise ConfigError(
             f"model_revision={revision!r} with model_name_or_path={name!r}: a folder has no revisions; leave "
             "model_revision out, or give a hub id."
@@ -108,6 +110,7 @@ def _make_start_apart(settings: Settings, start: Path) -> None:
     The warm-up's trainer would otherwise join this launch's process group, and its result depend on the group's size.
     """
     state = settings.grpo.distributed_state
+    problem: MetaRLGymError | None = None
     if state.is_main_process:
         launcher = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "GROUP_RANK")
         prefixes = ("TORCHELASTIC_", "ACCELERATE_", "FSDP_")
@@ -115,8 +118,8 @@ def _make_start_apart(settings: Settings, start: Path) -> None:
         command = [sys.executable, "-m", "metarlgym.train", *settings.arguments, START_ONLY]
         done = subprocess.run(command, env=clean, check=False)
         if done.returncode:
-            raise MetaRLGymError(f"making the starting model failed (exit status {done.returncode}); see above.")
-    state.wait_for_everyone()
+            problem = MetaRLGymError(f"making the starting model failed (exit status {done.returncode}); see above.")
+    agree(problem)  # the other processes wait in here
     if not (start / COMPLETE).exists():
         raise MetaRLGymError(f"{start} is not there: output_dir must be a folder that all processes share.")
 

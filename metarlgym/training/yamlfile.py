@@ -70,8 +70,3 @@ def _line(error: Exception) -> str:
 def is_file(path: str | Path) -> bool:
     """Whether there is such a file; False too for names that no file can have, for which pathlib raises an error."""
     return os.path.isfile(path)  # noqa: PTH113
-
-
-def expand(path: str) -> str:
-    """A path with `~` for the home folder written out."""
-    return os.path.expanduser(path)  # noqa: PTH111 (pathlib's raises an error for users it does not know)

@@ -231,8 +231,8 @@ def test_what_is_not_ours_is_refused_and_kept(tmp_path):
         ({"part_size": 0}, "part_size=0 must be at least 1"),
         ({"probabilities": True}, "probabilities=True is for piecewise, not rlm"),
         ({"arguments": {"v": 1}}, "v=1 must be at least 2"),
-        ({"arguments": {"V": 8}}, "V is no setting of rlm: it has v, L, beta"),
-        ({"arguments": {"seed_samples": 3}}, "seed_samples is no setting of rlm"),
+        ({"arguments": {"V": 8}}, "V is not a setting of rlm: it has v, L, beta"),
+        ({"arguments": {"seed_samples": 3}}, "seed_samples is not a setting of rlm"),
     ],
 )
 def test_bad_values_are_one_line(changes, message):

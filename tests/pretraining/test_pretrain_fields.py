@@ -247,7 +247,7 @@ def test_the_command_line_of_the_fault(tmp_path):
     for words in ("--dataloader_num_workers 3", "--label_smoothing_factor 0.9", "--momentum 0.1"):
         assert refusal(tmp_path, *words.split()).startswith(words[2:].replace(" ", "="))
     text = refusal(tmp_path, *["--lr_scheduler_type", "linear", "--min_lr_rate", "0.5", "--decay_steps", "2"])
-    assert text.startswith("decay_steps=2, min_lr_rate=0.5 would have no effect without lr_scheduler_type=cosine")
+    assert text.startswith("decay_steps=2, min_lr_rate=0.5 would have no effect: they need lr_scheduler_type=cosine")
 
 
 def test_checkpoints_as_asked_for(start):
@@ -317,7 +317,7 @@ def test_the_timeout_of_processes(tmp_path):
 
 def test_a_config_stays_usable_with_options_that_switch_things_off(tmp_path):
     given = ["--config", "metalm", "--output_dir", str(tmp_path), "--model_name_or_path", "m"]
-    with pytest.warns(UserWarning, match="of the config file has no effect without a network made from scratch"):
+    with pytest.warns(UserWarning, match="of the config file will have no effect: needs a network made from scratch"):
         settings = parse(given)
     again = tmp_path / "config.yaml"
     again.write_text(yaml.safe_dump(settings.resolved()))

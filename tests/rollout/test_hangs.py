@@ -382,6 +382,36 @@ def test_ctrl_c_while_a_step_hangs(blocking):
     assert errors.rstrip().endswith("KeyboardInterrupt")
 
 
+class Late(Env):
+    """Begins late, takes one slow step, and then hangs."""
+
+    max_turns = 10
+
+    def __init__(self, number):
+        super().__init__(style="terse")
+        self.number = number
+
+    def on_reset(self, params, rng):
+        time.sleep(0.15 if self.number == 1 else 0.05)  # longer than the grace: those behind it go on beside it
+        self.steps = 0
+        return "go"
+
+    def on_step(self, action):
+        self.steps += 1
+        if self.number == 2:
+            time.sleep(0.45 if self.steps == 1 else 5)  # runs when the limit passes, and returns soon after
+        return Step("x", 0.0, self.steps >= 3)
+
+
+def test_a_trial_that_began_late_has_no_later_limit():
+    trials = [TrialSpec(lambda i=i: Trial(Late(i), 1), Task("Late", {}), i) for i in range(3)]
+    start = time.monotonic()
+    policy = ScriptedPolicy(lambda session, rng: "1")
+    played = RolloutManager(policy, None, Limits(trial_seconds=0.5)).run(trials)
+    assert time.monotonic() - start < 2
+    assert [t.stop.value for t in played] == ["terminated", "terminated", "time_limit"]
+
+
 # ---------------------------------------------------------------------- healthy environments
 
 

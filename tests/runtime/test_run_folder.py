@@ -13,7 +13,7 @@ import pytest
 
 from metarlgym import ConfigError, MetaRLGymError
 from metarlgym.runtime.layout import LAYOUTS, PICTURE_MARK, foreign, remove
-from metarlgym.runtime.run_folder import RunFolder, write_whole
+from metarlgym.runtime.run_folder import RunFolder, replace_text
 
 KINDS = sorted(LAYOUTS)
 TEXTS = {"config.yaml": "seed: 0\n", "settings.json": "{}\n"}
@@ -133,7 +133,9 @@ def test_readme_and_pictures_are_known_by_their_content(tmp_path):
     remove(tmp_path, train)
     remove(tmp_path, learn)
     assert len(list(tmp_path.iterdir())) == 2
-    (tmp_path / "README.md").write_text("---\ntags:\n- metarlgym\n---\n")
+    (tmp_path / "README.md").write_text("# My notes on this metarlgym run")
+    assert foreign(tmp_path, train).name == "README.md"
+    (tmp_path / "README.md").write_text("---\ntags:\n- generated_from_trainer\n---\n")
     (tmp_path / "1_curve.png").write_bytes(b"\x89PNG" + PICTURE_MARK)
     remove(tmp_path, train)
     remove(tmp_path, learn)
@@ -354,8 +356,20 @@ def test_after_a_kill_at_the_end_of_a_start_the_new_run_stands(tmp_path):
         run = RunFolder.claim(folder, "train", "resume")
         assert run.resumed and (folder / "config.yaml").read_text() == "new"
         assert (folder / "start" / "config.json").read_text() == "half" and not (folder / "metrics.jsonl").exists()
+        run.commit(TEXTS)
         run.close()
         assert not list(folder.glob(".replaced-*"))
+
+
+def test_the_old_run_waits_until_the_new_one_runs(tmp_path):
+    folder = tmp_path / "run"
+    before = finished(folder, "train")
+    killed(folder, "overwrite", "made")
+    refused(folder, "holds another run")  # which leaves the old one where it waits
+    RunFolder.claim(folder, "train", "resume").close()
+    assert list(folder.glob(".replaced-*/eval.json"))
+    RunFolder.claim(folder, "train", "overwrite").close(ValueError())
+    assert tree(folder) == before
 
 
 @pytest.mark.parametrize("mode", ["new", "overwrite", "resume"])
@@ -386,9 +400,9 @@ def test_a_leftover_stop_is_removed_at_a_start(tmp_path):
 
 
 def test_files_are_written_whole_or_not_at_all(tmp_path, monkeypatch):
-    write_whole(tmp_path / "a.json", "é")
+    replace_text(tmp_path / "a.json", "é")
     assert (tmp_path / "a.json").read_bytes() == "é".encode()
     monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     with pytest.raises(OSError, match="No space left"):
-        write_whole(tmp_path / "a.json", "new")
+        replace_text(tmp_path / "a.json", "new")
     assert tree(tmp_path) == {"a.json": hashlib.sha256("é".encode()).hexdigest()}

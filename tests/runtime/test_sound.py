@@ -61,6 +61,13 @@ def test_missing_files_are_named(tmp_path):
     assert damage(path) == "model-00001-of-00002.safetensors is missing"
 
 
+def test_files_that_a_user_put_there_do_not_count(tmp_path):
+    path = checkpoint(tmp_path, 2)
+    (path / "notes.json").write_text("// not JSON")
+    (path / "empty.pt").touch()
+    assert damage(path) is None
+
+
 def test_the_newest_sound_one_is_taken(tmp_path):
     for step in (2, 4, 6):
         checkpoint(tmp_path, step)

@@ -76,7 +76,7 @@ def test_known_fields_are_ours_and_trls():
 # ---------------------------------------------------------------------- what does not
 
 WRONG = [
-    (["--epissodes", "3"], "'epissodes' in the command line is no setting: did you mean episodes"),
+    (["--epissodes", "3"], "'epissodes' in the command line is not a setting: did you mean episodes"),
     (["--episodes", "three"], "episodes"),
     (["--episodes", "0"], "episodes=0 must be at least 1"),
     (["--env_args", "{doors: 4}"], "env_args=.* is not valid JSON"),
@@ -105,7 +105,7 @@ def test_a_missing_env_id_is_named():
 
 def test_unknown_names_in_a_file_get_the_nearest(tmp_path):
     with pytest.raises(
-        ConfigError, match=r"'trials_per_tasks' in .*a\.yaml is no setting: did you mean trials_per_task"
+        ConfigError, match=r"'trials_per_tasks' in .*a\.yaml is not a setting: did you mean trials_per_task"
     ):
         parse(write(tmp_path / "a.yaml", env_id="Doors-v0", trials_per_tasks=3))
 

@@ -251,7 +251,7 @@ def test_a_model_in_the_output_folder_is_refused(done, tmp_path):
         ({"report_to": "blackboard"}, "report_to='blackboard'"),
         ({"push_to_hub": "True"}, "push_to_hub"),
         ({"sync_ref_model": "True"}, "sync_ref_model"),
-        ({"model_name_or_path": "BROKEN"}, "model.safetensors is missing"),
+        ({"model_name_or_path": "BROKEN"}, "holds no weights as safetensors"),
     ],
 )
 def test_what_libraries_find_out_late_is_told_before_the_claim(changes, told, done, tmp_path, monkeypatch):

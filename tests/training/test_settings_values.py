@@ -134,8 +134,8 @@ WRONG = [
     ("load_in_8bit: true\nload_in_4bit: true", "load_in_8bit=True, load_in_4bit=True: You can't use 8 bit and 4 bit"),
     ("env: 3", "env=3 must be a mapping of environment variables"),
     ("env: {A: [1]}", r"env: A=\[1\] must be text or a number"),
-    ("1: 2", "1 in .* is no setting"),
-    ("no: 2", "False in .* is no setting"),
+    ("1: 2", "1 in .* is not a setting"),
+    ("no: 2", "False in .* is not a setting"),
 ]
 
 
@@ -295,9 +295,9 @@ LINES = [
     (["--max_steps"], "argument --max_steps: expected one argument"),
     (["--max_steps", "--seed", "1"], "argument --max_steps: expected one argument"),
     (["--stop_on_success", "maybe"], "stop_on_success='maybe' must be true or false"),
-    (["-h"], "'-h' belongs to no setting: write --name value"),
-    (["--", "x"], "'' in the command line is no setting"),
-    (["--no_max_steps"], "'--no_max_steps' belongs to no setting"),
+    (["-h"], "'-h' does not belong to any setting: write --name value"),
+    (["--", "x"], "'' in the command line is not a setting"),
+    (["--no_max_steps"], "'--no_max_steps' does not belong to any setting"),
     (["--config", "quickstart", "--config", "doors_k6"], "--config is given 2 times"),
     (["--output_dir", ""], "output_dir='' is empty"),
 ]
