@@ -114,11 +114,12 @@ def _train(
         return None
     try:
         write_report(report, folder, console)
-    except OSError as error:
+    except (OSError, MetaRLGymError) as error:
         console.print(report_table(report))  # what was computed is not lost
+        why = getattr(error, "strerror", None) or str(error).rstrip(".")
         raise MetaRLGymError(
-            f"{folder / 'eval.json'} cannot be written ({error.strerror}); the final model is {final}. Free space and "
-            f"evaluate it again: metarlgym eval --model {final}"
+            f"the report cannot be written to {folder} ({why}); the final model is {final}. Evaluate it again with "
+            f"metarlgym eval --model {final}"
         ) from error
     return report
 

@@ -365,7 +365,8 @@ def test_the_old_run_waits_until_the_new_one_runs(tmp_path):
     folder = tmp_path / "run"
     before = finished(folder, "train")
     killed(folder, "overwrite", "made")
-    refused(folder, "holds another run")  # which leaves the old one where it waits
+    with pytest.raises(ConfigError, match="holds another run"):  # which leaves the old one where it waits
+        RunFolder.claim(folder, "train", "new")
     RunFolder.claim(folder, "train", "resume").close()
     assert list(folder.glob(".replaced-*/eval.json"))
     RunFolder.claim(folder, "train", "overwrite").close(ValueError())
