@@ -198,7 +198,7 @@ def test_a_full_disk_at_the_end_loses_nothing(done, tmp_path):
         run_training(settings(folder, "--resume", "True"), console)
     assert "\n" not in str(caught.value) and "held-out trials" in console.file.getvalue()
     assert torch.equal(weights(folder / "final"), weights(done[0] / "final"))
-    (folder / "eval.json.part").unlink()
+    (folder / "eval.json").unlink()
     report, _ = run(folder, "--resume", "True")
     assert report["return_mean"] == done[1]["return_mean"]
 
