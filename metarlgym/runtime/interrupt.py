@@ -15,8 +15,8 @@ INTERRUPTED, TERMINATED = 130, 143
 """Exit statuses: 128 and the signal's number."""
 
 
-class Terminated(BaseException):
-    """SIGTERM arrived. Not an `Exception`, as `KeyboardInterrupt` is not: nobody should swallow it."""
+class Terminated(KeyboardInterrupt):
+    """SIGTERM arrived. A kind of `KeyboardInterrupt`, which event loops let through as nothing else."""
 
 
 class Interrupted(MetaRLGymError):

@@ -47,11 +47,11 @@ def test_threads_share_a_cache():
     cache = BoundedCache(limit=50_000)
 
     def fill(start):
-        for i in range(start, start + 3_000):
-            cache.keep(i % 4_000, i, 744)
+        for i in range(start, start + 600):
+            cache.keep(i % 1_000, i, 744)
             cache.get(i)
 
-    threads = [threading.Thread(target=fill, args=(1_000 * n,)) for n in range(4)]
+    threads = [threading.Thread(target=fill, args=(200 * n,)) for n in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -194,7 +194,9 @@ def test_a_full_disk_at_the_end_loses_nothing(done, tmp_path):
     (folder / "eval.json").unlink()
     (folder / "eval.json").symlink_to("/dev/full")
     console = Console(file=io.StringIO(), width=200)
-    with pytest.raises(MetaRLGymError, match=r"cannot be written.*No space left.*; the final model is .*final") as caught:
+    with pytest.raises(
+        MetaRLGymError, match=r"cannot be written.*No space left.*; the final model is .*final"
+    ) as caught:
         run_training(settings(folder, "--resume", "True"), console)
     assert "\n" not in str(caught.value) and "held-out trials" in console.file.getvalue()
     assert torch.equal(weights(folder / "final"), weights(done[0] / "final"))
