@@ -353,7 +353,7 @@ def other(item):
     if isinstance(default, bool) or "bool" in kind:
         return not default
     if isinstance(default, int | float) or "int" in kind or "float" in kind:
-        return 7 if default is None else default + 7
+        return default + 7 if isinstance(default, int | float) else 7
     if "dict" in kind:
         return {"a": 1}
     return ["a"] if "list" in kind and "str |" not in kind else "other"
