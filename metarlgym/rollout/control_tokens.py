@@ -79,7 +79,6 @@ class TextEncoder:
 
     def _rename(self, names: Mapping[str, str]) -> Any:
         """The copy of the tokenizer, with control tokens renamed."""
-        name = self.tokenizer.name_or_path
         name, backend = self.tokenizer.name_or_path, self.tokenizer.backend_tokenizer
         try:
             data = orjson.loads(backend.to_str())

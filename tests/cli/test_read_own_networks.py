@@ -28,6 +28,7 @@ def test_reads_networks_of_ours(name, tmp_path):
     assert len(json.loads(out.read_text())["curves"]["model"]["by_position"]) == 8
 
 
+@pytest.mark.slow
 def test_loading_registers_them_in_a_fresh_process(tmp_path):
     """The tests import the networks; a command does not."""
     for name, kind in OWN.items():

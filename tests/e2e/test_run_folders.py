@@ -13,7 +13,7 @@ import pytest
 
 from tests.e2e.conftest import ROOT, TORCHRUN
 
-pytestmark = pytest.mark.e2e
+e2e, slow = pytest.mark.e2e, pytest.mark.slow
 
 TRAIN = [
     *("--env_id", "Doors-v0", "--env_args", '{"doors": 3, "style": "terse"}', "--episodes", "2"),
@@ -57,7 +57,7 @@ def press(process, number=signal.SIGINT):
     return text, process.returncode, time.monotonic() - began
 
 
-@pytest.mark.parametrize("kind", ["train", "pretrain"])
+@pytest.mark.parametrize("kind", [pytest.param("train", marks=e2e), pytest.param("pretrain", marks=slow)])
 def test_two_at_once(kind, tmp_path):
     folder = tmp_path / "run"
     first = start(kind, folder)
@@ -82,7 +82,11 @@ def test_two_at_once(kind, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("kind", "moment"), [("train", "checkpoint-8/COMPLETE"), ("pretrain", "checkpoint-6/COMPLETE")]
+    ("kind", "moment"),
+    [
+        pytest.param("train", "checkpoint-8/COMPLETE", marks=e2e),
+        pytest.param("pretrain", "checkpoint-6/COMPLETE", marks=slow),
+    ],
 )
 def test_ctrl_c(kind, moment, tmp_path):
     folder = tmp_path / "run"
@@ -95,6 +99,7 @@ def test_ctrl_c(kind, moment, tmp_path):
     assert not (folder / "run.lock").exists()
 
 
+@slow
 def test_ctrl_c_in_selflearn(tmp_path):
     folder = tmp_path / "run"
     process = start("selflearn", folder)
@@ -104,6 +109,7 @@ def test_ctrl_c_in_selflearn(tmp_path):
     assert not folder.exists()
 
 
+@slow
 def test_ctrl_c_of_two_processes(tmp_path):
     folder = tmp_path / "run"
     process = start("train", folder, "--use_cpu", "true", launcher=TORCHRUN)
@@ -114,6 +120,7 @@ def test_ctrl_c_of_two_processes(tmp_path):
     assert not (folder / "run.lock").exists()
 
 
+@slow
 def test_two_processes_hear_of_a_refusal(tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()
@@ -125,7 +132,7 @@ def test_two_processes_hear_of_a_refusal(tmp_path):
     assert [path.name for path in folder.iterdir()] == ["config.yaml"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGKILL, marks=slow), pytest.param(signal.SIGTERM, marks=e2e)])
 def test_stopped_in_the_middle_of_the_warm_up(number, tmp_path):
     folder = tmp_path / "runs" / "a"
     process = start("train", folder, "--warmup_trials", "20000")

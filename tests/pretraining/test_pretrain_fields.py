@@ -170,6 +170,7 @@ def test_every_field_is_in_one_table():
         assert f"\ndef {name}(" in (HERE.parent / path).read_text(), place
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("field", WEIGHTS)
 def test_the_weights_change(field, start):
     base, value = WEIGHTS[field]
