@@ -51,7 +51,7 @@ class Utterance:
 
 def make_renderer() -> ChatRenderer:
     """One token per byte: contexts of some hundred to two thousand ids, the length that real ones have."""
-    from metarlgym.training.scratch import chat_tokenizer  # torch, which `verifiers` can do without
+    from metarlgym.models.scratch import chat_tokenizer  # torch, which `verifiers` can do without
 
     return ChatRenderer(chat_tokenizer())
 

@@ -20,12 +20,12 @@ from common import commit, cpu_model, versions
 from rich.console import Console
 from transformers import AutoModelForCausalLM
 
-from metarlgym.evaluation.model_eval import write_json
-from metarlgym.pretraining import networks as _networks  # noqa: F401  (registers the recurrent models)
-from metarlgym.pretraining.probing import probe
-from metarlgym.pretraining.regret import Examination, summarise
+from metarlgym.evaluation.report import write_json
+from metarlgym.models import networks as _networks  # noqa: F401  (registers the recurrent models)
+from metarlgym.pretraining.linear_probe import probe
 from metarlgym.pretraining.run import parse, run_pretraining
-from metarlgym.sources import Piecewise
+from metarlgym.sequences.scoring.expected_loss import Examination, summarise
+from metarlgym.sequences.sources import Piecewise
 
 LAWS = ("ptw", "lin", "regular", "random")
 T = 256

@@ -21,12 +21,12 @@ from common import commit, cpu_model, versions
 from rich.console import Console
 from transformers import AutoModelForCausalLM
 
-from metarlgym.evaluation.model_eval import write_json
-from metarlgym.evaluation.plots_sources import PUBLISHED, Published, metalm_losses, plot_metalm
-from metarlgym.pretraining import networks as _networks  # noqa: F401  (registers the recurrent models)
-from metarlgym.pretraining.regret import Examination
+from metarlgym.evaluation.report import write_json
+from metarlgym.models import networks as _networks  # noqa: F401  (registers the recurrent models)
 from metarlgym.pretraining.run import parse, run_pretraining
-from metarlgym.sources import MetaLM
+from metarlgym.sequences.scoring.expected_loss import Examination
+from metarlgym.sequences.scoring.plots_sources import PUBLISHED, Published, metalm_losses, plot_metalm
+from metarlgym.sequences.sources import MetaLM
 
 
 class Stage(NamedTuple):

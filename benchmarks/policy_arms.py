@@ -12,13 +12,13 @@ from common import Clock, Seconds
 from transformers import ContinuousBatchingConfig, DynamicCache, GenerationConfig
 
 from metarlgym import Task, Trial, make
+from metarlgym.models.scratch import ScratchArguments, scratch_model, word_tokenizer
 from metarlgym.policies.in_process import InProcessPolicy
 from metarlgym.rollout.limits import Limits
 from metarlgym.rollout.manager import RolloutManager, TrialSpec, _no_garbage_collection
 from metarlgym.rollout.protocol import ActReply, ActRequest
 from metarlgym.rollout.render import PlainRenderer
 from metarlgym.rollout.session import Session
-from metarlgym.training.scratch import ScratchArguments, scratch_model, word_tokenizer
 
 DOORS = ["doors", "1", "2", "3", "4", "safe", "prize", "nothing", "sure", "invalid"]
 WORDS = [f"w{i}" for i in range(256)]

@@ -19,11 +19,11 @@ from common import Report, interleave, ratios, run
 from torch.nn import functional
 from transformers import PrinterCallback, TrainerCallback
 
+from metarlgym.models.networks import NetworkArguments, make_network
 from metarlgym.pretraining.config import PretrainConfig
-from metarlgym.pretraining.networks import NetworkArguments, make_network
-from metarlgym.pretraining.streams import SequenceStream
 from metarlgym.pretraining.trainer import PretrainTrainer, SpacedCheckpoints
-from metarlgym.sources import Source
+from metarlgym.sequences.data.torch_dataset import SequenceStream
+from metarlgym.sequences.sources import Source
 from metarlgym.training.run import quiet
 
 SKIPPED = 3

@@ -36,11 +36,11 @@ from transformers import PrinterCallback, TrainerCallback
 from trl import GRPOTrainer
 
 from metarlgym import TaskGroup, Trial
+from metarlgym.models.loading import make_renderer
+from metarlgym.models.scratch import sample_text, scratch_model, word_tokenizer
 from metarlgym.training.arguments import Settings, parse
 from metarlgym.training.callbacks import MetricsFile, TrialSamples
-from metarlgym.training.loading import make_renderer
 from metarlgym.training.run import quiet
-from metarlgym.training.scratch import sample_text, scratch_model, word_tokenizer
 from metarlgym.training.trainer import MetaGRPOTrainer
 
 DROPPED = 3

@@ -15,7 +15,7 @@ from typing import Any
 from common import commit, cpu_model, versions
 from rich.console import Console
 
-from metarlgym.selflearning.report import cell
+from metarlgym.selflearning.html_report import cell
 from metarlgym.selflearning.run import PLANS, parse, run_selflearning
 
 TITLES = {"1": "Plan 1: critics that may be hacked", "2": "Plan 2: gist space", "3": "Plan 3: learned losses"}

@@ -20,8 +20,8 @@ from collections.abc import Callable
 
 from common import Report, interleave, now, ratios, run
 
-from metarlgym.predictors import LIN, PTW, MetaLMFilter, RLMPredictor
-from metarlgym.sources import RLM, MetaLM, Piecewise
+from metarlgym.sequences.predictors import LIN, PTW, MetaLMFilter, RLMPredictor
+from metarlgym.sequences.sources import RLM, MetaLM, Piecewise
 
 
 def main(quick: bool) -> int:

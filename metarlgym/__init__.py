@@ -4,7 +4,7 @@ Importing this loads neither torch nor transformers.
 """
 
 from metarlgym import envs as _envs  # registers the task groups
-from metarlgym.checker import check_env
+from metarlgym.contracts.check_env import check_env
 from metarlgym.datatypes import (
     ConfigError,
     Episode,

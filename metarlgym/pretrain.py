@@ -6,8 +6,8 @@ import sys
 from collections.abc import Sequence
 
 from metarlgym.datatypes import MetaRLGymError
-from metarlgym.faults import describe_fault
-from metarlgym.terminal import prepare_output
+from metarlgym.runtime.faults import describe_fault
+from metarlgym.runtime.terminal import prepare_output
 from metarlgym.train import end_processes, leave_processes, say, without_gpu
 
 
@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say(str(error) or "nothing was started.", stopped=True)
         return end_processes(getattr(error, "status", INTERRUPTED))
     except MetaRLGymError as error:
-        from metarlgym.training.agreement import AgreedError
+        from metarlgym.runtime.agreement import AgreedError
 
         say(str(error), by_all=isinstance(error, AgreedError))
         return 2

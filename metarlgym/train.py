@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from metarlgym.datatypes import MetaRLGymError
-from metarlgym.faults import describe_fault
-from metarlgym.terminal import prepare_output
+from metarlgym.runtime.faults import describe_fault
+from metarlgym.runtime.terminal import prepare_output
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             say(str(error) or "nothing was started.", stopped=True)
         return end_processes(getattr(error, "status", INTERRUPTED))
     except MetaRLGymError as error:
-        from metarlgym.training.agreement import AgreedError
+        from metarlgym.runtime.agreement import AgreedError
         from metarlgym.training.preemption import EXIT_STATUS, Preempted
 
         stopped = isinstance(error, Preempted)

@@ -8,9 +8,9 @@ import math
 
 from hypothesis import strategies as st
 
-from metarlgym.training.bounds import BOUNDS, choices
-from metarlgym.training.flat import _kinds
-from metarlgym.training.values import accepts
+from metarlgym.settings.flat import _kinds
+from metarlgym.settings.ranges import BOUNDS, choices
+from metarlgym.settings.value_types import accepts
 
 EDGES = [-1, 0, 1, 2, 3, 8, 64, 2**31, 2**32 - 1, 2**32, 5_000_000_000, 2**63, 2**64, 10**30, -(10**30), 10**400]
 WORDS = ["", " ", "none", "null", "auto", "true", "no", "1e-3", "1e3", "2.0", "nan", "inf", "-1", "0x10", "1_000", "{}"]

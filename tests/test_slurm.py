@@ -323,8 +323,8 @@ def test_the_real_programs_know_these_options(job: Job, script: str) -> None:
     from typer.main import get_command
 
     from metarlgym.cli.main import app
+    from metarlgym.settings.flat import known_fields
     from metarlgym.training.arguments import GROUPS
-    from metarlgym.training.flat import known_fields
 
     assert job.run(script, TP="2") == 0
     trainer = job.calls("accelerate")[0]["args"]

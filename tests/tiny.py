@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 
 from metarlgym import TaskGroup, Trial
+from metarlgym.models.loading import make_renderer
+from metarlgym.models.scratch import ScratchArguments, byte_tokenizer, sample_text, scratch_model, word_tokenizer
 from metarlgym.policies.in_process import InProcessPolicy
 from metarlgym.rollout.manager import RolloutManager, TrialSpec
 from metarlgym.rollout.protocol import ActReply, Policy
 from metarlgym.rollout.render import PlainRenderer
 from metarlgym.seeding import derive
-from metarlgym.training.loading import make_renderer
-from metarlgym.training.scratch import ScratchArguments, byte_tokenizer, sample_text, scratch_model, word_tokenizer
 
 torch.set_num_threads(1)
 

@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.text import Text
 
 from metarlgym import registry
-from metarlgym.checker import run_checks
 from metarlgym.cli.common import output
+from metarlgym.contracts.check_env import run_checks
 from metarlgym.datatypes import ConfigError
 
 

@@ -11,8 +11,8 @@ import typer
 from rich.console import Console
 
 from metarlgym.datatypes import ConfigError
-from metarlgym.faults import describe_fault
 from metarlgym.files import place_problem
+from metarlgym.runtime.faults import describe_fault
 
 ENV_ARGS_HELP = "Arguments of the environment as JSON, such as '{\"doors\": 6}'."
 ENV_ARGS_FIX = "write it like --env-args '{\"doors\": 6}'"

@@ -110,7 +110,7 @@ def command(
       metarlgym eval --model Qwen/Qwen3-0.6B --env Doors-v0 --episodes 6
       metarlgym eval --policy oracle --env Bandit-v0 --episodes 10 --trials 20000
     """
-    from metarlgym.evaluation.adaptation import EvalSettings
+    from metarlgym.evaluation.evaluate import EvalSettings
 
     if (model is None) == (policy is None):
         given = "neither" if model is None else "both"
@@ -173,13 +173,13 @@ def command(
         console.print(f"not taken from it: {', '.join(left_out)} (here all tokens may be sampled)", soft_wrap=True)
     played: list[MetaTrajectory] = []
     if policy is not None:
-        from metarlgym.evaluation.model_eval import evaluate_policy
+        from metarlgym.evaluation.report import evaluate_policy
         from metarlgym.policies.scripted import OracleAndRandom
 
         baseline = OracleAndRandom.make(policy.value)
         report = evaluate_policy(group, baseline, None, settings, console, policy.value, None, played)
     else:
-        from metarlgym.evaluation.model_eval import evaluate_model
+        from metarlgym.evaluation.report import evaluate_model
 
         with console.status("loading the model"):
             loaded, shown = _load(
@@ -223,7 +223,7 @@ def _load(
     import torch
     from transformers.utils import logging
 
-    from metarlgym.training.loading import check_model_path, load_model, load_tokenizer, make_renderer
+    from metarlgym.models.loading import check_model_path, load_model, load_tokenizer, make_renderer
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -252,13 +252,13 @@ def _device(torch: Any, name: str) -> Any:
 
 
 def _context_room(model: Any) -> int | None:
-    from metarlgym.training.loading import context_room
+    from metarlgym.models.loading import context_room
 
     return context_room(model)
 
 
 def _show(report: dict[str, Any], played: list[MetaTrajectory], console: Console) -> None:
-    from metarlgym.evaluation.model_eval import report_table
+    from metarlgym.evaluation.report import report_table
 
     console.print(report_table(report))
     for label, value in (

@@ -188,8 +188,8 @@ def _generate(
     share = _parse_shard(shard)
     console = output()
     with console.status("making the source"):
-        from metarlgym.export.parquet import write
-        from metarlgym.export.tables import Export
+        from metarlgym.sequences.data.parquet import write
+        from metarlgym.sequences.data.tables import Export
 
         export = Export(source, sequences, arguments, seed, split, share, probabilities, part_size)
     columns = (

@@ -28,9 +28,9 @@ from metarlgym.cli import (
     yardsticks,
 )
 from metarlgym.datatypes import MetaRLGymError
-from metarlgym.faults import describe_fault
+from metarlgym.runtime.faults import describe_fault
 from metarlgym.runtime.interrupt import INTERRUPTED, Interrupted
-from metarlgym.terminal import finish_output, prepare_output
+from metarlgym.runtime.terminal import finish_output, prepare_output
 
 app = typer.Typer(
     name="metarlgym",

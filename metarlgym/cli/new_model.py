@@ -45,8 +45,8 @@ def command(
     with output().status("making the model"):
         from safetensors import SafetensorError
 
+        from metarlgym.models.scratch import ScratchArguments, chat_tokenizer, scratch_model
         from metarlgym.training.run import quiet
-        from metarlgym.training.scratch import ScratchArguments, chat_tokenizer, scratch_model
 
         quiet()
         sizes = ScratchArguments(scratch_hidden_size=hidden_size, scratch_layers=layers, scratch_heads=heads)

@@ -29,9 +29,9 @@ def tree(
 ) -> None:
     """A derivation of a Random Language Model with its leaves, which are the sequence."""
     _check(out)
-    from metarlgym.evaluation.plots_rlm import plot_tree
-    from metarlgym.sources import RLM
-    from metarlgym.sources.base import check_seed
+    from metarlgym.sequences.scoring.plots_rlm import plot_tree
+    from metarlgym.sequences.sources import RLM
+    from metarlgym.sequences.sources.base import check_seed
 
     check_seed("seed", seed)
     _done(plot_tree(RLM(v, L, beta, seed_rules, seed), index, path=out), out)
@@ -47,8 +47,8 @@ def tokens(
 ) -> None:
     """Exact frequencies of tokens, pairs and rules of one grammar over beta."""
     _check(out)
-    from metarlgym.evaluation.plots_rlm import plot_tokens
-    from metarlgym.sources import RLM
+    from metarlgym.sequences.scoring.plots_rlm import plot_tokens
+    from metarlgym.sequences.sources import RLM
 
     _done(plot_tokens([RLM(v, L, beta, seed_rules) for beta in _numbers("betas", betas)], path=out), out)
 
@@ -71,7 +71,7 @@ def entropy(
     import numpy as np
     from rich.table import Table
 
-    from metarlgym.evaluation.plots_rlm import entropy_curves, plot_entropy
+    from metarlgym.sequences.scoring.plots_rlm import entropy_curves, plot_entropy
 
     betas = np.linspace(0, highest, steps)
     console = output()
@@ -104,9 +104,9 @@ def piecewise(
 ) -> None:
     """A binary piecewise source: its switch points, and the predictors' probabilities and regret over time."""
     _check(out)
-    from metarlgym.evaluation.plots_sources import plot_piecewise
-    from metarlgym.sources import Piecewise
-    from metarlgym.sources.settings import check_used
+    from metarlgym.sequences.scoring.plots_sources import plot_piecewise
+    from metarlgym.sequences.sources import Piecewise
+    from metarlgym.sequences.sources.settings import check_used
 
     settings = {"law": law, "T": T, **used(period=period, low=low, high=high)}
     check_used(Piecewise, settings)
@@ -128,8 +128,8 @@ def metalm(
 ) -> None:
     """MetaLM's loss by position: cheap learners against the floor, and published networks where settings are theirs."""
     _check(out)
-    from metarlgym.evaluation.plots_sources import metalm_losses, plot_metalm
-    from metarlgym.sources import MetaLM
+    from metarlgym.sequences.scoring.plots_sources import metalm_losses, plot_metalm
+    from metarlgym.sequences.sources import MetaLM
 
     console = output()
     source = MetaLM(V, n, l, e, L, seed)

@@ -16,7 +16,7 @@ from metarlgym.files import expand, write_json
 if TYPE_CHECKING:
     import numpy as np
 
-    from metarlgym.evaluation.reading import SymbolCodec
+    from metarlgym.sequences.scoring.log_loss import SymbolCodec
 
 
 class SourceName(StrEnum):
@@ -77,9 +77,9 @@ def command(
             raise ConfigError(f"{option} has no effect with --server, which holds the model: leave it out.")
     console = output()
     with console.status("loading"):
-        from metarlgym.evaluation.reading_report import plot_reading, report, yardstick_losses
-        from metarlgym.sources import RLM, MetaLM, Piecewise, Source
-        from metarlgym.sources.settings import make_source
+        from metarlgym.sequences.scoring.report import plot_reading, report, yardstick_losses
+        from metarlgym.sequences.sources import RLM, MetaLM, Piecewise, Source
+        from metarlgym.sequences.sources.settings import make_source
 
         kinds: dict[str, type[Source]] = {"metalm": MetaLM, "rlm": RLM, "piecewise": Piecewise}
         arguments = parse_json(source_args, "source-args", "write it like --source-args '{\"L\": 4}'")
@@ -129,7 +129,7 @@ def _read(
     """The model's name and its losses."""
     from rich.progress import Progress
 
-    from metarlgym.evaluation.reading import describe_server, read_from_server, read_in_process
+    from metarlgym.sequences.scoring.log_loss import describe_server, read_from_server, read_in_process
 
     console = output()
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
@@ -147,8 +147,8 @@ def _read(
         assert model is not None
         import torch
 
-        from metarlgym.training.loading import device as best_device
-        from metarlgym.training.loading import load_model
+        from metarlgym.models.loading import device as best_device
+        from metarlgym.models.loading import load_model
         from metarlgym.training.run import quiet
 
         quiet()
@@ -163,8 +163,8 @@ def _read(
 
 
 def _codec(model: str, alphabet: int, words: list[str] | None) -> SymbolCodec:
-    from metarlgym.evaluation.reading import SymbolCodec
-    from metarlgym.training.loading import load_tokenizer
+    from metarlgym.models.loading import load_tokenizer
+    from metarlgym.sequences.scoring.log_loss import SymbolCodec
 
     files = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "tokenizer.model")
     folder = Path(expand(model))

@@ -19,8 +19,8 @@ import typer
 from metarlgym.cli.common import check_writable, output, used
 from metarlgym.datatypes import ConfigError, MetaRLGymError
 from metarlgym.files import expand
+from metarlgym.models.files import check_files
 from metarlgym.serving.command import LOOPBACK, ServerOptions, cpu_build, server_command
-from metarlgym.training.model_files import check_files
 
 PASS_THROUGH: dict[str, Any] = {"allow_extra_args": True, "ignore_unknown_options": True}
 

@@ -56,9 +56,9 @@ def command(
 def _print_train_settings() -> None:
     console = output()
     with console.status("reading the settings"):
+        from metarlgym.models.scratch import ScratchArguments
         from metarlgym.training.arguments import RunArguments
         from metarlgym.training.config import MetaGRPOConfig
-        from metarlgym.training.scratch import ScratchArguments
 
     groups = {
         "The run": RunArguments,

@@ -14,7 +14,7 @@ from metarlgym.cli.common import check_writable, output
 from metarlgym.files import write_json
 
 if TYPE_CHECKING:
-    from metarlgym.evaluation.yardsticks import Row
+    from metarlgym.sequences.scoring.reference_tables import Row
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -31,8 +31,8 @@ def piecewise(
     path: Json = None,
 ) -> None:
     """Cumulative regret of PTW, LIN and KT on five piecewise-stationary sources, 256 binary symbols."""
-    from metarlgym.evaluation.yardsticks import piecewise_rows
-    from metarlgym.sources.base import check_seed
+    from metarlgym.sequences.scoring.reference_tables import piecewise_rows
+    from metarlgym.sequences.sources.base import check_seed
 
     check_seed("seed", seed)
     _show(piecewise_rows(sequences, seed), 30, ("source", "predictor"), "nats", path)
@@ -46,8 +46,8 @@ def rlm(
     path: Json = None,
 ) -> None:
     """Loss of one who knows the grammar of a Random Language Model: the floor of every learner."""
-    from metarlgym.evaluation.yardsticks import rlm_rows
-    from metarlgym.sources.base import check_seed
+    from metarlgym.sequences.scoring.reference_tables import rlm_rows
+    from metarlgym.sequences.sources.base import check_seed
 
     check_seed("seed", seed)
     _show(rlm_rows(grammars, sequences, seed), 44, ("V", "beta", "L", "floor of"), "nats", path, "over grammars")
@@ -61,8 +61,8 @@ def metalm(
     path: Json = None,
 ) -> None:
     """Loss of one who knows the dictionary of a MetaLM sequence: the floor of every learner."""
-    from metarlgym.evaluation.yardsticks import metalm_rows
-    from metarlgym.sources.base import check_seed
+    from metarlgym.sequences.scoring.reference_tables import metalm_rows
+    from metarlgym.sequences.sources.base import check_seed
 
     check_seed("seed", seed)
     _show(metalm_rows(sequences, length, seed), 4, ("n", "l", "e"), "nats a token", path)

@@ -54,7 +54,7 @@ register(
 for _name in ("meta-lm-v0", "metarlgym/meta-lm-v0"):
     gymnasium.register(
         _name,
-        entry_point="metarlgym.envs.meta_lm_generator:MetaLMGenerator",
+        entry_point="metarlgym.sequences.sources.gymnasium_env:MetaLMGenerator",
         order_enforce=False,
         disable_env_checker=True,
     )

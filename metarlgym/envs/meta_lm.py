@@ -11,9 +11,9 @@ import numpy as np
 
 from metarlgym.datatypes import JSON, ConfigError, Optimum
 from metarlgym.envs.prediction import PredictionGame, best_scores
-from metarlgym.predictors import MetaLMFilter
 from metarlgym.seeding import derive
-from metarlgym.sources import MetaLM
+from metarlgym.sequences.predictors import MetaLMFilter
+from metarlgym.sequences.sources import MetaLM
 
 LANGUAGES = 2000
 """Languages behind the optimum."""
@@ -22,7 +22,7 @@ BLOCK = 50
 
 
 class MetaLMGame(PredictionGame):
-    """Prediction on a MetaLM language (`metarlgym.sources.metalm`) that is the same in all episodes.
+    """Prediction on a MetaLM language (`metarlgym.sequences.sources.metalm`) that is the same in all episodes.
 
     Every stretch begins at the start of an element. What is shown is noisy, what is asked for is clean.
 

@@ -11,10 +11,10 @@ import numpy as np
 
 from metarlgym.datatypes import JSON, ConfigError, Episode, Optimum
 from metarlgym.envs.prediction import HIDDEN, PredictionGame, best_scores, shown_words
-from metarlgym.predictors import Predictor, exact_predictor
 from metarlgym.seeding import derive
-from metarlgym.sources import Piecewise
-from metarlgym.sources.piecewise import LAWS as LAW_NAMES
+from metarlgym.sequences.predictors import Predictor, exact_predictor
+from metarlgym.sequences.sources import Piecewise
+from metarlgym.sequences.sources.piecewise import LAWS as LAW_NAMES
 
 TRIALS = {"next": 8000, "fill": 1000}
 """Trials behind the optimum; a hidden place takes far longer."""
@@ -24,7 +24,7 @@ LAWS = ("regular:2", "regular:3", "regular:4", "regular:5")
 
 
 class PiecewiseGame(PredictionGame):
-    """Prediction on a piecewise-stationary source (`metarlgym.sources.piecewise`) whose switching law is hidden.
+    """Prediction on a piecewise-stationary source (see its module) whose switching law is hidden.
 
     Which laws there are is told; which one it is, and the distribution of every segment, is not. Bayes' mixture over
     the laws' exact predictors is the best learner, so the optimum is exact but for the simulation that averages it.

@@ -11,9 +11,9 @@ import numpy as np
 
 from metarlgym.datatypes import JSON, ConfigError, Optimum
 from metarlgym.envs.prediction import PredictionGame, best_scores, check_counts
-from metarlgym.predictors import RLMPredictor, fill
 from metarlgym.seeding import derive
-from metarlgym.sources import RLM
+from metarlgym.sequences.predictors import RLMPredictor, fill
+from metarlgym.sequences.sources import RLM
 
 KEPT_BYTES = 2**29
 """Memory for the grammars of tasks that are being played."""
@@ -22,7 +22,7 @@ GRAMMARS, SENTENCES = 200, 50
 
 
 class RLMGame(PredictionGame):
-    """Prediction on sentences of a Random Language Model (`metarlgym.sources.rlm`) with one grammar in all episodes.
+    """Prediction on sentences of a Random Language Model (see its module) with one grammar in all episodes.
 
     Args:
         v: vocabulary.

@@ -12,11 +12,11 @@ import torch
 from rich.console import Console
 from transformers import Trainer, TrainingArguments
 
-from metarlgym.evaluation.reading import SymbolCodec, read_in_process
-from metarlgym.evaluation.reading_report import plot_reading, report, yardstick_losses
-from metarlgym.pretraining.networks import NetworkArguments, make_network
-from metarlgym.pretraining.streams import SequenceStream
-from metarlgym.sources import Piecewise
+from metarlgym.models.networks import NetworkArguments, make_network
+from metarlgym.sequences.data.torch_dataset import SequenceStream
+from metarlgym.sequences.scoring.log_loss import SymbolCodec, read_in_process
+from metarlgym.sequences.scoring.report import plot_reading, report, yardstick_losses
+from metarlgym.sequences.sources import Piecewise
 
 
 def main() -> None:

@@ -10,11 +10,11 @@ import torch
 from transformers import TrainingArguments
 
 from metarlgym.datatypes import ConfigError
-from metarlgym.pretraining.bridge import Words
-from metarlgym.sources import RLM, MetaLM, Piecewise, Source
-from metarlgym.sources.settings import make_source
-from metarlgym.training.bounds import check_values
-from metarlgym.training.launch import check_launch
+from metarlgym.pretraining.game_tokenizer import Words
+from metarlgym.runtime.launch import check_launch
+from metarlgym.sequences.sources import RLM, MetaLM, Piecewise, Source
+from metarlgym.sequences.sources.settings import make_source
+from metarlgym.settings.ranges import check_values
 
 SOURCES: dict[str, type[Source]] = {"piecewise": Piecewise, "rlm": RLM, "metalm": MetaLM}
 

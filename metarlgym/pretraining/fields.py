@@ -10,9 +10,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from metarlgym.datatypes import ConfigError
-from metarlgym.pretraining.networks import NetworkArguments
+from metarlgym.models.networks import NetworkArguments
+from metarlgym.settings.given import Given
 from metarlgym.training.fields import SAME_FOR_PRETRAINING
-from metarlgym.training.given import Given
 from metarlgym.training.needs import WITHOUT_SETTINGS, Needs, check_needs, check_training, training_needs
 
 if TYPE_CHECKING:

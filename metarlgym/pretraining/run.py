@@ -17,28 +17,28 @@ from transformers import PrinterCallback, set_seed
 from metarlgym import __version__
 from metarlgym.datatypes import ConfigError
 from metarlgym.files import expand, write_json
+from metarlgym.models.loading import load_config, load_model
+from metarlgym.models.networks import NetworkArguments, make_network
+from metarlgym.models.saveable import check_saveable, saveable
 from metarlgym.pretraining.config import PretrainConfig
 from metarlgym.pretraining.fields import REFUSED, check_conditions
-from metarlgym.pretraining.networks import NetworkArguments, make_network
+from metarlgym.pretraining.linear_probe import probe
 from metarlgym.pretraining.plots import plot_curves, plot_dynamics
-from metarlgym.pretraining.probing import probe
 from metarlgym.pretraining.progress import PretrainProgress
-from metarlgym.pretraining.regret import Examination, curves, summarise
 from metarlgym.pretraining.trainer import PretrainTrainer
+from metarlgym.runtime.open_run import OpenRun, open_run
+from metarlgym.runtime.optimizer_check import check_optimizer
 from metarlgym.runtime.run_folder import Mode
-from metarlgym.runtime.same import SETTINGS, as_text, check_same, everything
-from metarlgym.sources import Piecewise, Source
-from metarlgym.training.bounds import check_values
+from metarlgym.runtime.run_settings import SETTINGS, as_text, check_same, everything
+from metarlgym.sequences.scoring.expected_loss import Examination, curves, summarise
+from metarlgym.sequences.sources import Piecewise, Source
+from metarlgym.settings.flat import plain, read_flat
+from metarlgym.settings.given import values_given
+from metarlgym.settings.ranges import check_values
 from metarlgym.training.callbacks import MetricsFile
 from metarlgym.training.claim import check_before, inputs_of, mode_of
 from metarlgym.training.fields import check_gpu
-from metarlgym.training.flat import plain, read_flat
-from metarlgym.training.given import values_given
-from metarlgym.training.loading import load_config, load_model
-from metarlgym.training.open_run import OpenRun, open_run
-from metarlgym.training.optimizer_check import check_optimizer
 from metarlgym.training.run import quiet
-from metarlgym.training.saveable import check_saveable, saveable
 
 
 @dataclass

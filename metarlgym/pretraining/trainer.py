@@ -21,11 +21,11 @@ from transformers import Trainer, TrainerCallback
 
 from metarlgym.datatypes import ConfigError, MetaRLGymError
 from metarlgym.pretraining.config import PretrainConfig
-from metarlgym.pretraining.regret import Examination, summarise
-from metarlgym.pretraining.streams import IGNORED, BatchStream, SequenceStream
+from metarlgym.runtime.checkpoint import CheckpointMixin, latest_complete
 from metarlgym.seeding import derive
-from metarlgym.sources import Source
-from metarlgym.training.checkpoint import CheckpointMixin, latest_complete
+from metarlgym.sequences.data.torch_dataset import IGNORED, BatchStream, SequenceStream
+from metarlgym.sequences.scoring.expected_loss import Examination, summarise
+from metarlgym.sequences.sources import Source
 
 
 def spaced_steps(last: int, count: int) -> list[int]:

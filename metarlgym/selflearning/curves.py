@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from metarlgym.selflearning.meter import WORSE
+from metarlgym.training.hack_detector import WORSE
 
 SELF, TRUTH = "#D55E00", "#0072B2"
 TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 4, 8)

@@ -31,14 +31,14 @@ from metarlgym import __version__
 from metarlgym.datatypes import ConfigError, MetaRLGymError
 from metarlgym.files import expand, write_json
 from metarlgym.runtime.interrupt import INTERRUPTED, TERMINATED, Interrupted, Terminated, stopped_by
+from metarlgym.runtime.open_run import go_on
 from metarlgym.runtime.run_folder import RunFolder, replace_text
-from metarlgym.runtime.same import check_same
-from metarlgym.selflearning.plan import Plan
-from metarlgym.selflearning.report import write_report
-from metarlgym.training.bounds import check_values
+from metarlgym.runtime.run_settings import check_same
+from metarlgym.selflearning.experiment import Plan
+from metarlgym.selflearning.html_report import write_report
+from metarlgym.settings.flat import plain, read_flat, said_in
+from metarlgym.settings.ranges import check_values
 from metarlgym.training.claim import inputs_of, mode_of
-from metarlgym.training.flat import plain, read_flat, said_in
-from metarlgym.training.open_run import go_on
 
 PLANS = {"1": "plan1", "2": "plan2", "3": "plan3"}
 

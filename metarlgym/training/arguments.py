@@ -11,14 +11,14 @@ from typing import Any
 from trl import ModelConfig
 
 from metarlgym.datatypes import ConfigError
-from metarlgym.training.bounds import check_values
+from metarlgym.models.scratch import ScratchArguments
+from metarlgym.runtime.optimizer_check import check_optimizer
+from metarlgym.settings.flat import plain, read_flat
+from metarlgym.settings.given import values_given
+from metarlgym.settings.ranges import check_values
 from metarlgym.training.config import MetaGRPOConfig
 from metarlgym.training.fields import REFUSED, check_gpu
-from metarlgym.training.flat import plain, read_flat
-from metarlgym.training.given import values_given
 from metarlgym.training.needs import check_conditions
-from metarlgym.training.optimizer_check import check_optimizer
-from metarlgym.training.scratch import ScratchArguments
 
 
 @dataclass

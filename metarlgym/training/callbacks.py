@@ -15,7 +15,7 @@ from rich.table import Table
 from transformers import TrainerCallback
 
 from metarlgym.datatypes import MetaTrajectory, Optimum
-from metarlgym.runtime.lines import Lines
+from metarlgym.runtime.log_lines import Lines
 
 BLOCKS = " ▁▂▃▄▅▆▇█"
 

@@ -13,11 +13,11 @@ from transformers.integrations import get_available_reporting_integrations
 from metarlgym import __version__
 from metarlgym.datatypes import ConfigError
 from metarlgym.files import expand
+from metarlgym.runtime.open_run import OpenRun
 from metarlgym.runtime.run_folder import Mode
-from metarlgym.runtime.same import SETTINGS, as_text, differences, everything, held_settings, refusal
+from metarlgym.runtime.run_settings import SETTINGS, as_text, differences, everything, held_settings, refusal
+from metarlgym.settings.flat import find_config, plain
 from metarlgym.training.arguments import Settings
-from metarlgym.training.flat import find_config, plain
-from metarlgym.training.open_run import OpenRun
 
 FIXED = re.compile(
     r"env_id|env_args|task_seed|renderer|seed|data_seed|episodes|trials_per_task|memory|stop_on_success|max_total_turns"

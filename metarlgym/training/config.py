@@ -13,10 +13,10 @@ from trl import GRPOConfig
 
 from metarlgym.datatypes import ConfigError
 from metarlgym.memory import make_memory
+from metarlgym.runtime.launch import check_launch
 from metarlgym.serving.handshake import parse_urls
-from metarlgym.training.bounds import check_values
+from metarlgym.settings.ranges import check_values
 from metarlgym.training.credit import RULES
-from metarlgym.training.launch import check_launch
 from metarlgym.training.schedule import Schedule
 
 

@@ -13,9 +13,9 @@ from accelerate.utils import gather_object
 from peft import PeftModel
 from transformers.integrations import deepspeed as hf_deepspeed
 
+from metarlgym.models.loading import load_model
+from metarlgym.models.saveable import first_line
 from metarlgym.training.arguments import Settings
-from metarlgym.training.loading import load_model
-from metarlgym.training.saveable import first_line
 from metarlgym.training.start import model_form, model_source
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from metarlgym.datatypes import ConfigError
-from metarlgym.training.given import Given
+from metarlgym.settings.given import Given
 
 if TYPE_CHECKING:
     from metarlgym.training.arguments import Settings

@@ -16,7 +16,7 @@ from peft import PeftModel
 
 from metarlgym.datatypes import ConfigError
 from metarlgym.policies.self_check import compare
-from metarlgym.training.agreement import agree
+from metarlgym.runtime.agreement import agree
 
 SHORT, LONG, COMPLETION = 3, 8, 16
 """Tokens of two prompts and of their completions."""

@@ -14,30 +14,30 @@ from transformers import PrinterCallback, set_seed
 from transformers.utils import logging as hf_logging
 from trl import get_peft_config
 
-from metarlgym.checks.quick import quick_check
+from metarlgym.contracts.quick_check import quick_check
 from metarlgym.datatypes import ConfigError, MetaRLGymError
-from metarlgym.evaluation.adaptation import EvalSettings
-from metarlgym.evaluation.model_eval import evaluate_policy, report_table, write_report
+from metarlgym.evaluation.evaluate import EvalSettings
+from metarlgym.evaluation.report import evaluate_policy, report_table, write_report
 from metarlgym.memory import make_memory
+from metarlgym.models.saveable import check_saveable
 from metarlgym.policies.supported import check_config
+from metarlgym.rollout.context_limits import check_room
 from metarlgym.rollout.render import Renderer
-from metarlgym.rollout.room import check_room
+from metarlgym.runtime.agreement import agree
+from metarlgym.runtime.open_run import OpenRun, open_run
+from metarlgym.settings.value_types import show
 from metarlgym.tasks import TaskGroup
-from metarlgym.training.acting import connect
-from metarlgym.training.agreement import agree
 from metarlgym.training.arguments import Settings
+from metarlgym.training.backends import connect
 from metarlgym.training.callbacks import LiveProgress, MetricsFile, TrialSamples
 from metarlgym.training.claim import check_before, check_changes, training_run
+from metarlgym.training.context_limits import check_scratch_room, context_rooms
+from metarlgym.training.dry_run import make_plan
 from metarlgym.training.final import save_final
-from metarlgym.training.open_run import OpenRun, open_run
-from metarlgym.training.plan import make_plan
 from metarlgym.training.preemption import Preemption
 from metarlgym.training.reference import check_reference
-from metarlgym.training.rooms import check_scratch_room, context_rooms
-from metarlgym.training.saveable import check_saveable
 from metarlgym.training.start import inspect_model, make_start, starting_policy
 from metarlgym.training.trainer import MetaGRPOTrainer
-from metarlgym.training.values import show
 from metarlgym.trial import Trial
 
 

@@ -21,22 +21,22 @@ from transformers import set_seed
 from trl import GRPOTrainer
 
 from metarlgym.datatypes import MetaRLGymError, MetaTrajectory, Task
-from metarlgym.evaluation.adaptation import EvalSettings, evaluate
+from metarlgym.evaluation.evaluate import EvalSettings, evaluate
 from metarlgym.memory import make_memory
+from metarlgym.rollout.context_limits import no_room, stuck
 from metarlgym.rollout.limits import Limits
 from metarlgym.rollout.manager import RolloutManager, TrialSpec
 from metarlgym.rollout.protocol import Policy
 from metarlgym.rollout.render import Renderer
-from metarlgym.rollout.room import no_room, stuck
+from metarlgym.runtime.agreement import AgreedError
+from metarlgym.runtime.checkpoint import CheckpointMixin
 from metarlgym.seeding import derive
 from metarlgym.tasks import TaskGroup
-from metarlgym.training.acting import ActingMixin, connect
-from metarlgym.training.agreement import AgreedError
+from metarlgym.training.backends import ActingMixin, connect
 from metarlgym.training.batch import TrialBatch
-from metarlgym.training.checkpoint import CheckpointMixin
 from metarlgym.training.config import MetaGRPOConfig
+from metarlgym.training.context_limits import context_rooms
 from metarlgym.training.reference import ReferenceMixin
-from metarlgym.training.rooms import context_rooms
 from metarlgym.training.schedule import Schedule
 from metarlgym.trial import Trial
 
@@ -296,7 +296,7 @@ def _no_card(*_: Any) -> None:
 def _our_client(args: MetaGRPOConfig) -> AbstractContextManager[None]:
     if not args.server_urls:
         return nullcontext()
-    from metarlgym.training.weight_sync import our_client
+    from metarlgym.serving.weight_sync import our_client
 
     return our_client(args.weight_sync_timeout)
 

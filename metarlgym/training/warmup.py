@@ -22,13 +22,13 @@ from datasets import Dataset
 from transformers import PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
+from metarlgym.models.scratch import ScratchArguments
 from metarlgym.policies.scripted import RandomTokenPolicy
 from metarlgym.rollout.manager import RolloutManager, TrialSpec
 from metarlgym.rollout.render import Renderer
 from metarlgym.rollout.transcript import Transcript
 from metarlgym.seeding import derive
 from metarlgym.tasks import TaskGroup
-from metarlgym.training.scratch import ScratchArguments
 from metarlgym.trial import Trial
 
 HELD_OUT = 512

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from metarlgym.cli.main import main
-from metarlgym.export.parquet import read_settings
+from metarlgym.sequences.data.parquet import read_settings
 
 # Slow enough by the token to be met in the middle of the work.
 LONG = ("pseudo", "--V", "128", "--L", "256", "--sequences", "480", "--part-size", "4")

@@ -6,10 +6,15 @@ import numpy as np
 import pytest
 
 from metarlgym.cli.main import main
-from metarlgym.evaluation.plots_rlm import entropy_curves, grammar_entropies, leaf_pairs, rule_entropy_limit
-from metarlgym.evaluation.plots_sources import PUBLISHED_SETTINGS, metalm_losses, piecewise_predictors, plot_metalm
-from metarlgym.sources import RLM, MetaLM, Piecewise
-from metarlgym.sources.rlm import draw_rules
+from metarlgym.sequences.scoring.plots_rlm import entropy_curves, grammar_entropies, leaf_pairs, rule_entropy_limit
+from metarlgym.sequences.scoring.plots_sources import (
+    PUBLISHED_SETTINGS,
+    metalm_losses,
+    piecewise_predictors,
+    plot_metalm,
+)
+from metarlgym.sequences.sources import RLM, MetaLM, Piecewise
+from metarlgym.sequences.sources.rlm import draw_rules
 
 COMMANDS = [
     ["tree", "--L", "3"],

@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from metarlgym.pretraining.networks import NetworkArguments, make_network
-from metarlgym.training.loading import load_config, load_model
+from metarlgym.models.loading import load_config, load_model
+from metarlgym.models.networks import NetworkArguments, make_network
 
 OWN = {name: {"network": name} for name in ("rnn", "lstm", "stack_rnn")} | {"relative": {"positions": "relative"}}
 
@@ -33,7 +33,7 @@ def test_loading_registers_them_in_a_fresh_process(tmp_path):
     """The tests import the networks; a command does not."""
     for name, kind in OWN.items():
         make_network(NetworkArguments(hidden_size=16, **kind), 2, 32).save_pretrained(tmp_path / name)
-    code = "import sys; from metarlgym.training.loading import load_config, load_model\n" + "\n".join(
+    code = "import sys; from metarlgym.models.loading import load_config, load_model\n" + "\n".join(
         f"load_{what}(sys.argv[1] + '/{name}')" for name, what in zip(OWN, ("config", "model") * 2)
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False)

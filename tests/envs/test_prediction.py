@@ -13,7 +13,7 @@ from metarlgym.datatypes import EpisodeOver
 from metarlgym.envs.prediction import MIX, best_scores, best_statement, log_score
 from metarlgym.policies.scripted import OraclePolicy
 from metarlgym.rollout.manager import RolloutManager, TrialSpec
-from metarlgym.sources import MetaLM
+from metarlgym.sequences.sources import MetaLM
 
 GAMES = ["MetaLM-v0", "RLM-v0", "Piecewise-v0"]
 MODES = [{"ask": ask, "answer": answer} for ask in ("next", "fill") for answer in ("token", "probabilities")]

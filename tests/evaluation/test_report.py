@@ -10,9 +10,9 @@ from rich.console import Console
 from tiny import terse, word_parts
 
 from metarlgym import __version__, list_envs
-from metarlgym.evaluation.adaptation import EvalSettings, _Evaluation, evaluate
-from metarlgym.evaluation.model_eval import evaluate_model, evaluate_policy, report_table, write_json, write_report
+from metarlgym.evaluation.evaluate import EvalSettings, _Evaluation, evaluate
 from metarlgym.evaluation.plots import plot_adaptation
+from metarlgym.evaluation.report import evaluate_model, evaluate_policy, report_table, write_json, write_report
 from metarlgym.policies.scripted import OraclePolicy
 
 DOORS = terse("Doors-v0")

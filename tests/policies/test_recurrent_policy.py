@@ -7,8 +7,8 @@ import torch
 from tiny import full_logprobs, make_trainer, play, specs, terse, tokens, trial_maker, word_parts
 
 from metarlgym import LastK
+from metarlgym.models.networks import NetworkArguments, make_network
 from metarlgym.policies.recurrent_state import StateStore
-from metarlgym.pretraining.networks import NetworkArguments, make_network
 from metarlgym.rollout.limits import Limits
 from metarlgym.rollout.render import PlainRenderer
 

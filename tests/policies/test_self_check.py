@@ -8,9 +8,9 @@ import transformers
 from tiny import make_trainer, terse, word_parts
 
 from metarlgym import ConfigError
+from metarlgym.models.networks import NetworkArguments, make_network
 from metarlgym.policies import in_process, self_check
 from metarlgym.policies.supported import check_config
-from metarlgym.pretraining.networks import NetworkArguments, make_network
 
 V = 24
 SIZES = {
@@ -177,7 +177,7 @@ def parts(model):
 
 
 def test_a_trainer_checks_once(tmp_path, monkeypatch):
-    from metarlgym.training import acting
+    from metarlgym.training import backends as acting
 
     calls = []
     monkeypatch.setattr(acting, "self_check", calls.append)

@@ -19,10 +19,10 @@ import yaml
 from rich.console import Console
 
 from metarlgym import ConfigError
+from metarlgym.models.loading import load_model
 from metarlgym.pretraining import run as running
 from metarlgym.pretraining.fields import NEEDS, REFUSED
 from metarlgym.pretraining.run import GROUPS, parse
-from metarlgym.training.loading import load_model
 from tests.training.test_fields import other, write
 
 HERE = Path(__file__)

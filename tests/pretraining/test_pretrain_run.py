@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from metarlgym import ConfigError, MetaRLGymError
 from metarlgym.cli.main import main
-from metarlgym.pretraining.networks import NetworkArguments, make_network
+from metarlgym.models.networks import NetworkArguments, make_network
 from metarlgym.pretraining.run import parse, run_pretraining
 from metarlgym.pretraining.trainer import PretrainTrainer, spaced_steps
 

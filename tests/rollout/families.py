@@ -10,7 +10,7 @@ import trl
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from metarlgym.training.scratch import byte_tokenizer, chat_tokenizer
+from metarlgym.models.scratch import byte_tokenizer, chat_tokenizer
 
 TEMPLATES = Path(trl.__file__).parent / "chat_templates"
 

@@ -7,10 +7,10 @@ from test_render import chat_tokenizer
 from tiny import Speaker
 
 from metarlgym import FullHistory, LastK, NoMemory, Shuffled, Task, TaskGroup, Trial
+from metarlgym.models.scratch import word_tokenizer
 from metarlgym.policies.scripted import ScriptedPolicy
 from metarlgym.rollout.manager import RolloutManager, TrialSpec
 from metarlgym.rollout.render import ChatRenderer, PlainRenderer
-from metarlgym.training.scratch import word_tokenizer
 
 WORDS = word_tokenizer(["doors 1 2 3 4 safe nothing prize sure invalid"])
 RENDERER = PlainRenderer(WORDS, 1, "")

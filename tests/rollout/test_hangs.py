@@ -17,13 +17,13 @@ import pytest
 from tiny import Speaker, byte_parts, make_trainer, play, specs, terse, trial_maker
 
 from metarlgym import Env, NoMemory, Step, StopReason, Task, TaskGroup, Trial, register, registry
+from metarlgym.models.scratch import byte_tokenizer
 from metarlgym.policies.scripted import ScriptedPolicy
 from metarlgym.rollout import stepping
 from metarlgym.rollout.limits import Limits
 from metarlgym.rollout.manager import RolloutManager, TrialSpec
 from metarlgym.rollout.protocol import PolicyLost
 from metarlgym.rollout.render import PlainRenderer
-from metarlgym.training.scratch import byte_tokenizer
 
 LIMIT, MARGIN = 0.4, 1.5
 TIME = {"trial_seconds": LIMIT}

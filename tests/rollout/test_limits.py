@@ -8,12 +8,12 @@ import pytest
 from tiny import Speaker, terse
 
 from metarlgym import ConfigError, StopReason, make
+from metarlgym.models.scratch import byte_tokenizer, word_tokenizer
 from metarlgym.policies.scripted import ScriptedPolicy
 from metarlgym.rollout.limits import Limits
 from metarlgym.rollout.manager import RolloutManager, TrialSpec
 from metarlgym.rollout.protocol import Policy
 from metarlgym.rollout.render import PlainRenderer
-from metarlgym.training.scratch import byte_tokenizer, word_tokenizer
 
 GROUP = terse("GuessNumber-v0", numbers=9, guesses=4)
 WORDS = word_tokenizer(["guess / 1 2 3 4 5 6 7 8 9 higher lower correct invalid"])

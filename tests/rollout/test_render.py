@@ -9,8 +9,8 @@ import pytest
 import trl
 
 from metarlgym import ConfigError
+from metarlgym.models.scratch import byte_tokenizer, word_tokenizer
 from metarlgym.rollout.render import ChatRenderer, Message, PlainRenderer
-from metarlgym.training.scratch import byte_tokenizer, word_tokenizer
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"

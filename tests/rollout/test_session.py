@@ -7,11 +7,11 @@ from tiny import Speaker
 
 from metarlgym import MetaRLGymError, Step, StopReason, Task, Trial
 from metarlgym.envs.guess_number import GuessNumber
+from metarlgym.models.scratch import word_tokenizer
 from metarlgym.policies.scripted import ScriptedPolicy
 from metarlgym.rollout.manager import RolloutManager, TrialSpec
 from metarlgym.rollout.protocol import ActReply, Policy
 from metarlgym.rollout.render import PlainRenderer
-from metarlgym.training.scratch import word_tokenizer
 
 WORDS = word_tokenizer(["guess / 1 2 3 4 5 6 7 8 9 higher lower correct invalid"])
 RENDERER = PlainRenderer(WORDS, 1, "")

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from metarlgym.datatypes import ConfigError
-from metarlgym.selflearning.gist_leak import chunk_1_gradient
-from metarlgym.selflearning.gist_mask import VIEWS, gist_mask
-from metarlgym.selflearning.gist_model import GistModel
-from metarlgym.selflearning.gist_sampler import sample
-from metarlgym.selflearning.plan2_config import Config
+from metarlgym.selflearning.gist_tokens.config import Config
+from metarlgym.selflearning.gist_tokens.leak import chunk_1_gradient
+from metarlgym.selflearning.gist_tokens.mask import VIEWS, gist_mask
+from metarlgym.selflearning.gist_tokens.model import GistModel
+from metarlgym.selflearning.gist_tokens.sampling import sample
 
 CONFIG = Config(alphabet=6, n1=5, n2=4, hidden_size=16, layers=3, heads=4)
 FIRST = torch.randint(6, (8, 5), generator=torch.Generator().manual_seed(0))

@@ -5,11 +5,11 @@ import math
 import pytest
 import torch
 
-from metarlgym.selflearning.hypergradient import finite_difference_error, hypergradient, inner_steps
-from metarlgym.selflearning.loss_gist import GistLoss
-from metarlgym.selflearning.loss_net import View, WeightNet
-from metarlgym.selflearning.plan3_data import language_source, read_chunk
-from metarlgym.selflearning.plan3_learner import Learner
+from metarlgym.selflearning.learned_loss.data import language_source, read_chunk
+from metarlgym.selflearning.learned_loss.gist_loss import GistLoss
+from metarlgym.selflearning.learned_loss.hypergradient import finite_difference_error, hypergradient, inner_steps
+from metarlgym.selflearning.learned_loss.learner import Learner
+from metarlgym.selflearning.learned_loss.token_weights import View, WeightNet
 
 NOISE = {"V": 8, "n": 2, "l": 4.0, "e": 0.3}
 

@@ -6,8 +6,8 @@ import pytest
 import yaml
 
 from metarlgym import ConfigError
+from metarlgym.settings.flat import find_config, known_fields
 from metarlgym.training.arguments import GROUPS, parse
-from metarlgym.training.flat import find_config, known_fields
 
 DOORS = ["--env_id", "Doors-v0", "--max_steps", "5"]
 

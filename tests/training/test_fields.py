@@ -21,13 +21,13 @@ from rich.console import Console
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from metarlgym import ConfigError, TaskGroup
+from metarlgym.models.loading import load_model, load_tokenizer, make_renderer
+from metarlgym.models.scratch import ScratchArguments, chat_tokenizer, scratch_model
 from metarlgym.training import run as running
 from metarlgym.training import trainer as training
 from metarlgym.training.arguments import GROUPS, parse
 from metarlgym.training.fields import REFUSED
-from metarlgym.training.loading import load_model, load_tokenizer, make_renderer
 from metarlgym.training.needs import NEEDS
-from metarlgym.training.scratch import ScratchArguments, chat_tokenizer, scratch_model
 
 ROOT = Path(__file__).parents[2]
 

@@ -8,12 +8,12 @@ import pytest
 from tiny import byte_parts, make_trainer, terse, trial_maker, word_parts
 
 from metarlgym import ConfigError, Episode, MetaTrajectory, StopReason, Task
-from metarlgym.evaluation.adaptation import EvalSettings, evaluate
+from metarlgym.evaluation.evaluate import EvalSettings, evaluate
 from metarlgym.policies.in_process import InProcessPolicy
+from metarlgym.rollout.context_limits import check_room, no_room, stuck
 from metarlgym.rollout.limits import Limits
-from metarlgym.rollout.room import check_room, no_room, stuck
 from metarlgym.rollout.transcript import Transcript
-from metarlgym.training.agreement import AgreedError
+from metarlgym.runtime.agreement import AgreedError
 from metarlgym.training.batch import TrialBatch
 
 DOORS = terse("Doors-v0")

@@ -5,8 +5,8 @@ import signal
 
 import pytest
 
+from metarlgym.runtime.checkpoint import COMPLETE
 from metarlgym.train import main
-from metarlgym.training.checkpoint import COMPLETE
 from metarlgym.training.preemption import EXIT_STATUS
 from tests.training.test_run import SMALL
 

@@ -15,12 +15,12 @@ import yaml
 from rich.console import Console
 
 from metarlgym import ConfigError, MetaRLGymError, TaskGroup
-from metarlgym.evaluation.adaptation import EvalSettings, evaluate
+from metarlgym.evaluation.evaluate import EvalSettings, evaluate
+from metarlgym.models.loading import load_model, load_tokenizer, make_renderer
 from metarlgym.policies.in_process import InProcessPolicy
+from metarlgym.runtime.checkpoint import latest_complete
 from metarlgym.train import main
 from metarlgym.training.arguments import parse
-from metarlgym.training.checkpoint import latest_complete
-from metarlgym.training.loading import load_model, load_tokenizer, make_renderer
 from metarlgym.training.run import run_training
 from metarlgym.training.trainer import MetaGRPOTrainer
 

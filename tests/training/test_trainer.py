@@ -13,7 +13,7 @@ from tiny import logged, make_trainer, terse, tokens, word_parts
 from metarlgym import MetaRLGymError, StopReason, register, registry
 from metarlgym.envs.doors import Doors
 from metarlgym.policies.scripted import RandomTokenPolicy
-from metarlgym.training.checkpoint import latest_complete
+from metarlgym.runtime.checkpoint import latest_complete
 
 DOORS = terse("Doors-v0")
 GUESS = terse("GuessNumber-v0", numbers=3, guesses=2)

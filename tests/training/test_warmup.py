@@ -9,8 +9,8 @@ import pytest
 import torch
 from tiny import make_model, play, specs, terse, trial_maker, word_parts
 
+from metarlgym.models.scratch import ScratchArguments
 from metarlgym.rollout.transcript import Transcript
-from metarlgym.training.scratch import ScratchArguments
 from metarlgym.training.warmup import LateOutcomes, random_play, warm_up
 
 DOORS = terse("Doors-v0")

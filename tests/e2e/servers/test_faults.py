@@ -12,7 +12,7 @@ import pytest
 import requests
 from transformers import AutoModelForCausalLM
 
-from metarlgym.training.weight_sync import ServerGroupClient
+from metarlgym.serving.weight_sync import ServerGroupClient
 from tests.e2e.servers.conftest import (
     LETTERS,
     ONE,

@@ -7,9 +7,9 @@ import sys
 import numpy as np
 import pytest
 
-from metarlgym.evaluation.reading import SymbolCodec, describe_server, read_from_server, read_in_process
-from metarlgym.sources import RLM
-from metarlgym.training.loading import load_model, load_tokenizer
+from metarlgym.models.loading import load_model, load_tokenizer
+from metarlgym.sequences.scoring.log_loss import SymbolCodec, describe_server, read_from_server, read_in_process
+from metarlgym.sequences.sources import RLM
 from tests.e2e.servers.conftest import ENVIRONMENT, ROOT, Served
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from metarlgym.training.probe import ProbeMismatch, compare, server_continuation
+from metarlgym.serving.logprob_probe import ProbeMismatch, compare, server_continuation
 from tests.e2e.servers.conftest import LETTERS, ONE, Served, run, training
 
 STALE = '''

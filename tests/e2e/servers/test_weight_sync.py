@@ -9,8 +9,8 @@ import torch
 from trl.generation.vllm_client import VLLMClient
 
 from metarlgym.serving.gloo import GlooGroup
-from metarlgym.training.waiting import WeightSyncError
-from metarlgym.training.weight_sync import ServerGroupClient, own_address
+from metarlgym.serving.timeouts import WeightSyncError
+from metarlgym.serving.weight_sync import ServerGroupClient, own_address
 from tests.e2e.servers.conftest import free_port
 from tests.fake_vllm import FakeVLLM
 
@@ -182,7 +182,7 @@ def test_a_taken_port_is_named(receivers):
 
 
 def test_a_cache_that_is_not_dropped_is_a_failure(receivers, monkeypatch):
-    from metarlgym.training import weight_sync
+    from metarlgym.serving import weight_sync
 
     monkeypatch.setattr(weight_sync, "RESET_SECONDS", 0.5)
     first, second = receivers(), receivers()

@@ -1,0 +1,108 @@
+"""Looking for a task's secret in what an environment shows: its public state and its texts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from metarlgym.contracts.subject import inner
+from metarlgym.env import Env
+
+_ADDRESS = re.compile(r"0x[0-9a-fA-F]+")
+
+
+def public_state(env: Env) -> dict[str, Any]:
+    """Everything a caller can read of an environment without an underscore: attributes, properties, `repr`."""
+    env = inner(env)
+    state = {name: plain(value) for name, value in vars(env).items() if not name.startswith("_")}
+    for cls in type(env).__mro__:
+        if cls is Env:
+            break
+        for name, member in vars(cls).items():
+            if isinstance(member, property | cached_property) and not name.startswith("_"):
+                state[name] = plain(getattr(env, name))
+    for name, text in (("repr()", repr(env)), ("str()", str(env)), ("rules()", env.rules())):
+        state[name] = _ADDRESS.sub("", text)
+    return state
+
+
+def plain(value: Any, depth: int = 4) -> Any:
+    """A value as nested plain data that can be compared; objects by their public attributes."""
+    if isinstance(value, str | int | float | bool | bytes | type(None)):
+        return value
+    if depth == 0:
+        return type(value).__name__
+    if isinstance(value, dict):
+        return {str(k): plain(v, depth - 1) for k, v in value.items()}
+    if isinstance(value, list | tuple | np.ndarray):
+        return [plain(v, depth - 1) for v in value]
+    if isinstance(value, set | frozenset):
+        return sorted(repr(v) for v in value)
+    public = {k: plain(v, depth - 1) for k, v in getattr(value, "__dict__", {}).items() if not k.startswith("_")}
+    return [type(value).__name__, public]
+
+
+def renderings(params: Any) -> dict[tuple[str, str], str]:
+    """The ways in which a text might tell a task's parameters, by (place in the parameters, way of writing)."""
+    found: dict[tuple[str, str], str] = {}
+    for path, value in _leaves("params", params):
+        if len(found) > 500:
+            break
+        if isinstance(value, list):
+            for ways, shown in (("", value), ("+1 ", [v + 1 for v in value if type(v) is int])):
+                if shown:
+                    for mark in ("", " ", ", ", "-"):
+                        found[path, f"{ways}joined by {mark!r}"] = mark.join(map(str, shown))
+        elif isinstance(value, float):
+            found |= {(path, way): format(value, way) for way in ("", "g", ".2f", ".0%")}
+        else:
+            found[path, ""] = str(value)
+            if type(value) is int:
+                found[path, "+1"] = str(value + 1)
+    return {place: text.casefold() for place, text in found.items() if text.strip()}
+
+
+def _leaves(path: str, value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _leaves(f"{path}[{key!r}]", item)
+    elif isinstance(value, list):
+        if value and not any(isinstance(item, list | dict) for item in value):
+            yield path, value
+        for i, item in enumerate(value):
+            yield from _leaves(f"{path}[{i}]", item)
+    elif value is not None:
+        yield path, value
+
+
+def told(texts: Sequence[tuple[Any, str, Any, str]], least: int = 4) -> str | None:
+    """The parameter that texts give away, if any.
+
+    Args:
+        texts: (params, text, other params, other text), the two texts from the same actions on two tasks.
+        least: how many pairs it takes. A parameter is given away when in every pair in which it differs each text holds
+            its own value and not the other's; feedback that happens to hold the value does not do so every time.
+    """
+    score: dict[tuple[str, str], int] = {}
+    for params, text, other_params, other_text in texts:
+        words, other_words = _padded(text), _padded(other_text)
+        others = renderings(other_params)
+        for place, shown in renderings(params).items():
+            other = others.get(place)
+            if other is None or other == shown or score.get(place) == -1:
+                continue
+            mine, its = _padded(shown), _padded(other)
+            tells = mine in words and its in other_words and mine not in other_words and its not in words
+            score[place] = score.get(place, 0) + 1 if tells else -1
+    places = [place for place, count in score.items() if count >= least]
+    return places[0][0] if places else None
+
+
+def _padded(text: str) -> str:
+    """The words of a text between single spaces, for a search by whole words."""
+    words = "".join(c if c.isalnum() or c in ".-" else " " for c in text.casefold()).split()
+    return " " + " ".join(word.rstrip(".-").lstrip(".") for word in words) + " "

@@ -1,0 +1,142 @@
+"""Contracts: what an author may add, and the cost of building."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+import random
+import warnings
+from collections.abc import Callable
+from time import perf_counter
+
+from metarlgym.contracts.subject import Subject, defines, difference, inner, limit_of, mixed, play, replay, shorten
+from metarlgym.datatypes import Optimum
+from metarlgym.env import Env
+from metarlgym.trial import Trial
+
+SLOW = 0.05
+"""Seconds that building and resetting may take before it is reported."""
+
+
+def styles(s: Subject) -> str | None:
+    """Both styles run and pay the same for the same actions; terse actions have `action_words` words."""
+    if None in s.styles:
+        return None
+    for i, here in enumerate([*s.tasks] * 4):
+        chat, terse = s.make("chat"), s.make("terse")
+        a = play(chat, here, i, mixed(s.rng("style", i), 0.1))
+        b = play(terse, here, i, replay([entry[0] for entry in a[1:]]))
+        if found := difference([(e[0], "", *e[2:5], {}) for e in a], [(e[0], "", *e[2:5], {}) for e in b]):
+            return f"chat and terse differ in more than text ({found}): rules and rewards must be the same."
+        if terse.action_words and defines(terse, "random_action"):
+            for entry in play(terse, here, i, mixed(s.rng("style", i), 0.0))[1:]:
+                if len(entry[0].split()) != terse.action_words:
+                    return f"terse action {entry[0]!r} has not action_words={terse.action_words} words: correct either."
+    return None
+
+
+def random_action(s: Subject) -> str | None:
+    """`random_action` is always valid, depends on `rng` alone, and changes nothing."""
+    if not defines(s.make(), "random_action"):
+        return None
+    for style, (i, here) in itertools.product(s.styles, enumerate(s.tasks)):
+        rng = s.rng("random", i)
+
+        def choose(_: int, env: Env, rng: random.Random = rng) -> str:
+            twin = copy.deepcopy(rng)
+            action = env.random_action(rng)
+            if env.random_action(twin) != action or twin.getstate() != rng.getstate():
+                raise ValueError("random_action() depends on more than its rng: draw everything from rng.")
+            return action
+
+        try:
+            log = play(s.make(style), here, i, choose)
+        except ValueError as error:
+            return str(error)
+        for entry in log[1:]:
+            if not isinstance(entry[0], str) or not entry[5].get("valid"):
+                return f"random_action() returned {shorten(entry[0])!r}, which is invalid: return a legal action."
+        if found := difference(log, play(s.make(style), here, i, replay([entry[0] for entry in log[1:]]))):
+            return f"calling random_action() changes the game ({found}): it must change nothing."
+    return None
+
+
+def oracle(s: Subject) -> str | None:
+    """`oracle`, if defined, plays valid actions and begins in the same way on every task."""
+    if not defines(s.make(), "oracle"):
+        return None
+
+    def trial_of(style: str | None) -> Trial:
+        env = s.make(style)
+        return env if isinstance(env, Trial) else Trial(env, s.episodes)
+
+    for style, (i, here) in itertools.product(s.styles, enumerate(s.tasks)):
+        trial = trial_of(style)
+        log = play(trial, here, i, lambda _, env: env.oracle(env.history))  # type: ignore[attr-defined]
+        for entry in log[1:]:
+            if not entry[5]["valid"]:
+                return f"oracle() played {shorten(entry[0])!r}, which is invalid: return a legal action."
+    for i, (one, two) in enumerate(s.pairs):
+        a, b = trial_of(None), trial_of(None)
+        first = a.reset(options={"task": one, "episode_seed": i}), b.reset(options={"task": two, "episode_seed": i})
+        if first[0] == first[1] and a.oracle(a.history) != b.oracle(b.history):
+            return "oracle() knows the task before it has seen anything: use the history only."
+    return None
+
+
+def optimum(s: Subject) -> str | None:
+    """`optimal_returns` fits itself: shapes, sums, bounds, and no less than what a weaker player gets."""
+    env = s.make()
+    if not defines(env, "optimal_returns"):
+        return None
+    found: dict[tuple[int, int], Optimum] = {}
+    for episodes, free in sorted({(1, 0), (s.episodes, 0), (s.episodes, s.episodes - 1)}):
+        best = found[episodes, free] = env.optimal_returns(episodes, free)
+        call = f"optimal_returns({episodes}, {free})"
+        if not isinstance(best, Optimum) or best.kind not in ("exact", "simulated", "upper_bound", "none"):
+            return f"{call} returned {shorten(best)}: return an Optimum of a known kind."
+        if (best.kind == "none") != (best.total is None) or (best.total is None and best.curve is not None):
+            return f"{call} has kind {best.kind!r} and total {best.total}: only kind 'none' has no total."
+        if best.total is None:
+            continue
+        low, high = env.reward_range
+        turns = limit_of(inner(env)) or math.inf
+        least, most = (min(0.0, low) * turns if low < 0 else 0.0), (high * turns if high > 0 else 0.0)
+        values = [best.total / (episodes - free), *(best.curve or ())]
+        if not all(math.isfinite(v) and least - 1e-9 <= v <= most + 1e-9 for v in values):
+            return f"{call} has {shorten(values)}, outside the possible {least:g} to {most:g} an episode."
+        if best.curve is not None and len(best.curve) != episodes:
+            return f"{call} has a curve of length {len(best.curve)}: give one value for each episode."
+        if best.curve is not None and abs(sum(best.curve[free:]) - best.total) > 1e-6 * max(1.0, abs(best.total)):
+            return f"{call} has total {best.total}, its curve sums to {sum(best.curve[free:])}: they must agree."
+    one, whole, last = found[1, 0], found[s.episodes, 0], found[s.episodes, s.episodes - 1]
+    slack = 1e-6 + 5 * sum(best.se or 0.0 for best in found.values())
+    bound = env.no_memory_bound(s.episodes) if defines(env, "no_memory_bound") else None
+    if whole.total is not None:
+        if bound is not None and whole.total < bound - slack:
+            return f"the optimum {whole.total} is below no_memory_bound {bound}: a learner can ignore its memory."
+        if one.total is not None and env.reward_range[0] >= 0 and whole.total < one.total - slack:
+            return f"the optimum of {s.episodes} episodes {whole.total} is below that of one, {one.total}."
+        final = whole.curve[-1] if whole.curve and "upper_bound" not in (whole.kind, last.kind) else -math.inf
+        if last.total is not None and last.total < final - slack:
+            return f"with free shots the last episode is worth {last.total}, below {final} without them."
+    return None
+
+
+def measured(call: Callable[[], object], repeat: int = 3) -> float:
+    """Seconds of the fastest of a few calls."""
+    best = float("inf")
+    for _ in range(repeat):
+        start = perf_counter()
+        call()
+        best = min(best, perf_counter() - start)
+    return best
+
+
+def cheap(s: Subject) -> str | None:
+    """Building and resetting takes less than 50 ms; more is reported as a warning and breaks nothing."""
+    seconds = measured(lambda: s.make().reset(options={"task": s.tasks[0], "episode_seed": 0}))
+    if seconds > SLOW:
+        warnings.warn(f"{s.name}: constructor and reset take {1000 * seconds:.0f} ms.", stacklevel=2)
+    return None

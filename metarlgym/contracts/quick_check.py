@@ -1,0 +1,147 @@
+"""A quick check before a run: a few random trials against the contracts that training relies on most."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from metarlgym.author_values import RewardError
+from metarlgym.contracts.subject import (
+    JUNK,
+    Chooser,
+    Log,
+    defines,
+    difference,
+    play,
+    replay,
+    shorten,
+    unchanged_globals,
+)
+from metarlgym.datatypes import ConfigError, MetaRLGymError
+from metarlgym.seeding import stream
+from metarlgym.trial import Trial
+
+if TYPE_CHECKING:
+    from metarlgym.tasks import TaskGroup
+
+SECONDS = 2.0
+PATIENCE = 8.0
+"""Seconds that a single step may take before it is taken to hang."""
+TRIALS = 6
+STEPS = 60
+"""Most actions of one trial."""
+
+
+def quick_check(
+    group: TaskGroup, make_trial: Callable[[], Trial], seconds: float = SECONDS, patience: float = PATIENCE
+) -> ConfigError | None:
+    """Play random trials, twice each; returns what is wrong with the environment, in one line with the contract.
+
+    No step begins after `seconds`, so that an environment that is slow is checked as far as that goes. One that hangs
+    for `patience` more is left alone with its thread. The global random generators stay as they are.
+
+    A trial that raises an exception of the environment's own costs training that trial only, so it is an error here
+    only if all of them do. Environments that wait for something (`blocking`) need not repeat themselves.
+    """
+    check = _Check(group, make_trial, monotonic() + seconds)
+    with unchanged_globals():
+        thread = threading.Thread(target=check.run, name="quick check", daemon=True)
+        thread.start()
+        thread.join(seconds + patience)
+        check.over = True
+    if check.problem is None:
+        return None
+    contract, text = check.problem
+    name = group.env_id
+    return ConfigError(
+        f"contract {contract!r} broken by {name}: {text.removeprefix(f'{name}: ').rstrip('.')}. "
+        f"`metarlgym check {name}` says more."
+    )
+
+
+class _Check:
+    def __init__(self, group: TaskGroup, make_trial: Callable[[], Trial], deadline: float) -> None:
+        self.group, self.make_trial, self.deadline = group, make_trial, deadline
+        self.over = False
+        """Set by the thread that waits: nothing more is played."""
+        self.problem: tuple[str, str] | None = None
+        """The contract, and what is wrong and how to correct it."""
+
+    def run(self) -> None:
+        try:
+            self.problem = self._problem()
+        except Exception as error:  # whatever is not a trial: rules, the tasks, building the environment
+            self.problem = "interface", f"raises {type(error).__name__}: {shorten(str(error), 200)}"
+
+    def late(self) -> bool:
+        return self.over or monotonic() > self.deadline
+
+    def _problem(self) -> tuple[str, str] | None:
+        rules = self.group.env.rules()
+        if not isinstance(rules, str):
+            return "interface", f"rules() returned {type(rules).__name__}: return a str."
+        used = self.make_trial()
+        raised = []
+        for i in range(TRIALS):
+            if self.late():
+                return None
+            task = self.group.task(i)
+            trial = self.make_trial()
+            try:
+                log = play(trial, task, i, self._random(i))
+                problem = self._actions(trial, log)
+                if problem is None and not trial.blocking:
+                    again = play(used, task, i, self._unless_late(replay([entry[0] for entry in log[1:]])))
+                    problem = None if self.late() else self._same(log, again)
+                if problem is not None:
+                    return problem
+            except RewardError as error:
+                return "rewards", str(error)
+            except MetaRLGymError as error:
+                return "interface", str(error)
+            except Exception as error:  # an author's mistake may raise anything
+                raised.append(f"{type(error).__name__}: {shorten(str(error), 200)}")
+            used = trial
+        if len(raised) == TRIALS:
+            return "interface", f"every one of {TRIALS} random trials raised, the first {raised[0]}."
+        return None
+
+    def _random(self, i: int) -> Chooser:
+        rng = stream("quick_check", i)
+
+        def choose(n: int, env: Trial) -> str | None:
+            if n == STEPS:
+                return None
+            return env.random_action(rng) if defines(env, "random_action") else rng.choice(JUNK)
+
+        return self._unless_late(choose)  # type: ignore[arg-type]
+
+    def _unless_late(self, choose: Chooser) -> Chooser:
+        return lambda n, env: None if self.late() else choose(n, env)
+
+    def _actions(self, trial: Trial, log: Log) -> tuple[str, str] | None:
+        """`random_action` gives legal actions, of as many words as stated."""
+        if not defines(trial, "random_action"):
+            return None
+        words = trial.action_words if trial.style == "terse" else None
+        for entry in log[1:]:
+            if not isinstance(entry[0], str) or not entry[5]["valid"]:
+                return (
+                    "random_action",
+                    f"random_action() returned {shorten(entry[0])!r}, which is invalid: return a legal action.",
+                )
+            if words and len(entry[0].split()) != words:
+                return "styles", f"the terse action {entry[0]!r} does not have action_words={words} words: correct one."
+        return None
+
+    def _same(self, log: Log, again: Log) -> tuple[str, str] | None:
+        """The same task, noise and actions give the same trial in an environment that has played before."""
+        found = difference(log, again)
+        if found is None:
+            return None
+        return "second_reset", (
+            f"playing a task again in a used environment gives something else ({found}): on_reset must set every "
+            "attribute that an episode uses, and all chance come from its rng."
+        )

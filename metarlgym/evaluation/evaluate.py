@@ -1,0 +1,225 @@
+"""evaluate: held-out trials, the adaptation curve, the optimum, random play and the two controls."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from metarlgym.datatypes import ConfigError, MetaRLGymError, MetaTrajectory, StopReason, Task
+from metarlgym.evaluation.controls import derangement
+from metarlgym.evaluation.metrics import mean_ci, normalized_score, return_matrix
+from metarlgym.memory import Memory, NoMemory, Shuffled, make_memory
+from metarlgym.policies.scripted import RandomPolicy
+from metarlgym.rollout.context_limits import no_room, stuck
+from metarlgym.rollout.limits import Limits
+from metarlgym.rollout.manager import RolloutManager, TrialSpec
+from metarlgym.rollout.protocol import Policy
+from metarlgym.rollout.render import Renderer
+from metarlgym.seeding import derive
+from metarlgym.tasks import TaskGroup
+from metarlgym.trial import Trial
+
+
+@dataclass(frozen=True)
+class EvalSettings:
+    """What to play."""
+
+    episodes: int
+    trials: int
+    seed: int = 0
+    memory: str = "full"
+    free_shots: int = 0
+    stop_on_success: bool = False
+    max_total_turns: int | None = None
+    after_success: Literal["repeat", "zero"] = "repeat"
+    controls: bool = True
+    baselines: bool = True
+    """Also play random actions on the same trials."""
+    concurrency: int | None = 1024
+    limits: Limits = field(default_factory=Limits)
+
+
+Gather = Callable[[list[Any]], list[Any]]
+Progress = Callable[[str, int, int], None]
+
+
+def evaluate(
+    group: TaskGroup,
+    policy: Policy,
+    renderer: Renderer | None,
+    settings: EvalSettings,
+    *,
+    shard: tuple[int, int] = (0, 1),
+    gather: Gather | None = None,
+    progress: Progress | None = None,
+    keep: list[MetaTrajectory] | None = None,
+) -> dict[str, Any]:
+    """Play `settings.trials` held-out trials and report on them.
+
+    Trial i plays task i of the eval split with episode noise that depends on the seed and i alone, so that two policies
+    evaluated with the same seed meet the same tasks and the same luck.
+
+    Args:
+        group: the task group.
+        policy: picks the actions.
+        renderer: None for policies that work on text.
+        settings: see `EvalSettings`.
+        shard: (rank, processes): which share of the trials this process plays.
+        gather: concatenates lists over processes.
+        progress: called with (pass name, trials done, trials).
+        keep: a list that receives the trajectories of the main pass.
+
+    Returns:
+        The fields of `eval.json`, all but those about the model.
+
+    Raises:
+        ConfigError: a content-split group holds fewer tasks than trials asked for.
+    """
+    return _Evaluation(group, policy, renderer, settings, shard, gather, progress).report(keep)
+
+
+class _Evaluation:
+    def __init__(
+        self,
+        group: TaskGroup,
+        policy: Policy,
+        renderer: Renderer | None,
+        settings: EvalSettings,
+        shard: tuple[int, int],
+        gather: Gather | None,
+        progress: Progress | None,
+    ) -> None:
+        if settings.trials < 1:
+            raise ConfigError(f"trials={settings.trials} must be at least 1.")
+        self.group, self.policy, self.renderer, self.settings = group, policy, renderer, settings
+        self.gather, self.progress = gather, progress
+        self.tasks = group.tasks(settings.trials, "eval")
+        rank, processes = shard
+        self.own = range(rank * settings.trials // processes, (rank + 1) * settings.trials // processes)
+        self.trial_settings: dict[str, Any] = {
+            "free_shots": settings.free_shots,
+            "stop_on_success": settings.stop_on_success,
+            "max_total_turns": settings.max_total_turns,
+        }
+
+    def play(
+        self, name: str, policy: Policy, renderer: Renderer | None, memory: Callable[[int], Memory]
+    ) -> list[MetaTrajectory]:
+        """One pass over all trials; every process gets all trajectories, in order."""
+        settings = self.settings
+
+        def spec(i: int) -> TrialSpec:
+            def make_trial() -> Trial:
+                env = self.group.make_env()
+                return Trial(env, settings.episodes, memory=memory(i), **self.trial_settings)
+
+            seed = derive(settings.seed, "eval", "trial", i)
+            return TrialSpec(make_trial, self.tasks[i], seed, (settings.seed, "eval", name, i))
+
+        report = (lambda done: self.progress(name, done, len(self.own))) if self.progress else None  # type: ignore[misc]
+        manager = RolloutManager(policy, renderer, settings.limits, settings.concurrency, report)
+        if self.gather is None:
+            return manager.run([spec(i) for i in self.own])
+        played, failure = [], None
+        try:
+            played = manager.run([spec(i) for i in self.own])
+        except Exception as error:  # shared first: the other processes wait for this one's trials
+            failure = error
+        failed = [text for text in self.gather([f"{type(failure).__name__}: {failure}" if failure else None]) if text]
+        if failed:
+            raise MetaRLGymError(f"the evaluation ({name}) failed: {failed[0]}") from failure
+        return self.gather(played)
+
+    def report(self, keep: list[MetaTrajectory] | None) -> dict[str, Any]:
+        settings = self.settings
+        memory = make_memory(settings.memory)
+        main = self.play("main", self.policy, self.renderer, lambda i: memory)
+        prompt = stuck(main)
+        if prompt is not None:
+            action = (self.renderer.fixed_action_tokens if self.renderer else None) or 1
+            raise ConfigError(
+                no_room(prompt, action, {"max_context_tokens or the model's positions": settings.limits.context_tokens})
+            )
+        if keep is not None:
+            keep.extend(main)
+        report = self._summary(main)
+        optimum = self._optimum()
+        random = None
+        if settings.baselines:
+            totals = self._matrix(self.play("random", RandomPolicy(), None, lambda i: memory)).sum(1)
+            random, report["random_ci95"] = mean_ci(totals)
+        report |= {
+            "optimum": optimum.total if optimum else None,
+            "optimum_kind": optimum.kind if optimum else "none",
+            "optimum_curve": list(optimum.curve) if optimum and optimum.curve else None,
+            "random": random,
+            "no_memory_bound": self.group.env.no_memory_bound(settings.episodes),
+            "normalized_score": normalized_score(report["return_mean"], optimum.total if optimum else None, random),
+        }
+        if report["normalized_score"] is None and settings.baselines:
+            report["optimum"] = None
+        report["controls"] = self._controls(main) if settings.controls else {"no_memory": None, "shuffled": None}
+        return report
+
+    def _optimum(self) -> Any:
+        """The optimum, where it holds for this evaluation: over the whole prior, every episode played."""
+        if self.group.content_split or self.settings.max_total_turns is not None:
+            return None
+        optimum = self.group.env.optimal_returns(self.settings.episodes)
+        return None if optimum.kind == "none" else optimum
+
+    def _matrix(self, trajectories: list[MetaTrajectory]) -> np.ndarray:
+        return return_matrix(trajectories, self.settings.after_success)
+
+    def _summary(self, main: list[MetaTrajectory]) -> dict[str, Any]:
+        settings = self.settings
+        returns = self._matrix(main)
+        mean, interval = mean_ci(returns.sum(1))
+        curve = [mean_ci(column) for column in returns.T]
+        report: dict[str, Any] = {
+            "task_group": self.group.env_id,
+            "env_args": self.group.env_args,
+            "episodes": settings.episodes,
+            "trials": len(main),
+            "return_mean": mean,
+            "return_ci95": interval,
+            "curve": [value for value, _ in curve],
+            "curve_ci95": [ci for _, ci in curve],
+            "slope": curve[-1][0] - curve[0][0],
+            "invalid_rate": sum(e.invalid for t in main for e in t.episodes) / max(1, sum(t.turns for t in main)),
+            "truncation_rate": sum(t.truncated for t in main) / len(main),
+            "errors": sum(t.stop is StopReason.ERROR for t in main),
+            "memory": settings.memory,
+            "free_shots": settings.free_shots,
+            "seed": settings.seed,
+            "task_keys_hash": _hash_keys(self.tasks),
+        }
+        if settings.free_shots:
+            report["return_weighted_mean"] = float(returns[:, settings.free_shots :].sum(1).mean())
+        return report
+
+    def _controls(self, main: list[MetaTrajectory]) -> dict[str, Any]:
+        wiped = self._matrix(self.play("no_memory", self.policy, self.renderer, lambda i: NoMemory()))
+        controls: dict[str, Any] = {"no_memory": _control(wiped), "shuffled": None}
+        donors = derangement([task.key for task in self.tasks], derive(self.settings.seed, "shuffled"))
+        if donors is not None:
+            mixed = self.play(
+                "shuffled", self.policy, self.renderer, lambda i: Shuffled(tuple(main[donors[i]].episodes))
+            )
+            controls["shuffled"] = _control(self._matrix(mixed))
+        return controls
+
+
+def _control(returns: np.ndarray) -> dict[str, Any]:
+    return {"return_mean": float(returns.sum(1).mean()), "curve": returns.mean(0).tolist()}
+
+
+def _hash_keys(tasks: list[Task]) -> str:
+    digest = hashlib.blake2b(digest_size=8)
+    for task in tasks:
+        digest.update(task.key.encode())
+    return digest.hexdigest()

@@ -1,0 +1,130 @@
+"""Model, tokenizer and renderer of a run: from a hub id, a local path, or from scratch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from metarlgym.datatypes import ConfigError
+from metarlgym.files import expand
+from metarlgym.models.files import check_files
+from metarlgym.models.saveable import first_line, repair_generation_config
+from metarlgym.rollout.render import ChatRenderer, PlainRenderer, Renderer
+from metarlgym.tasks import TaskGroup
+
+RENDER_FILE = "metarlgym.json"
+"""Kept beside a model: how its rollouts were rendered."""
+
+
+def check_model_path(name: str) -> None:
+    """Refuse what is plainly a missing folder, or one with files that are broken, before a hub is asked.
+
+    Raises:
+        ConfigError: naming the path and what is near it, or the broken file.
+    """
+    path = Path(expand(name))
+    looks_local = name.startswith((".", "/", "~", "runs")) or name.count("/") > 1
+    if path.exists():
+        if path.is_dir() and not any((path / file).exists() for file in ("config.json", "adapter_config.json")):
+            inside = sorted(p.parent.relative_to(path).as_posix() for p in path.glob("*/config.json"))
+            hint = f" It holds {', '.join(inside)}: name one of them." if inside else ""
+            raise ConfigError(f"model_name_or_path={name!r} is a folder without config.json.{hint}")
+        if not path.is_dir():
+            raise ConfigError(f"model_name_or_path={name!r} is a file: give the model's folder.")
+        _check_files(name)
+    elif looks_local:
+        raise ConfigError(f"model_name_or_path={name!r}: no such folder. Give a model folder or a hub id.")
+
+
+def know_our_networks() -> None:
+    """Let transformers' Auto classes know the networks of `metarlgym.pretraining`."""
+    import metarlgym.models.recurrent
+    import metarlgym.models.relative  # noqa: F401  (their modules register them)
+
+
+def load_model(name: str, **kwargs: Any) -> Any:
+    """A causal model from a folder or the hub; weights as safetensors only.
+
+    A generation config that could not be saved again is reduced to what can be, with a warning.
+
+    Raises:
+        ConfigError: it cannot be loaded; one line with the broken file, where there is one.
+    """
+    model = _load(name, "cannot be loaded", AutoModelForCausalLM.from_pretrained, use_safetensors=True, **kwargs)
+    repair_generation_config(model, name)
+    return model
+
+
+def load_config(name: str, **kwargs: Any) -> Any:
+    """A model's configuration, without its weights."""
+    return _load(name, "has no configuration that loads", AutoConfig.from_pretrained, **kwargs)
+
+
+def load_tokenizer(name: str, **kwargs: Any) -> Any:
+    tokenizer = _load(name, "has no tokenizer that loads", AutoTokenizer.from_pretrained, **kwargs)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def _load(name: str, failure: str, from_pretrained: Callable[..., Any], **kwargs: Any) -> Any:
+    know_our_networks()
+    check_model_path(name)
+    try:
+        return from_pretrained(expand(name), **kwargs)
+    except Exception as error:  # a broken file may raise anything, from KeyError to exceptions of Rust's
+        _check_files(name, tokenizer=True)
+        kind = "" if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: "
+        raise ConfigError(f"model_name_or_path={name!r} {failure}: {kind}{first_line(error)}.") from error
+
+
+def _check_files(name: str, tokenizer: bool = False) -> None:
+    folder = Path(expand(name))
+    if folder.is_dir():
+        try:
+            check_files(folder, tokenizer)
+        except ConfigError as error:
+            raise ConfigError(f"model_name_or_path={name!r} cannot be loaded: {error}") from None
+
+
+def is_word_level(tokenizer: Any) -> bool:
+    """Whether the tokenizer's tokens are whole words, as `scratch.word_tokenizer` makes them."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    return backend is not None and type(backend.model).__name__ == "WordLevel"
+
+
+def make_renderer(
+    kind: str, tokenizer: Any, group: TaskGroup, template_kwargs: dict[str, Any] | None = None
+) -> Renderer:
+    """`chat`, `plain`, or `auto`: chat where the tokenizer has a template.
+
+    Word-level tokenizers act in the group's fixed number of words without an end token, where it has one.
+    """
+    if kind == "auto":
+        kind = "chat" if getattr(tokenizer, "chat_template", None) else "plain"
+    if kind == "chat":
+        return ChatRenderer(tokenizer, template_kwargs)
+    if is_word_level(tokenizer):
+        fixed = group.env.action_words if group.env.style == "terse" else None
+        renderer = PlainRenderer(tokenizer, fixed, separator="")
+        unknown = tokenizer.unk_token_id
+        if unknown in renderer.encode(group.env.rules()):
+            raise ConfigError(
+                f"the model's word-level tokenizer does not know the words of {group.env_id}'s rules: it was made for "
+                "another task group (or style). Evaluate it on its own, or train a new one."
+            )
+        return renderer
+    return PlainRenderer(tokenizer)
+
+
+def context_room(model: Any) -> int | None:
+    """Tokens the model can hold."""
+    return getattr(model.config.get_text_config(), "max_position_embeddings", None)
+
+
+def device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,0 +1,139 @@
+"""Small models and tokenizers made from scratch, out of a task group's own text."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+from metarlgym.datatypes import ConfigError
+from metarlgym.policies.scripted import RandomPolicy
+from metarlgym.rollout.manager import RolloutManager, TrialSpec
+from metarlgym.seeding import derive
+from metarlgym.settings.ranges import check_heads, check_values
+from metarlgym.tasks import TaskGroup
+from metarlgym.trial import Trial
+
+PAD, BOS, END, UNKNOWN = "<pad>", "<bos>", "<end>", "<unk>"
+TURN, END_OF_TURN = "<|im_start|>", "<|im_end|>"
+CHAT_TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+"""ChatML, as Qwen's models use it."""
+
+
+@dataclass
+class ScratchArguments:
+    """A model made from scratch, used where no `model_name_or_path` is given."""
+
+    scratch_tokenizer: str = field(default="word", metadata={"help": "word: the words of the task group; byte: bytes."})
+    scratch_hidden_size: int = field(default=32, metadata={"help": "Width d."})
+    scratch_layers: int = field(default=2, metadata={"help": "Transformer layers."})
+    scratch_heads: int = field(default=4, metadata={"help": "Attention heads; must divide the width."})
+    scratch_init_std: float | None = field(
+        default=None, metadata={"help": "Standard deviation of the weights at the start; default 1/sqrt(width)."}
+    )
+    warmup_trials: int = field(
+        default=20_000, metadata={"help": "Trials of random legal play to learn the format from; 0 for no warm-up."}
+    )
+    warmup_max_steps: int = field(default=1_000, metadata={"help": "Most steps of the warm-up."})
+    warmup_batch_size: int = field(default=256, metadata={"help": "Trials in a step of the warm-up."})
+    warmup_learning_rate: float = field(default=1e-3, metadata={"help": "AdamW's step size in the warm-up."})
+
+    def __post_init__(self) -> None:
+        check_values(self)
+        check_heads("scratch_heads", self.scratch_heads, "scratch_hidden_size", self.scratch_hidden_size)
+
+
+def sample_text(group: TaskGroup, make_trial: Callable[[], Trial], trials: int = 512) -> list[str]:
+    """Texts of a group, as rollouts would show them: rules, openings, random legal actions and answers."""
+    specs = [
+        TrialSpec(make_trial, group.task(i, "train"), derive("vocabulary", i), ("vocabulary", i)) for i in range(trials)
+    ]
+    texts = [group.env.rules()]
+    for trajectory in RolloutManager(RandomPolicy()).run(specs):
+        if trajectory.error:
+            raise ConfigError(f"env_id={group.env_id!r} fails under random legal play: {trajectory.error}.")
+        for episode in trajectory.episodes:
+            texts.append(episode.opening)
+            for turn in episode.turns:
+                texts += [turn.action, turn.observation]
+    return texts
+
+
+def word_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
+    """A tokenizer whose tokens are the whitespace-separated words of `texts`."""
+    words = sorted({word for text in texts for word in text.split()})
+    vocabulary = {token: i for i, token in enumerate([PAD, BOS, END, UNKNOWN, *words])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return _wrap(tokenizer, unk_token=UNKNOWN)
+
+
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    """A tokenizer of the 256 bytes; it knows every text."""
+    return _wrap(_bytes([PAD, BOS, END]))
+
+
+def chat_tokenizer() -> PreTrainedTokenizerFast:
+    """A tokenizer of the 256 bytes with ChatML turns."""
+    marks = {"bos_token": None, "eos_token": END_OF_TURN, "extra_special_tokens": [TURN]}
+    tokenizer = _wrap(_bytes([PAD, TURN, END_OF_TURN]), **marks)
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
+
+
+def _bytes(special: list[str]) -> Tokenizer:
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: i for i, token in enumerate([*special, *alphabet])}
+    tokenizer = Tokenizer(models.BPE(vocabulary, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
+def _wrap(tokenizer: Tokenizer, **special: Any) -> PreTrainedTokenizerFast:
+    names = {"pad_token": PAD, "bos_token": BOS, "eos_token": END, **special}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, clean_up_tokenization_spaces=False, **names)
+
+
+def scratch_model(
+    args: ScratchArguments, tokenizer: Any, context: int, seed: int, tied: bool = False
+) -> Qwen3ForCausalLM:
+    """A Qwen3-type model.
+
+    The initialisation is scaled with the width: the library default of .02 is made for widths of 768 and more; at 32 it
+    is so small that attention never forms (docs/decisions.md).
+
+    Args:
+        args: sizes.
+        tokenizer: gives the vocabulary.
+        context: longest context in tokens.
+        seed: seeds the weights.
+        tied: let the output head share the embedding's weights.
+    """
+    width = args.scratch_hidden_size
+    config = Qwen3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=4 * width,
+        num_hidden_layers=args.scratch_layers,
+        num_attention_heads=args.scratch_heads,
+        num_key_value_heads=args.scratch_heads,
+        head_dim=width // args.scratch_heads,
+        max_position_embeddings=context,
+        initializer_range=args.scratch_init_std or 1 / math.sqrt(width),
+        tie_word_embeddings=tied,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive(seed, "weights") % 2**31)
+        return Qwen3ForCausalLM(config)

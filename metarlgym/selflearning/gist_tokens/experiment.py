@@ -1,0 +1,73 @@
+"""Plan 2: learn gist tokens through an attention bottleneck, then learn in the space of their states.
+
+Phase A trains gists of several sizes and two controls, and says how many bits get through. Phase B starts from such a
+model and asks whether a score in gist space is harder or easier to hack than one in token space. An arm of phase A is a
+view and a seed, an arm of phase B a space and a seed.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from metarlgym.datatypes import ConfigError
+from metarlgym.seeding import derive
+from metarlgym.selflearning.experiment import Log
+from metarlgym.selflearning.gist_tokens.config import Config
+from metarlgym.selflearning.gist_tokens.leak import chunk_1_gradient
+from metarlgym.selflearning.gist_tokens.model import held_out_loss, make_source, train_gists
+from metarlgym.selflearning.gist_tokens.plots import pictures
+from metarlgym.selflearning.gist_tokens.policy_learning import held_out, run_space
+from metarlgym.selflearning.gist_tokens.references import exact_losses
+from metarlgym.selflearning.gist_tokens.report import summarise
+
+__all__ = ["Config", "arms", "pictures", "run_arm", "summarise"]
+
+CONTROLS = ("no_bottleneck", "no_gist")
+
+
+def arms(config: Config) -> list[str]:
+    """`gist-K-seedS` and the controls of phase A, `space-NAME-seedS` of phase B."""
+    views = [f"gist-{k}" for k in config.gists] + (list(CONTROLS) if config.gists else [])
+    found = [f"{view}-seed{seed}" for seed in config.gist_seeds for view in views]
+    return found + [f"space-{space}-seed{seed}" for seed in config.seeds for space in config.spaces]
+
+
+def run_arm(config: Config, arm: str, log: Log) -> dict[str, Any]:
+    """One run.
+
+    Returns:
+        Phase A: `view`, `gists`, `seed`; `loss` on chunk 2, expected under the truth, and `loss_se` over sequences;
+        `exact`; `leak_max_abs` with gists cut off, and `gradient_max_abs` without, see `gist_leak`. Phase B: see
+        `run_space`.
+
+    Raises:
+        ConfigError: no such arm.
+    """
+    if arm not in arms(config):
+        raise ConfigError(f"arm={arm!r} is not one of this config: use {', '.join(arms(config))}.")
+    name, _, last = arm.rpartition("-seed")
+    seed = int(last)
+    if name.startswith("space-"):
+        return run_space(config, name.removeprefix("space-"), seed, log)
+    view, _, number = name.partition("-")
+    # Controls have a gist too, that is not used: their sequences are otherwise the same.
+    gists = int(number or 1)
+    model = train_gists(config, gists, view, seed, config.steps, log)
+    first, second, theta = held_out(config, config.held)
+    loss = held_out_loss(model, first, second, theta)
+    few = slice(config.leak_sequences)
+    with torch.enable_grad():
+        leak, whole = (chunk_1_gradient(model, first[few], second[few], cut) for cut in (True, False))
+    source = make_source(config, derive(config.world, "held-out"))
+    return {
+        "view": view,
+        "gists": gists,
+        "seed": seed,
+        "loss": float(loss.mean()),
+        "loss_se": float(loss.std() / len(loss) ** 0.5),
+        "exact": exact_losses(config, source, config.held),
+        "leak_max_abs": leak,
+        "gradient_max_abs": whole,
+    }

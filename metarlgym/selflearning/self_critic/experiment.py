@@ -1,0 +1,290 @@
+"""Plan 1: learn from what a critic produces, and see when that is hacked.
+
+Phase A trains a model and its critic on real tokens, phase B on the critic's scores or targets alone. An arm is one
+form, one critic and one seed; two more kinds of arms belong to the detector: phase A itself, where it must keep silent,
+and runs in which its alarm has consequences.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from metarlgym.datatypes import ConfigError, MetaRLGymError
+from metarlgym.seeding import derive
+from metarlgym.selflearning.experiment import Log
+from metarlgym.selflearning.self_critic.actor_critic import ActorCritic
+from metarlgym.selflearning.self_critic.critics import Critic, ema_share, keep, restore
+from metarlgym.selflearning.self_critic.language import CONTEXTS, Language
+from metarlgym.selflearning.self_critic.report import pictures, summarise
+from metarlgym.selflearning.self_critic.score_form import ScoreForm, ScoreSizes
+from metarlgym.selflearning.self_critic.target_form import TargetForm
+from metarlgym.settings.ranges import check_heads, check_values
+from metarlgym.training.hack_detector import HackDetector, Measure, verdicts
+
+__all__ = ["Config", "arms", "pictures", "run_arm", "summarise"]
+
+FORMS = ("score", "target", "target_seen")
+SCORE_ONLY = ("live_detached", "grounded")
+"""Critics of form score alone: targets have no gradient, so a live critic is always detached there."""
+ACTIONS = ("stop", "reanchor", "phase_a")
+MEASURES = {
+    "score": {
+        "true_loss": Measure("low", 0.005, relative=True),
+        "signal0": Measure("high", 0.03),
+        "distinct": Measure("near", 0.2, target=1.0),
+        "likelihood": Measure("near", 0.2),
+    },
+    "target": {
+        "true_loss": Measure("low", 0.005, relative=True),
+        "agreement": Measure("high", 0.02),
+        "distinct": Measure("near", 0.2, target=1.0),
+        "likelihood": Measure("near", 0.2),
+    },
+}
+"""What the detector watches, and how much worse than at its best counts as worse. Shares of distinct bigrams and the
+likelihood under the true source are relative to those of real tokens: better than real is as bad as worse."""
+
+
+@dataclass
+class Config:
+    """Settings of plan 1."""
+
+    forms: list[str] = field(
+        default_factory=lambda: list(FORMS),
+        metadata={"help": "score; target; target_seen: targets by a critic that sees the answer, as in the original."},
+    )
+    critics: list[str] = field(
+        default_factory=lambda: ["live", "live_detached", "frozen", "ema_0.99", "refreshed", "grounded"],
+        metadata={"help": "live, frozen, ema_T, refreshed; live_detached and grounded in form score alone."},
+    )
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2], metadata={"help": "One run of each critic for each."})
+    actions: list[str] = field(
+        default_factory=lambda: list(ACTIONS),
+        metadata={"help": "stop (a run of every critic), reanchor, phase_a (one of frozen): what an alarm does."},
+    )
+    V: int = field(default=24, metadata={"help": "Tokens of the language."})
+    n_gram: int = field(default=3, metadata={"help": "Tokens that the language's network sees, the oldest in vain."})
+    scale: float = field(default=2.0, metadata={"help": "How predictable the language is."})
+    length: int = field(default=16, metadata={"help": "Tokens of a sequence."})
+    language: int = field(default=0, metadata={"help": "Draws the language."})
+    hidden_size: int = field(default=32, metadata={"help": "Width."})
+    layers: int = field(default=2, metadata={"help": "Transformer blocks."})
+    heads: int = field(default=2, metadata={"help": "Attention heads."})
+    batch: int = field(default=64, metadata={"help": "Real sequences of a step."})
+    phase_a_steps: int = field(default=300, metadata={"help": "Steps on real tokens."})
+    phase_a_lr: float = field(default=3e-3, metadata={"help": "Step size of phase A."})
+    steps: int = field(default=1600, metadata={"help": "Steps of phase B with scores, at most."})
+    target_steps: int = field(default=400, metadata={"help": "Steps of phase B with targets, at most."})
+    action_steps: int = field(
+        default=400, metadata={"help": "Steps of phase B, at most, of runs that reanchor or return to phase A."}
+    )
+    lr: float = field(default=1e-4, metadata={"help": "Step size of phase B with scores."})
+    target_lr: float = field(default=1e-4, metadata={"help": "Step size of phase B with targets."})
+    prompt: int = field(default=4, metadata={"help": "Real tokens before a sample."})
+    prompts: int = field(default=8, metadata={"help": "Prefixes of a step."})
+    group: int = field(default=8, metadata={"help": "Samples of each prefix."})
+    thought: int = field(default=4, metadata={"help": "grounded: tokens of a thought."})
+    tau: float = field(default=0.99, metadata={"help": "grounded: share that its moving average keeps."})
+    spoilt: float = field(
+        default=0.6, metadata={"help": "Share of random tokens in sequences that a critic sees through."}
+    )
+    own_weight: float = field(
+        default=0.08, metadata={"help": "Weight of own samples as false ones, beside spoilt and real sequences."}
+    )
+    targets: str = field(default="argmax", metadata={"help": "argmax, or sample from the critic's verdict."})
+    refresh_every: int = field(default=25, metadata={"help": "refreshed: steps between returns to phase A."})
+    refresh_steps: int = field(default=25, metadata={"help": "refreshed: steps there."})
+    check_every: int = field(default=5, metadata={"help": "Steps between checks."})
+    close_checks: int = field(default=40, metadata={"help": "Checks after which they come five times as seldom."})
+    patience: int = field(default=3, metadata={"help": "Checks running that make an alarm."})
+    held: int = field(default=256, metadata={"help": "Held-out sequences."})
+
+    def __post_init__(self) -> None:
+        check_values(self)
+        for form in self.forms:
+            if form not in FORMS:
+                raise ConfigError(f"forms: {form!r} is not known: use {', '.join(FORMS)}.")
+        for action in self.actions:
+            if action not in ACTIONS:
+                raise ConfigError(f"actions: {action!r} is not known: use {', '.join(ACTIONS)}.")
+        for critic in self.critics:
+            ema_share(critic)
+        if not self.seeds:
+            raise ConfigError("seeds=[] is empty: give at least one.")
+        if not self.n_gram - 1 <= self.prompt < self.length:
+            raise ConfigError(f"prompt={self.prompt} must be at least n_gram - 1 and below length={self.length}.")
+        if self.V ** (self.n_gram - 1) > CONTEXTS:
+            raise ConfigError(f"n_gram={self.n_gram} with V={self.V}: V^(n_gram - 1) must be at most {CONTEXTS}.")
+        check_heads("heads", self.heads, "hidden_size", self.hidden_size)
+
+
+def arms(config: Config) -> list[str]:
+    """`FORM-CRITIC-SEED`, `FORM-phase_a-SEED`, and `FORM-CRITIC-ACTION` with a further seed."""
+    found = []
+    for form in config.forms:
+        critics = [c for c in config.critics if form == "score" or c not in SCORE_ONLY]
+        found += [f"{form}-{critic}-{seed}" for critic in critics for seed in config.seeds]
+        found += [f"{form}-phase_a-{seed}" for seed in config.seeds]
+        for action in config.actions:
+            chosen = critics if action == "stop" else [c for c in critics if c == "frozen"]
+            found += [f"{form}-{critic}-{action}" for critic in chosen]
+    return found
+
+
+def run_arm(config: Config, arm: str, log: Log) -> dict[str, Any]:
+    """One arm: its checks and, from them, when it was hacked and when the alarm came."""
+    form_name, critic_name, last = arm.split("-", 2)
+    action = last if last in ACTIONS else "log"
+    seed = max(config.seeds) + 1 if action != "log" else int(last)
+    form = _make_form(config, form_name, seed)
+    length = 3 * config.length
+    actor = ActorCritic(config.V, config.hidden_size, config.layers, config.heads, length, derive(seed, "actor"))
+    only_a = critic_name == "phase_a"
+    steps = _budget(config, form_name, action)
+    total = config.phase_a_steps if only_a else config.phase_a_steps + steps
+    run = _Run(config, form, actor, log, total)
+    if only_a:
+        lines, detector = run.phase_a(checked=True)
+        return {"lines": lines, "alarm_step": detector.alarm_step, "reasons": detector.reasons}
+    run.start((repr(config), form_name, seed))
+    return run.phase_b(critic_name, action, steps)
+
+
+def _make_form(config: Config, name: str, seed: int) -> ScoreForm | TargetForm:
+    language = Language(config.V, config.n_gram, config.scale, config.length, config.language, seed)
+    generator = torch.Generator().manual_seed(derive(seed, "samples") % 2**62)
+    if name == "score":
+        sample = config.length - config.prompt
+        shapes = (config.prompt, sample, config.prompts, config.group, config.thought, config.batch)
+        sizes = ScoreSizes(*shapes, config.spoilt, config.own_weight)
+        return ScoreForm(language, sizes, config.held, generator)
+    sees = "answer" if name == "target_seen" else "context"
+    return TargetForm(language, config.batch, config.held, sees, config.targets, generator)
+
+
+def _budget(config: Config, form: str, action: str) -> int:
+    steps = config.steps if form == "score" else config.target_steps
+    return steps if action in ("log", "stop") else min(steps, config.action_steps)
+
+
+_STARTS: dict[tuple[str, str, int], tuple[Any, ...]] = {}
+"""Ends of phase A of this process: all critics of a form and a seed begin with the same."""
+
+
+class _Run:
+    """The two phases of one arm, on one actor."""
+
+    def __init__(self, config: Config, form: Any, actor: ActorCritic, log: Log, total: int) -> None:
+        self.config, self.form, self.actor, self.log, self.total = config, form, actor, log, total
+        self.seen = 0
+        """Real sequences taken so far: none is used twice."""
+        self.done = 0
+
+    def detector(self) -> HackDetector:
+        better = "high" if self.form.name == "score" else "low"
+        return HackDetector(MEASURES[self.form.name], self.config.patience, better)
+
+    def _check_at(self, step: int, anew: int = 0) -> bool:
+        """A hack may take 5 steps or 1,000: checks are close at first, and after all began anew, then seldom."""
+        every = self.config.check_every
+        return step % (every if step <= anew + every * self.config.close_checks else 5 * every) == 0
+
+    def _tell(self, phase: str, line: dict[str, Any]) -> None:
+        self.log(self.done, self.total, phase=phase, at=line["step"], **{k: v for k, v in line.items() if k != "step"})
+
+    def train(self, model: Any, loss: torch.Tensor, optimizer: Any) -> None:
+        """One step of an optimiser, on a loss that took its real sequences from `self.seen` on."""
+        if not bool(torch.isfinite(loss)):
+            raise MetaRLGymError(f"the loss is {loss.item()} at step {self.done}: lower lr or phase_a_lr.")
+        self.seen += max(self.config.batch, self.config.prompts)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+
+    def start(self, key: tuple[str, str, int]) -> None:
+        """Phase A, unless this process has done it for the same settings, form and seed."""
+        if key not in _STARTS:
+            self.phase_a()
+            _STARTS[key] = keep(self.actor), self.form.generator.get_state(), self.seen, self.done
+        weights, state, self.seen, self.done = _STARTS[key]
+        restore(self.actor, weights)
+        self.form.generator.set_state(state)
+
+    def phase_a(self, checked: bool = False, steps: int | None = None) -> tuple[list[dict[str, Any]], HackDetector]:
+        """Real tokens. With `checked`, what the detector makes of it."""
+        steps = steps or self.config.phase_a_steps
+        optimizer = torch.optim.AdamW(self.actor.parameters(), self.config.phase_a_lr, weight_decay=0.0)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps, self.config.phase_a_lr / 30)
+        lines: list[dict[str, Any]] = []
+        detector, critic = self.detector(), Critic("live", self.actor)
+        for step in range(steps + 1):
+            if checked and self._check_at(step):
+                lines.append({"step": step, **self.form.measure(self.actor, critic)})
+                detector.check(step, lines[-1]["signal"], lines[-1])
+                self._tell("A", lines[-1])
+            elif step % 50 == 0:
+                self.log(self.done, self.total, phase="A")
+            if step < steps:
+                self.train(self.actor, self.form.phase_a_loss(self.actor, self.seen), optimizer)
+                schedule.step()
+                self.done += 1
+        return lines, detector
+
+    def phase_b(self, critic_name: str, action: str, steps: int) -> dict[str, Any]:
+        """The critic alone; ends at the budget, or some time after the hack, which is then known."""
+        config = self.config
+        critic = Critic(critic_name, self.actor, config.tau)
+        lr = config.lr if self.form.name == "score" else config.target_lr
+        optimizer = torch.optim.AdamW(self.actor.parameters(), lr, weight_decay=0.0)
+        refresher = torch.optim.AdamW(critic.judge.parameters(), 1e-3) if critic_name == "refreshed" else None
+        detector = self.detector()
+        lines: list[dict[str, Any]] = []
+        acted: list[int] = []
+        rule = "gain" if critic_name == "grounded" else self.form.name
+        kept, hacked = keep(self.actor), None
+        for step in range(steps + 1):
+            if step == steps or self._check_at(step, acted[-1] if acted else 0):
+                lines.append({"step": step, **self.form.measure(self.actor, critic)})
+                self._tell("B", lines[-1])
+                alarm = detector.check(step, lines[-1]["signal"], lines[-1])
+                if alarm and action == "stop":
+                    break
+                if alarm and action != "log":
+                    acted.append(step)
+                    restore(self.actor, kept)  # from before the hack; the last resort of both actions
+                    if action == "phase_a":
+                        self.total += config.phase_a_steps // 4
+                        self.phase_a(steps=config.phase_a_steps // 4)
+                        kept = keep(self.actor)
+                    critic = Critic(critic_name, self.actor, config.tau)
+                    optimizer = torch.optim.AdamW(self.actor.parameters(), lr, weight_decay=0.0)
+                    detector.reset()
+                hacked = hacked or verdicts(lines, rule)["hack_step"]
+                if hacked is not None and step >= 1.1 * hacked + 20 * config.check_every:
+                    break
+            if step == steps:
+                break
+            if refresher is not None and step and step % config.refresh_every == 0:
+                for _ in range(config.refresh_steps):
+                    self.train(critic.judge, self.form.critic_loss(critic.judge, self.actor, self.seen), refresher)
+            self.train(self.actor, self.form.step_loss(self.actor, critic, self.seen), optimizer)
+            critic.after_step()
+            self.done += 1
+        found = verdicts(lines, rule)
+        return {
+            **found,
+            "alarm_step": detector.alarm_step,
+            "reasons": detector.reasons,
+            "acted": acted,
+            "budget": steps,
+            "last_step": lines[-1]["step"],
+            "start": lines[0],
+            "end": lines[-1],
+            "worst_true_loss": max(line["true_loss"] for line in lines) / lines[0]["true_loss"],
+            "floor": self.form.floor(),
+            "lines": lines,
+        }

@@ -1,0 +1,196 @@
+"""Self-produced scores: an actor maximises, by the group-relative policy gradient of GRPO, what a critic thinks of it.
+
+Phase A: next-token loss on real tokens, while the critic learns to tell real continuations from the actor's own.
+Phase B: no target any more. The actor continues real prefixes, G times each; the score is the critic's opinion in
+[0, 1]; advantages are leave-one-out within the G, with one scale for the batch. Where the critic is `live` its score is
+also differentiated, as in METALEARN, where loss and learner are one network. `grounded` scores real tokens instead:
+what a sampled thought adds to their log-likelihood over a moving average's without it (RLP, Hatamizadeh et al. 2025,
+arXiv:2510.01265); one member of each group is the empty thought, so that the plain prediction is trained too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from metarlgym.selflearning.self_critic.actor_critic import ActorCritic
+from metarlgym.selflearning.self_critic.critics import Critic
+from metarlgym.selflearning.self_critic.language import Language, distinct
+from metarlgym.training.credit import batch_scale, leave_one_out
+from metarlgym.training.hack_detector import CHECK_SEED
+
+
+@dataclass
+class ScoreSizes:
+    """Shapes of the form.
+
+    Attributes:
+        prompt: real tokens before a sample.
+        sample: tokens of a sample.
+        prompts: prefixes of a step.
+        group: samples of each.
+        thought: tokens of a thought (`grounded`).
+        batch: real sequences of a step of phase A.
+        spoilt: share of random tokens in the real sequences that the critic learns to see through.
+        own_weight: weight of the actor's own samples as false ones, beside spoilt and real sequences.
+    """
+
+    prompt: int
+    sample: int
+    prompts: int
+    group: int
+    thought: int
+    batch: int
+    spoilt: float
+    own_weight: float
+
+
+class ScoreForm:
+    """Losses and measures of the form, on one language.
+
+    Args:
+        language: what is real.
+        sizes: shapes.
+        held: held-out sequences behind the true loss.
+        generator: draws samples.
+    """
+
+    name = "score"
+
+    def __init__(self, language: Language, sizes: ScoreSizes, held: int, generator: torch.Generator) -> None:
+        self.language, self.sizes, self.generator = language, sizes, generator
+        self.held = language.tokens(0, held, "eval")
+        self.real = self.held[:, sizes.prompt :]
+
+    def phase_a_loss(self, model: ActorCritic, start: int) -> Tensor:
+        """Loss on real sequences `start` and on: next tokens, and real against own continuations."""
+        s = self.sizes
+        real = self.language.tokens(start, s.batch)
+        logits, verdict = model.both(real)
+        loss = functional.cross_entropy(logits[:, :-1].flatten(0, 1), real[:, 1:].flatten())
+        return loss + self._verdict_loss(model, real, verdict)
+
+    def critic_loss(self, judge: ActorCritic, actor: ActorCritic, start: int) -> Tensor:
+        """A refreshed critic's loss: real sequences against the actor's present samples."""
+        real = self.language.tokens(start, self.sizes.batch)
+        return self._verdict_loss(judge, real, judge.both(real)[1], actor)
+
+    def _verdict_loss(self, model: ActorCritic, real: Tensor, verdict: Tensor, actor: Any = None) -> Tensor:
+        """Real tokens against false ones: the actor's own, and random ones in real sequences."""
+        s = self.sizes
+        own = (actor or model).sample(real[:, : s.prompt], s.sample, self.generator)
+        on_own = model.both(torch.cat([real[:, : s.prompt], own], 1))[1][:, s.prompt :]
+        spoilt = torch.rand(real.shape, generator=self.generator) < s.spoilt
+        other = torch.randint(self.language.V, real.shape, generator=self.generator)
+        on_spoilt = model.both(torch.where(spoilt, other, real))[1][:, s.prompt :]
+        loss = functional.binary_cross_entropy_with_logits
+        return (
+            loss(verdict[:, s.prompt :], torch.ones(len(real), s.sample))
+            + loss(on_spoilt, (~spoilt).float()[:, s.prompt :])
+            + s.own_weight * loss(on_own, torch.zeros(len(real), s.sample))
+        ) / (2 + s.own_weight)
+
+    def step_loss(self, actor: ActorCritic, critic: Critic, start: int) -> Tensor:
+        """The loss of a step of phase B."""
+        s = self.sizes
+        real = self.language.tokens(start, s.prompts).repeat_interleave(s.group, 0)
+        if critic.name == "grounded":
+            return self._grounded_loss(actor, critic, real)
+        prompts = real[:, : s.prompt]
+        whole = torch.cat([prompts, actor.sample(prompts, s.sample, self.generator)], 1)
+        if critic.differentiable:
+            logits, verdict = actor.both(whole)
+            score = torch.sigmoid(verdict)[:, s.prompt :].mean(1)
+        else:
+            logits = actor.logits(whole)
+            with torch.no_grad():
+                score = critic.judge.score(whole, s.prompt)
+        loss = self._policy_loss(logits, whole, score.detach())
+        return loss - score.mean() if critic.differentiable else loss
+
+    def _policy_loss(self, logits: Tensor, whole: Tensor, score: Tensor) -> Tensor:
+        s = self.sizes
+        logs = torch.log_softmax(logits[:, s.prompt - 1 : -1], -1)
+        chosen = logs.gather(2, whole[:, s.prompt :, None])[..., 0]
+        return -(self._advantages(score)[:, None] * chosen).mean()
+
+    def _advantages(self, score: Tensor) -> Tensor:
+        groups = torch.arange(len(score)) // self.sizes.group
+        alive = torch.ones(len(score), dtype=torch.bool)
+        apart = (score - leave_one_out(score, groups, alive))[:, None]
+        return batch_scale(apart, torch.ones_like(apart, dtype=torch.bool))[:, 0]
+
+    def _grounded_loss(self, actor: ActorCritic, critic: Critic, real: Tensor) -> Tensor:
+        """Score-function gradient on thoughts, and the gradient of the gain itself, which is a real log-likelihood."""
+        s = self.sizes
+        chosen, after = self._with_thoughts(actor, real, self.generator)
+        plain = _log_likelihood(actor, real, s.prompt)
+        with torch.no_grad():
+            base = _log_likelihood(critic.average.module, real, s.prompt)
+        empty = torch.arange(len(real)) % s.group == 0
+        gain = torch.where(empty, plain, after) - base
+        loss = -(self._advantages(gain.detach()) * torch.where(empty, 0.0, chosen)).mean() / s.thought
+        return loss - gain.mean()
+
+    def _with_thoughts(self, actor: ActorCritic, real: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Log-probability of a sampled thought, and mean log-probability of the real tokens after it, each `(B,)`."""
+        s = self.sizes
+        prompts, rest = real[:, : s.prompt], real[:, s.prompt :]
+        mark = torch.full((len(real), 1), self.language.V)
+        thoughts = actor.sample(torch.cat([prompts, mark], 1), s.thought, generator)
+        whole = torch.cat([prompts, mark, thoughts, mark + 1, rest], 1)
+        logs = torch.log_softmax(actor.logits(whole), -1)
+        first = s.prompt + 1
+        chosen = logs[:, first - 1 : first - 1 + s.thought].gather(2, thoughts[..., None])[..., 0].sum(1)
+        return chosen, logs[:, first + s.thought : -1].gather(2, rest[..., None])[..., 0].mean(1)
+
+    @torch.no_grad()
+    def measure(self, actor: ActorCritic, critic: Critic) -> dict[str, float]:
+        """One check: signal, the same by the critic as it was, and the truth.
+
+        Signals are scores in [0, 1]; of `grounded` nats a token, gained with a thought over the moving average without.
+        """
+        s = self.sizes
+        generator = torch.Generator().manual_seed(CHECK_SEED)
+        prompts = self.held[:, : s.prompt]
+        own = actor.sample(prompts, s.sample, generator)
+        whole = torch.cat([prompts, own], 1)
+        more: dict[str, float] = {}
+        if critic.name == "grounded":
+            after = self._with_thoughts(actor, self.held, generator)[1]
+            score = after - _log_likelihood(critic.average.module, self.held, s.prompt)
+            score0 = after - _log_likelihood(critic.at_start, self.held, s.prompt)
+            more["thought_gain"] = float((after - _log_likelihood(actor, self.held, s.prompt)).mean())
+        else:
+            score = critic.judge.score(whole, s.prompt)
+            score0 = critic.at_start.score(whole, s.prompt)
+        logits = actor.logits(self.held)
+        chances = torch.softmax(actor.logits(whole)[:, s.prompt - 1 : -1], -1)
+        return {
+            "signal": float(score.mean()),
+            "signal_se": float(score.std() / len(score) ** 0.5),
+            "signal0": float(score0.mean()),
+            "true_loss": self.language.true_loss(logits, self.held, s.prompt - 1),
+            "agreement": float((logits[:, s.prompt - 1 : -1].argmax(-1) == self.real).float().mean()),
+            "entropy": float(-torch.special.xlogy(chances, chances).sum(-1).mean()),
+            "distinct": distinct(own) / distinct(self.real),
+            "likelihood": self.language.log_likelihood(prompts, own) - self._real_likelihood(),
+            **more,
+        }
+
+    def floor(self) -> float:
+        """Least true loss there is, nats a token."""
+        return self.language.entropy(self.held, self.sizes.prompt - 1)
+
+    def _real_likelihood(self) -> float:
+        return self.language.log_likelihood(self.held[:, : self.sizes.prompt], self.real)
+
+
+def _log_likelihood(model: ActorCritic, real: Tensor, prompt: int) -> Tensor:
+    """Mean log-probability of the tokens from `prompt` on, `(B,)`."""
+    logs = torch.log_softmax(model.logits(real)[:, prompt - 1 : -1], -1)
+    return logs.gather(2, real[:, prompt:, None])[..., 0].mean(1)

@@ -1,0 +1,183 @@
+"""Sequences of a source, and the truth about them, as Arrow tables."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from metarlgym import __version__
+from metarlgym.datatypes import ConfigError
+from metarlgym.sequences.sources import RLM, MetaLM, Piecewise, PseudoLanguage, Source
+from metarlgym.sequences.sources.base import SPLITS, check_seed, check_whole
+from metarlgym.sequences.sources.settings import check_used
+
+SOURCES: dict[str, type[Source]] = {"metalm": MetaLM, "rlm": RLM, "piecewise": Piecewise, "pseudo": PseudoLanguage}
+KEY = b"metarlgym"
+"""Where the settings are, as JSON, in the metadata of a file's schema."""
+PART_CELLS, CHUNK_CELLS = 2**22, 2**18
+"""Numbers made for a part of the file, which is held in memory, and at one go."""
+_NOT_FOR_FILES = ("transform", "rules")  # a function, and v^3 numbers: no settings to keep in every file
+
+
+@dataclass
+class Export:
+    """Which sequences are written. Row by row, the shards 0..N-1 in order are the data without shards.
+
+    Raises:
+        ConfigError: a value that does not fit, also one of the source's own.
+    """
+
+    source: str
+    """`metalm`, `rlm`, `piecewise` or `pseudo`."""
+    sequences: int
+    """Of all shards together."""
+    arguments: dict[str, Any] = field(default_factory=dict)
+    """Settings of the source, without its seed; the source's defaults fill the rest."""
+    seed: int = 0
+    split: str = "train"
+    shard: tuple[int, int] = (0, 1)
+    """(K, N): this is share K of N, counted from 0."""
+    probabilities: bool = False
+    """`piecewise`: also the true distributions."""
+    part_size: int | None = None
+    """Sequences written at once; None for as many as make about two million tokens."""
+    made: Source = field(init=False, repr=False, compare=False)
+    """The source itself."""
+    settings: dict[str, Any] = field(init=False, repr=False, compare=False)
+    """All of the above, the package version and the columns, as JSON holds them."""
+
+    def __post_init__(self) -> None:
+        if self.source not in SOURCES:
+            raise ConfigError(f"source={self.source!r} is not known: use one of {', '.join(SOURCES)}.")
+        check_whole("sequences", self.sequences, 1, 2**62)
+        check_seed("seed", self.seed)
+        if self.split not in SPLITS:
+            raise ConfigError(f"split={self.split!r} is not known: use 'train' or 'eval'.")
+        shard, shards = self.shard
+        check_whole("shard: N", shards, 1)
+        check_whole("shard: K", shard, 0, shards - 1, f", as there are {shards}, counted from 0")
+        if self.probabilities and self.source != "piecewise":
+            raise ConfigError(f"probabilities=True is for piecewise, not {self.source}: leave it out.")
+        kind = SOURCES[self.source]
+        parameters = inspect.signature(kind).parameters
+        known = {k: p.default for k, p in parameters.items() if k != kind.seed_name and k not in _NOT_FOR_FILES}
+        for name in self.arguments:
+            if name not in known:
+                raise ConfigError(f"{name} is not a setting of {self.source}: it has {', '.join(known)}.")
+        check_used(kind, self.arguments, self.split)
+        arguments = known | self.arguments
+        made = kind(**arguments, **{kind.seed_name: self.seed})
+        if made.length * (made.vocab_size if self.probabilities else 1) >= 2**31:
+            raise ConfigError(f"a sequence of {made.length:,} tokens is too long for a row: make it shorter.")
+        self.made = made
+        if self.part_size is None:
+            self.part_size = max(1, PART_CELLS // self._cells)
+        check_whole("part_size", self.part_size, 1)
+        settings = {
+            "source": self.source,
+            "arguments": arguments,
+            "seed": self.seed,
+            "split": self.split,
+            "sequences": self.sequences,
+            "shard": shard,
+            "shards": shards,
+            "part_size": self.part_size,
+            "version": __version__,
+            "columns": list(self.schema.names),
+        }
+        self.settings = json.loads(json.dumps(settings, default=_plain))
+
+    @property
+    def first(self) -> int:
+        """Index of this shard's first sequence."""
+        return self.sequences * self.shard[0] // self.shard[1]
+
+    @property
+    def stop(self) -> int:
+        """One more than the index of its last."""
+        return self.sequences * (self.shard[0] + 1) // self.shard[1]
+
+    @property
+    def chunk(self) -> int:
+        """Sequences to make at one go."""
+        return max(1, CHUNK_CELLS // self._cells)
+
+    @property
+    def _cells(self) -> int:
+        """Numbers that the source makes for one sequence."""
+        return self.made.length * (self.made.vocab_size + 2 if isinstance(self.made, Piecewise) else 2)
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Columns and their types, without the settings."""
+        token = pa.from_numpy_dtype(_smallest(self.made.vocab_size - 1))
+        columns: dict[str, pa.DataType] = {"index": pa.int64(), "tokens": _list_of(token)}
+        if isinstance(self.made, MetaLM):
+            columns["labels"] = _list_of(token)
+        elif isinstance(self.made, RLM):
+            columns["root"] = token
+        elif isinstance(self.made, Piecewise):
+            columns["switches"] = _list_of(pa.from_numpy_dtype(_smallest(self.made.length)))
+            if self.probabilities:
+                columns["theta"] = _list_of(_list_of(pa.float64()))
+        else:
+            columns["probabilities"] = _list_of(pa.float64())
+        return pa.schema(list(columns.items()))
+
+    def table(self, start: int, count: int) -> pa.Table:
+        """Sequences `start` to `start + count - 1` as rows."""
+        made, schema = self.made, self.schema
+        columns: list[Any] = [np.arange(start, start + count)]
+        if isinstance(made, MetaLM | PseudoLanguage):
+            columns += made.batch(start, count, self.split)
+        elif isinstance(made, RLM):
+            levels = made.trees(start, count, self.split)
+            columns += [levels[-1], levels[0][:, 0]]
+        elif isinstance(made, Piecewise):
+            batch = made.batch(start, count, self.split)
+            columns += [batch.tokens, _places(batch.switches, schema.field("switches").type)]
+            columns += [batch.theta] if self.probabilities else []
+        arrays = [
+            _array(values, kind) if isinstance(values, np.ndarray) else values
+            for values, kind in zip(columns, schema.types, strict=True)
+        ]
+        return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def _plain(value: Any) -> Any:
+    """numpy's numbers and arrays as JSON knows them."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise ConfigError(f"{value!r} cannot be kept in a file's settings: use plain numbers and lists.")
+
+
+def _smallest(most: int) -> np.dtype:
+    return np.min_scalar_type(most)
+
+
+def _list_of(kind: pa.DataType) -> pa.DataType:
+    # "element" is the name in the file: so what is read back has the type that was written.
+    return pa.list_(pa.field("element", kind))
+
+
+def _array(values: np.ndarray, kind: pa.DataType) -> pa.Array:
+    """`values`, one axis for each level of lists in `kind` and one for the rows, as an Arrow array."""
+    if values.ndim == 1:
+        # Not pa.array, which imports pandas: a second of every start.
+        plain = np.ascontiguousarray(values, np.dtype(str(kind).replace("double", "float64")))
+        return pa.Array.from_buffers(kind, len(plain), [None, pa.py_buffer(plain)])
+    rows, each = values.shape[:2]
+    inner = _array(values.reshape(rows * each, *values.shape[2:]), kind.value_type)
+    return pa.ListArray.from_arrays(_array(np.arange(rows + 1) * each, pa.int32()), inner, type=kind)
+
+
+def _places(marks: np.ndarray, kind: pa.DataType) -> pa.Array:
+    """For each row of `marks`, `(B, T)` bool, the list of places that are True."""
+    rows, places = np.nonzero(marks)
+    offsets = np.searchsorted(rows, np.arange(len(marks) + 1))
+    return pa.ListArray.from_arrays(_array(offsets, pa.int32()), _array(places, kind.value_type), type=kind)

@@ -1,0 +1,255 @@
+"""LIN (Willems 1996, "Coding for a binary independent piecewise-identically-distributed source") and its kin.
+
+Exact Bayes where segments are i.i.d. under a Dirichlet(alpha) prior and a segment ends after its m-th symbol with
+probability `hazard[m]`: one hypothesis for each time at which the current segment may have begun. Willems' linear-
+complexity weighting (also "Live and Die") is hazard 1/(2m). With other hazards it is Bayesian online changepoint
+detection (Adams and MacKay 2007, arXiv:0710.3742). O(t) time at the t-th symbol.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from metarlgym.datatypes import ConfigError
+from metarlgym.sequences.predictors.base import Predictor, as_array
+from metarlgym.sequences.sources.base import check_concentration
+from metarlgym.sequences.sources.compiled import compiled
+
+NEGLIGIBLE = -700.0
+"""Log weights this far below the largest count as 0 in sums; they are kept, and may grow again."""
+CAPACITY = 64
+"""Symbols that the online state first has room for."""
+
+
+class Renewal(Predictor):
+    """Exact Bayes for segments whose end depends on their age alone.
+
+    Args:
+        hazard: `(M + 1,)`; entry m is the probability that a segment ends after its m-th symbol, entry 0 is not used.
+            Sequences may have up to M symbols.
+        alphabet: symbols A.
+        alpha: pseudo-count of the segments' KT estimators.
+    """
+
+    def __init__(self, hazard: Any, alphabet: int = 2, alpha: float = 0.5) -> None:
+        super().__init__(alphabet)
+        self.alpha = check_concentration("alpha", alpha)
+        found = as_array("hazard", hazard)
+        if found.dtype.kind not in "iufb":
+            raise ConfigError(f"hazard={str(hazard)[:40]!r} is not a list of numbers: give (M + 1,) of them, M >= 1.")
+        self._hazard = found.astype(np.float64)
+        if self._hazard.ndim != 1 or self._hazard.size < 2:
+            raise ConfigError(f"hazard has shape {self._hazard.shape}: give (M + 1,) numbers, M >= 1.")
+        wrong = ~((self._hazard >= 0) & (self._hazard <= 1))
+        if wrong.any():
+            raise ConfigError(f"hazard holds {self._hazard[wrong][0]}, which is no probability: keep it in [0, 1].")
+        self._logarithms = np.empty((2, 0))
+        self._logs, self._starts = np.empty(0), np.empty(0, np.int64)
+        self._before = np.empty((0, self.alphabet), np.int64)
+        self._alive = self._seen = 0
+        self._totals = np.zeros(self.alphabet, np.int64)
+        self.reset()
+
+    def reset(self) -> None:
+        self._room(CAPACITY, 0)
+
+    def predict(self) -> np.ndarray:
+        self._check_length(self._seen + 1)
+        chances, weights = np.empty(self.alphabet), np.empty(self._alive)
+        state = self._logs, self._starts, self._before, self._alive, self._seen, self._totals
+        _predict(*state, self.alpha, weights, chances)
+        return chances
+
+    def update(self, symbol: int) -> None:
+        self._check_symbol(symbol)
+        self._check_length(self._seen + 1)
+        if self._seen + 1 >= self._logs.size:
+            self._room(2 * self._logs.size, self._alive)
+        chances, weights = np.empty(self.alphabet), np.empty(self._alive)
+        state = self._logs, self._starts, self._before, self._alive, self._seen, self._totals
+        rounding = _predict(*state, self.alpha, weights, chances)
+        hazard = self._hazards(self._logs.size)
+        tables = self._tables(self._logs.size, hazard)
+        self._alive = _update(symbol, *state, self.alpha, hazard, tables, weights, chances, rounding)
+        self._seen += 1
+
+    def predictions(self, sequences: Any) -> np.ndarray:
+        found = self.check_sequences(sequences)
+        self._check_length(found.shape[1])
+        out = np.empty((*found.shape, self.alphabet))
+        hazard = self._hazards(found.shape[1])
+        _predictions(found, hazard, self._tables(found.shape[1], hazard), self.alpha, out)
+        return out
+
+    def log_ages(self, sequences: Any) -> np.ndarray:
+        """Posterior mean of log2(1 + m), m the symbols that the segment of the next symbol had before it.
+
+        Args:
+            sequences: `(B, T)` or `(T,)` whole numbers.
+
+        Returns:
+            `(B, T)`; entry t is what is believed before symbol t is seen.
+        """
+        found = self.check_sequences(sequences)
+        self._check_length(found.shape[1])
+        out, hazard = np.empty(found.shape), self._hazards(found.shape[1])
+        _log_ages(found, hazard, self._tables(found.shape[1], hazard), self.alpha, self.alphabet, out)
+        return out
+
+    def _tables(self, length: int, hazard: np.ndarray) -> np.ndarray:
+        """Logarithms for sequences up to `length`, `(2, >= length + 1)`: of a symbol's count c plus alpha, and of what
+        the m-th symbol's estimate is divided by, with the chance that its segment goes on."""
+        if self._logarithms.shape[1] <= length:
+            n = np.arange(length + 1)
+            stays = 1 - np.pad(hazard, (0, max(0, length + 1 - hazard.size)))[: length + 1]
+            with np.errstate(divide="ignore", invalid="ignore"):
+                shares = np.log(stays / (n - 1 + self.alphabet * self.alpha))
+            self._logarithms = np.stack([np.log(n + self.alpha), shares])
+        return self._logarithms
+
+    def _hazards(self, length: int) -> np.ndarray:
+        """At least `length + 1` hazards."""
+        return self._hazard
+
+    def _check_length(self, length: int) -> None:
+        if length >= self._hazards(length).size:
+            raise ConfigError(
+                f"T={length} is beyond hazard, which holds {self._hazard.size - 1}: give one for each age."
+            )
+
+    def _room(self, capacity: int, alive: int) -> None:
+        """Space for `capacity` symbols, keeping the first `alive` hypotheses; 0 starts anew."""
+        logs, starts = np.zeros(capacity), np.zeros(capacity, np.int64)
+        before = np.zeros((capacity, self.alphabet), np.int64)
+        if alive:
+            logs[:alive], starts[:alive], before[:alive] = (
+                self._logs[:alive],
+                self._starts[:alive],
+                self._before[:alive],
+            )
+        else:
+            self._alive, self._seen, self._totals = 1, 0, np.zeros(self.alphabet, np.int64)
+        self._logs, self._starts, self._before = logs, starts, before
+
+
+class LIN(Renewal):
+    """Willems' linear-complexity weighting: after m symbols a segment ends with probability 1/(2m).
+
+    Args:
+        alphabet: symbols A.
+        alpha: pseudo-count of the segments' KT estimators.
+    """
+
+    def __init__(self, alphabet: int = 2, alpha: float = 0.5) -> None:
+        super().__init__(np.full(2, 0.5), alphabet, alpha)
+
+    def _hazards(self, length: int) -> np.ndarray:
+        if self._hazard.size <= length:
+            self._hazard = 0.5 / np.maximum(1, np.arange(max(2 * length, 1024)))
+        return self._hazard
+
+
+# A hypothesis: its log-probability, when its segment began, and the counts of all symbols before that.
+# `alive` of them are kept; one that has become impossible is dropped, nothing else is.
+
+
+@compiled()
+def _predict(logs, starts, before, alive, seen, totals, alpha, weights, chances):
+    """Fill `weights` (posterior of the hypotheses) and `chances`; returns the log of what the weights summed to, which
+    is 0 but for rounding, and is taken out at every step so that it does not add up."""
+    A = totals.size
+    chances[:] = 0.0
+    high = -np.inf
+    for k in range(alive):
+        high = max(high, logs[k])
+    for k in range(alive):
+        # Below, a weight would be a denormal number, which processors are slow at; beside 1 it is nothing.
+        weights[k] = w = math.exp(logs[k] - high) if logs[k] - high > NEGLIGIBLE else 0.0
+        w /= seen - starts[k] + A * alpha
+        for a in range(A):
+            chances[a] += w * (totals[a] - before[k, a] + alpha)
+    total = chances.sum()  # the sum of the weights, since each hypothesis' probabilities sum to 1
+    for a in range(A):
+        chances[a] /= total
+    for k in range(alive):
+        weights[k] /= total
+    return high + math.log(total)
+
+
+@compiled()
+def _update(symbol, logs, starts, before, alive, seen, totals, alpha, hazard, tables, weights, chances, rounding):
+    """See a symbol; `weights`, `chances` and `rounding` are those of `_predict`. Returns how many are alive."""
+    A = totals.size
+    new, kept = 0.0, 0
+    given = math.log(chances[symbol]) + rounding
+    for k in range(alive):
+        m = seen + 1 - starts[k]
+        count = totals[symbol] - before[k, symbol]
+        if hazard[m] > 0.0:
+            new += weights[k] * (count + alpha) / (m - 1 + A * alpha) * hazard[m]
+        if hazard[m] < 1.0:
+            logs[kept] = logs[k] + tables[0, count] + tables[1, m] - given
+            if kept < k:
+                starts[kept] = starts[k]
+                before[kept] = before[k]
+            kept += 1
+    totals[symbol] += 1
+    if new > 0.0:
+        logs[kept] = math.log(new / chances[symbol])
+        starts[kept] = seen + 1
+        before[kept] = totals
+        kept += 1
+    return kept
+
+
+@compiled()
+def _predictions(sequences, hazard, tables, alpha, out):
+    T, A = sequences.shape[1], out.shape[2]
+    logs, weights = np.empty(T + 1), np.empty(T + 1)
+    starts, before = np.empty(T + 1, np.int64), np.empty((T + 1, A), np.int64)
+    totals = np.empty(A, np.int64)
+    for b in range(sequences.shape[0]):
+        logs[0], starts[0], alive = 0.0, 0, 1
+        before[0] = 0
+        totals[:] = 0
+        for t in range(T):
+            chances, symbol = out[b, t], sequences[b, t]
+            rounding = _predict(logs, starts, before, alive, t, totals, alpha, weights, chances)
+            alive = _update(
+                symbol, logs, starts, before, alive, t, totals, alpha, hazard, tables, weights, chances, rounding
+            )
+
+
+@compiled()
+def _log_ages(sequences, hazard, tables, alpha, A, out):
+    T = sequences.shape[1]
+    logs, weights = np.empty(T + 1), np.empty(T + 1)
+    starts, before = np.empty(T + 1, np.int64), np.empty((T + 1, A), np.int64)
+    totals, chances = np.empty(A, np.int64), np.empty(A)
+    for b in range(sequences.shape[0]):
+        logs[0], starts[0], alive = 0.0, 0, 1
+        before[0] = 0
+        totals[:] = 0
+        for t in range(T):
+            rounding = _predict(logs, starts, before, alive, t, totals, alpha, weights, chances)
+            out[b, t] = 0.0
+            for k in range(alive):
+                out[b, t] += weights[k] * math.log2(1.0 + t - starts[k])
+            alive = _update(
+                sequences[b, t],
+                logs,
+                starts,
+                before,
+                alive,
+                t,
+                totals,
+                alpha,
+                hazard,
+                tables,
+                weights,
+                chances,
+                rounding,
+            )

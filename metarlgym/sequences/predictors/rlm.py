@@ -1,0 +1,142 @@
+"""Exact next-token prediction of the Random Language Model for one who knows the grammar: the floor of every learner.
+
+The inside-outside algorithm (Baker 1979) from left to right. Going down, `outside` is the distribution of a node's
+symbol given all leaves to its left; coming up, `inside` is the probability of the leaves below it given its symbol.
+Subtrees not seen yet drop out, since rules sum to 1. So one walk over the tree predicts every leaf:
+
+    left child:    outside_l(b) = sum_a outside(a) sum_c M[a, b, c]
+    right child:   outside_r(c) = sum_ab outside(a) M[a, b, c] inside_l(b)
+    node:          inside(a) = sum_bc M[a, b, c] inside_l(b) inside_r(c)
+
+Both are scaled to sum 1 at every step, so depth brings no underflow. A node above leaves costs V^3, one right above two
+leaves V^2, since what is seen there is one symbol: O(V^3) a token in all. Sparse or top-k rules would not be exact and
+are not offered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Any
+
+import numpy as np
+
+from metarlgym.datatypes import ConfigError
+from metarlgym.sequences.predictors.base import Predictor
+from metarlgym.sequences.sources.base import check_whole
+from metarlgym.sequences.sources.rlm import RLM
+
+BLOCK_BYTES = 2**26
+"""Memory for the outer products of one block of sequences."""
+
+Walk = Generator[np.ndarray, np.ndarray, np.ndarray]
+"""Gives the prediction of each leaf, `(B, V)`, takes what the leaves were, `(B,)`; returns the node's inside."""
+
+
+class RLMPredictor(Predictor):
+    """Exact predictor of an `RLM` whose grammar is known. Sequences have 2^L tokens or fewer.
+
+    Args:
+        source: gives the grammar, the depth and the distribution of the root.
+        depth: L, if not that of the source.
+    """
+
+    def __init__(self, source: RLM, depth: int | None = None) -> None:
+        super().__init__(source.v)
+        self.depth = source.L if depth is None else check_whole("depth", depth, 0)
+        self._rules = source.M
+        self._prior = source.prior
+        v = source.v
+        self._left = source.M.sum(2)
+        self._by_left = np.ascontiguousarray(source.M.transpose(1, 0, 2))
+        self._pair = source.M.reshape(v, v * v)
+        self._flat = source.M.reshape(v * v, v)
+        self.reset()
+
+    def reset(self) -> None:
+        self._walk: Walk | None = self._node(self._prior[None], self.depth)
+        self._chances = next(self._walk)
+
+    def predict(self) -> np.ndarray:
+        if self._walk is None:
+            raise ConfigError(
+                f"depth={self.depth}: a sequence has {2**self.depth} tokens, all were seen. Call reset()."
+            )
+        return self._chances[0].copy()
+
+    def update(self, symbol: int) -> None:
+        self._check_symbol(symbol)
+        self.predict()
+        assert self._walk is not None
+        try:
+            self._chances = self._walk.send(np.array([symbol]))
+        except StopIteration:
+            self._walk = None
+        except ConfigError:
+            self.reset()
+            raise
+
+    def predictions(self, sequences: Any) -> np.ndarray:
+        found = self.check_sequences(sequences)
+        if found.shape[1] > 2**self.depth:
+            raise ConfigError(
+                f"T={found.shape[1]} is beyond depth={self.depth}, whose sequences have {2**self.depth} tokens."
+            )
+        out = np.empty((*found.shape, self.alphabet))
+        size = max(1, BLOCK_BYTES // (8 * self.alphabet**2))
+        for first in range(0, len(found), size):
+            part = slice(first, first + size)
+            walk = self._node(np.repeat(self._prior[None], len(found[part]), 0), self.depth)
+            out[part, 0] = next(walk)
+            for t in range(found.shape[1] - 1):
+                out[part, t + 1] = walk.send(found[part, t])
+        return out
+
+    def entropy(self, sequences: Any) -> np.ndarray:
+        """Entropy of the exact prediction at each place, `(B, T)` nats. Its mean over sequences is the floor of the
+        loss, with less variance than `log_loss` has."""
+        chances = self.predictions(sequences)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return -np.where(chances > 0, chances * np.log(chances), 0.0).sum(-1)
+
+    def _node(self, outside: np.ndarray, depth: int) -> Walk:
+        """Walk over a subtree. `outside`: `(B, V)`; returns inside, `(B, V)`."""
+        if depth == 0:
+            yield outside  # only for a tree that is a single leaf
+            return outside
+        rows = np.arange(len(outside))
+        if depth == 1:
+            first = yield outside @ self._left
+            rules = self._by_left[first]  # (B, V_a, V_c)
+            second = yield _scaled(np.einsum("ba,bac->bc", outside, rules))
+            return _scaled(rules[rows, :, second])
+        left = yield from self._node(outside @ self._left, depth - 1)
+        both = (outside[:, :, None] * left[:, None, :]).reshape(len(rows), -1)
+        right = yield from self._node(_scaled(both @ self._flat), depth - 1)
+        np.multiply(left[:, :, None], right[:, None, :], out=both.reshape(len(rows), *self._rules.shape[1:]))
+        return _scaled(both @ self._pair.T)
+
+
+def _scaled(rows: np.ndarray) -> np.ndarray:
+    """Rows divided by their sums.
+
+    Raises:
+        ConfigError: a row is all 0: the grammar cannot make what was seen.
+    """
+    sums = rows.sum(1, keepdims=True)
+    if not (sums > 0).all():
+        raise ConfigError("sequences hold one that this grammar gives probability 0: check that it is of this grammar.")
+    return rows / sums
+
+
+def rule_entropy(source: RLM) -> float:
+    """Entropy H(right | left) of one rule from a root drawn by the source's prior, in nats.
+
+    The floor of the last token for L = 1; what the source this project reproduces reports for all L, where it is too
+    high.
+    """
+    pairs = np.tensordot(source.prior, source.M, 1)
+    left = pairs.sum(1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        whole = -np.where(pairs > 0, pairs * np.log(pairs), 0).sum()
+        part = -np.where(left > 0, left * np.log(left), 0).sum()
+    return float(whole - part)

@@ -1,0 +1,233 @@
+"""How near a network comes to the best predictor: loss and regret by position, against the truth and exact predictors.
+
+Everything is an expectation over the next symbol, given what was seen, not a sampled loss: the distribution it is taken
+under (`truth`) is the source's own. So the only noise is in which sequences were drawn, network and predictors see the
+same ones, and the difference between them is known far better than either.
+
+| source | truth | floor |
+|---|---|---|
+| Piecewise | the segment's distribution | the exact predictor of the law, which has to find out the segments |
+| RLM | the exact prediction of one who knows the grammar | the same |
+| MetaLM | the exact prediction of the clean symbol by one who knows the dictionary | the same |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+
+from metarlgym.datatypes import ConfigError
+from metarlgym.sequences.predictors import (
+    KT,
+    LIN,
+    PTW,
+    MetaLMFilter,
+    Predictor,
+    RLMPredictor,
+    exact_predictor,
+    symmetric_concentration,
+)
+from metarlgym.sequences.sources import RLM, MetaLM, Piecewise, Source
+
+CELLS = 2**24
+"""Numbers held for one block of sequences and one predictor."""
+
+
+@dataclass
+class Line:
+    """One predictor on the evaluation sequences; by position, the first being the first that is predicted."""
+
+    loss: np.ndarray
+    """`(N, P)` expected nats."""
+    regret: np.ndarray
+    """`(N, P)` expected nats above the truth: KL(truth || predicted)."""
+    accuracy: np.ndarray
+    """`(N, P)` probability that the symbol called most probable comes."""
+    entropy: np.ndarray
+    """`(N, P)` entropy of what is predicted, nats."""
+
+    @staticmethod
+    def of(truth: np.ndarray, predicted: np.ndarray) -> Line:
+        """From distributions `(N, P, A)`."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            logs = np.log(predicted)
+            loss = -np.where(truth > 0, truth * logs, 0.0).sum(-1)
+            own = -np.where(truth > 0, truth * np.log(truth), 0.0).sum(-1)
+            entropy = -np.where(predicted > 0, predicted * logs, 0.0).sum(-1)
+        best = predicted.argmax(-1)[..., None]
+        return Line(loss, loss - own, np.take_along_axis(truth, best, -1)[..., 0], entropy)
+
+    @staticmethod
+    def join(lines: list[Line]) -> Line:
+        return Line(
+            *(
+                np.concatenate([getattr(line, name) for line in lines])
+                for name in ("loss", "regret", "accuracy", "entropy")
+            )
+        )
+
+
+@dataclass
+class Block:
+    """Some evaluation sequences with what is known about them."""
+
+    inputs: np.ndarray
+    """`(n, P)` what the network sees; its output at place t predicts `truth[:, t]`."""
+    truth: np.ndarray
+    """`(n, P, A)`."""
+    others: dict[str, np.ndarray]
+    """Exact predictors' distributions, `(n, P, A)`; `floor` is one of them."""
+
+
+@dataclass
+class Examination:
+    """A fixed set of held-out sequences of a source, and how exact predictors do on it.
+
+    Args:
+        source: draws the sequences, from its eval split.
+        sequences: N.
+        start: number of the first.
+        last_only: judge the last symbol of a sequence only (RLM).
+        length: cut sequences to this length; None for the source's own.
+    """
+
+    source: Source
+    sequences: int
+    start: int = 0
+    last_only: bool = False
+    _lines: dict[str, Line] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.source, Piecewise | RLM | MetaLM):
+            raise ConfigError(
+                f"source={type(self.source).__name__} has no exact predictor: use Piecewise, RLM or MetaLM."
+            )
+
+    def blocks(self) -> Iterator[Block]:
+        """The sequences in blocks that fit memory."""
+        size = max(1, CELLS // (self.source.length * self.source.vocab_size))
+        for first in range(0, self.sequences, size):
+            yield self._block(self.start + first, min(size, self.sequences - first))
+
+    def _block(self, start: int, count: int) -> Block:
+        source = self.source
+        if isinstance(source, Piecewise):
+            batch = source.batch(start, count, "eval")
+            others = {name: p.predictions(batch.tokens)[:, 1:] for name, p in self._predictors.items()}
+            return Block(batch.tokens[:, :-1], batch.theta[:, 1:], others)
+        tokens = source.tokens(start, count, "eval")
+        if isinstance(source, MetaLM):
+            known = MetaLMFilter(source, source.dictionaries(start, count, "eval"))
+            truth = known.predictions(tokens, after=True)
+            return Block(tokens, truth, {"floor": truth})
+        truth = self._predictors["floor"].predictions(tokens)[:, 1:]
+        return Block(tokens[:, :-1], truth, {"floor": truth})
+
+    @cached_property
+    def _predictors(self) -> dict[str, Predictor]:
+        source = self.source
+        if isinstance(source, RLM):
+            return {"floor": RLMPredictor(source)}
+        assert isinstance(source, Piecewise)
+        size, alpha = source.alphabet, symmetric_concentration(source)
+        return {
+            "floor": exact_predictor(source),
+            "PTW": PTW(source.depth, size, alpha),
+            "LIN": LIN(size, alpha),
+            "KT": KT(size, alpha),
+        }
+
+    @cached_property
+    def exact(self) -> dict[str, Line]:
+        """The exact predictors' lines, computed once."""
+        found: dict[str, list[Line]] = {}
+        for block in self.blocks():
+            for name, predicted in block.others.items():
+                found.setdefault(name, []).append(self._line(block.truth, predicted))
+        return {name: Line.join(lines) for name, lines in found.items()}
+
+    def model(self, model: Any, batch_size: int = 64, prefix: Sequence[int] = ()) -> Line:
+        """A causal model's line. Its token ids are the symbols; tokens beyond the alphabet are left out.
+
+        Args:
+            model: a transformers model, whose logits at place t predict what comes after it.
+            batch_size: sequences in one forward pass.
+            prefix: token ids that stand before each sequence.
+        """
+        size = self.source.vocab_size
+        lines = []
+        was_training = model.training
+        model.eval()
+        with torch.no_grad():  # not inference mode: ZeRO-3 keeps what it gathers here for the next backward pass
+            for block in self.blocks():
+                chances = []
+                for first in range(0, len(block.inputs), batch_size):
+                    ids = torch.from_numpy(block.inputs[first : first + batch_size]).to(model.device)
+                    if prefix:
+                        before = torch.tensor(prefix, device=ids.device).expand(len(ids), -1)
+                        ids = torch.cat([before, ids], 1)
+                    logits = model(input_ids=ids).logits[:, len(prefix) :, :size].double()
+                    if self.last_only:
+                        logits = logits[:, -1:]
+                    chances.append(logits.softmax(-1).cpu().numpy())
+                truth = block.truth[:, -1:] if self.last_only else block.truth
+                lines.append(Line.of(truth, np.concatenate(chances)))
+        model.train(was_training)
+        return Line.join(lines)
+
+    def _line(self, truth: np.ndarray, predicted: np.ndarray) -> Line:
+        return Line.of(truth[:, -1:], predicted[:, -1:]) if self.last_only else Line.of(truth, predicted)
+
+
+def summarise(line: Line, exact: dict[str, Line]) -> dict[str, Any]:
+    """What `summary.json` says.
+
+    Returns:
+        `final_loss` and `floor` (mean nats a symbol), `gap = final_loss / floor - 1`, `accuracy` and `floor_accuracy`,
+        `entropy`; `cumulative_regret` (mean over sequences of the sum over positions, to the true source) with its
+        standard error, the same of the floor and their ratio where that is not 0, and `above`: by predictor, the
+        model's cumulative regret less its.
+    """
+    floor = exact["floor"]
+    total, best = line.regret.sum(1), floor.regret.sum(1)
+    loss, least = float(line.loss.mean()), float(floor.loss.mean())
+    found: dict[str, Any] = {
+        "final_loss": loss,
+        "floor": least,
+        "gap": loss / least - 1 if least > 0 else None,
+        "accuracy": float(line.accuracy.mean()),
+        "floor_accuracy": float(floor.accuracy.mean()),
+        "entropy": float(line.entropy.mean()),
+        "sequences": len(total),
+        "positions": line.loss.shape[1],
+        "cumulative_regret": float(total.mean()),
+        "cumulative_regret_se": _se(total),
+        "floor_regret": float(best.mean()),
+        "regret_ratio": float(total.mean() / best.mean()) if best.mean() > 1e-9 else None,
+        "above": {},
+    }
+    for name, other in exact.items():
+        apart = total - other.regret.sum(1)
+        found["above"][name] = {"mean": float(apart.mean()), "se": _se(apart)}
+    return found
+
+
+def _se(values: np.ndarray) -> float | None:
+    return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else None
+
+
+def curves(line: Line, exact: dict[str, Line]) -> dict[str, Any]:
+    """Means by position of the model and of the exact predictors: loss, instantaneous and cumulative regret."""
+    return {
+        name: {
+            "loss": each.loss.mean(0).tolist(),
+            "regret": each.regret.mean(0).tolist(),
+            "cumulative_regret": each.regret.cumsum(1).mean(0).tolist(),
+        }
+        for name, each in {"model": line, **exact}.items()
+    }

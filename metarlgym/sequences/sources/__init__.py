@@ -1,0 +1,9 @@
+"""Sequence worlds: generators of sequences whose law is known exactly. numpy and numba only."""
+
+from metarlgym.sequences.sources.base import Source
+from metarlgym.sequences.sources.metalm import MetaLM
+from metarlgym.sequences.sources.piecewise import Piecewise
+from metarlgym.sequences.sources.pseudo import PseudoLanguage
+from metarlgym.sequences.sources.rlm import RLM
+
+__all__ = ["RLM", "MetaLM", "Piecewise", "PseudoLanguage", "Source"]

@@ -1,0 +1,150 @@
+"""What the sources share: seeds, counters and checks of their settings."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+
+from metarlgym.datatypes import ConfigError
+from metarlgym.sequences.sources.random_streams import MOST_SEED, stream_key
+
+SPLITS = ("train", "eval")
+CONCENTRATIONS = (1e-280, 1e100)
+"""Least and greatest concentration of a Dirichlet. In between, the sources' logarithms are finite and the predictors
+exact: below, the weights that they drop as negligible (e^-700) would count; above, sums overflow."""
+
+
+class Source:
+    """A generator of sequences. Sequence `i` of a split is a function of the seed and `i` alone."""
+
+    vocab_size: int
+    """Symbols are 0..vocab_size-1."""
+    length: int
+    """Symbols of a sequence."""
+    seed_name: ClassVar[str] = "seed"
+    """Argument that draws the sequences."""
+
+    def __init__(self, seed: int | np.random.Generator | None) -> None:
+        if isinstance(seed, np.random.Generator):
+            seed = int(seed.integers(2**62))
+        elif seed is None:
+            seed = secrets.randbits(62)
+        elif isinstance(seed, bool) or not isinstance(seed, int | np.integer):
+            raise ConfigError(f"{self.seed_name}={seed!r} must be a whole number, a numpy Generator or None.")
+        self.seed = check_seed(self.seed_name, seed)
+        """Draws the samples; chosen at random where none was given."""
+        self._next = 0
+
+    def tokens(self, start: int, count: int, split: str = "train") -> np.ndarray:
+        """Sequences `start` to `start + count - 1` of a split, shape `(count, length)`, int64."""
+        raise NotImplementedError
+
+    @classmethod
+    def unused(cls, arguments: Mapping[str, Any], split: str) -> dict[str, str]:
+        """Those of the arguments that have no effect on a split beside the others, each with the reason."""
+        return {}
+
+    def _key(self, split: str, purpose: str) -> np.uint64:
+        if split not in SPLITS:
+            raise ConfigError(f"split={split!r} is not known: use 'train' or 'eval'.")
+        return stream_key(self.seed, type(self).__name__, split, purpose)
+
+    @staticmethod
+    def _check_range(start: int, count: int) -> None:
+        check_whole("start", start, 0, 2**62)
+        check_whole("count", count, 0, 2**62)
+
+    def _advance(self, count: int) -> int:
+        """The next `count` indices are taken; returns the first."""
+        check_whole("batch_size", count, 1)
+        first = self._next
+        self._next += count
+        return first
+
+
+def check_seed(name: str, value: Any) -> int:
+    """`value` as an int of 64 bits: seeds that differ draw different sequences.
+
+    Raises:
+        ConfigError: no whole number, or out of range.
+    """
+    return check_whole(name, value, 0, MOST_SEED, ", as seeds have 64 bits")
+
+
+def check_concentration(name: str, value: Any) -> float:
+    """`value` as the concentration of a Dirichlet, or the pseudo-count of a predictor.
+
+    Raises:
+        ConfigError: no number, or outside `CONCENTRATIONS`.
+    """
+    return check_number(name, value, *CONCENTRATIONS)
+
+
+def check_whole(name: str, value: Any, least: int, most: int | None = None, why: str = "") -> int:
+    """`value` as an int.
+
+    Raises:
+        ConfigError: no whole number, or out of range.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise ConfigError(f"{name}={value!r} must be a whole number of at least {least}.")
+    if value < least:
+        raise ConfigError(f"{name}={value} must be at least {least}{why}.")
+    if most is not None and value > most:
+        raise ConfigError(f"{name}={value} must be at most {most}{why}.")
+    return int(value)
+
+
+def check_number(name: str, value: Any, low: float, high: float, open_low: bool = False) -> float:
+    """`value` as a finite float.
+
+    Raises:
+        ConfigError: no number, or out of range.
+    """
+    fits = isinstance(value, int | float | np.floating | np.integer) and not isinstance(value, bool)
+    if not fits or not (low < value <= high if open_low else low <= value <= high) or not np.isfinite(value):
+        bounds = f"above {low:g}" if open_low else f"at least {low:g}"
+        raise ConfigError(
+            f"{name}={value!r} must be a number {bounds}" + (f" and at most {high:g}." if np.isfinite(high) else ".")
+        )
+    return float(value)
+
+
+def check_distribution(name: str, values: Any, shape: tuple[int, ...], sums_over: int = 1) -> np.ndarray:
+    """A table of probabilities whose last `sums_over` axes sum to 1, as float64.
+
+    Raises:
+        ConfigError: wrong shape, negative or NaN entries, or a sum that is not 1.
+    """
+    try:
+        table = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise ConfigError(f"{name}={str(values)[:40]!r} is no table of numbers: it must have shape {shape}.") from None
+    if table.shape != shape:
+        raise ConfigError(f"{name} has shape {table.shape}: it must have {shape}.")
+    if not (np.isfinite(table).all() and (table >= 0).all()):
+        worst = table[~(np.isfinite(table) & (table >= 0))].flat[0]
+        raise ConfigError(f"{name} holds {worst}: probabilities must be 0 or more.")
+    sums = table.reshape(*shape[: len(shape) - sums_over], -1).sum(-1)
+    if (np.abs(sums - 1) > 1e-6).any():
+        worst = np.atleast_1d(sums).flat[np.abs(np.atleast_1d(sums) - 1).argmax()]
+        raise ConfigError(f"{name} sums to {worst:.6g}: divide it by its sum, so that it sums to 1.")
+    return table / sums.reshape(*sums.shape, *(1,) * sums_over)
+
+
+def check_memory(name: str, value: Any, needed: float, why: str) -> None:
+    """Refuse what cannot fit this machine's memory.
+
+    Raises:
+        ConfigError: `needed` bytes are more than half of the physical memory.
+    """
+    have = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if needed > have / 2:
+        raise ConfigError(
+            f"{name}={value} needs {needed / 2**30:,.1f} GiB for {why}, more than half of this machine's "
+            f"{have / 2**30:,.1f} GiB: make it smaller."
+        )

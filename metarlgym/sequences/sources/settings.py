@@ -1,0 +1,53 @@
+"""A source from the settings of a run: as JSON or YAML gives them, without a seed."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from metarlgym.datatypes import ConfigError
+from metarlgym.sequences.sources.base import Source, check_seed
+
+SEEDS = ("seed", "seed_samples")
+NOT_SETTINGS = (*SEEDS, "transform")
+"""Arguments that are given by other means, or are functions."""
+
+
+def make_source(
+    kind: type[Source], settings: Mapping[str, Any], seed: int, field: str, seed_field: str, split: str = "train"
+) -> Source:
+    """The source with these settings.
+
+    Args:
+        kind: its class.
+        settings: its arguments but the seed.
+        seed: draws its sequences.
+        field: what the user calls the settings.
+        seed_field: what the user calls the seed.
+        split: whose sequences are drawn; a source of the train split may be evaluated too.
+
+    Raises:
+        ConfigError: a seed among the settings, an unknown one, one without effect, or a value that does not fit.
+    """
+    known = [name for name in inspect.signature(kind).parameters if name not in NOT_SETTINGS]
+    for name in settings:
+        if name in SEEDS:
+            raise ConfigError(
+                f"{field}: {name}={settings[name]!r} would draw other sequences than {seed_field}={seed} says: leave "
+                f"it out, and set {seed_field}."
+            )
+        if name not in known:
+            raise ConfigError(f"{field}: {name!r} is not a setting of {kind.__name__}: it has {', '.join(known)}.")
+    check_used(kind, settings, split, f"{field}: ")
+    return kind(**settings, **{kind.seed_name: check_seed(seed_field, seed)})
+
+
+def check_used(kind: type[Source], settings: Mapping[str, Any], split: str = "train", field: str = "") -> None:
+    """Refuse settings that the source would not use.
+
+    Raises:
+        ConfigError: naming the setting and the reason; `field` goes before it.
+    """
+    for name, why in kind.unused(settings, split).items():
+        raise ConfigError(f"{field}{name}={settings[name]!r} has no effect, as {why}: leave it out.")

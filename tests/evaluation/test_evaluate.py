@@ -1,0 +1,284 @@
+"""evaluate: the oracle reaches the optimum, the controls fall where memory matters, and the report is complete."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from tiny import play, terse, word_parts
+
+from metarlgym import ConfigError, StopReason, TaskGroup
+from metarlgym.evaluation.evaluate import EvalSettings, evaluate
+from metarlgym.policies.scripted import OraclePolicy, RandomPolicy, ScriptedPolicy
+
+DOORS = terse("Doors-v0")
+
+# definitions.md 4, but for what evaluate_policy adds: decode, model, version
+FIELDS = {
+    "task_group",
+    "env_args",
+    "episodes",
+    "trials",
+    "return_mean",
+    "return_ci95",
+    "curve",
+    "curve_ci95",
+    "slope",
+    "optimum",
+    "optimum_kind",
+    "optimum_curve",
+    "random",
+    "random_ci95",
+    "no_memory_bound",
+    "normalized_score",
+    "controls",
+    "invalid_rate",
+    "truncation_rate",
+    "errors",
+    "memory",
+    "free_shots",
+    "seed",
+    "task_keys_hash",
+}
+
+
+def run(group=DOORS, policy=None, trials=400, episodes=6, **settings):
+    return evaluate(group, policy or OraclePolicy(), None, EvalSettings(episodes=episodes, trials=trials, **settings))
+
+
+@pytest.fixture(scope="module")
+def oracle():
+    return run(trials=2000)
+
+
+# ---------------------------------------------------------------------- numbers
+
+
+def test_the_oracle_reaches_the_optimum_of_doors(oracle):
+    assert oracle["optimum"] == 4.5
+    assert oracle["optimum_kind"] == "exact"
+    assert oracle["optimum_curve"] == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
+    low, high = oracle["return_ci95"]
+    slack = (high - low) / 2  # twice the interval: four standard errors
+    assert low - slack <= 4.5 <= high + slack
+    for value, best in zip(oracle["curve"], oracle["optimum_curve"], strict=True):
+        assert value == pytest.approx(best, abs=0.05)
+    assert oracle["slope"] == pytest.approx(0.75, abs=0.05)
+
+
+def test_scores_are_measured_against_random_play(oracle):
+    assert oracle["random"] == pytest.approx(1.68, abs=0.1)  # 6 x (1 + .4)/5
+    assert oracle["random_ci95"][0] < oracle["random"] < oracle["random_ci95"][1]
+    expected = (oracle["return_mean"] - oracle["random"]) / (4.5 - oracle["random"])
+    assert oracle["normalized_score"] == pytest.approx(expected)
+    assert oracle["no_memory_bound"] == pytest.approx(2.4)
+
+
+def test_without_memory_the_oracle_explores_for_ever(oracle):
+    wiped = oracle["controls"]["no_memory"]
+    assert wiped["return_mean"] == pytest.approx(1.5, abs=0.1)  # 6 x 1/4
+    assert wiped["curve"] == pytest.approx([0.25] * 6, abs=0.05)
+
+
+def test_with_another_tasks_history_it_is_lost(oracle):
+    mixed = oracle["controls"]["shuffled"]
+    assert mixed["curve"][0] == pytest.approx(0.25, abs=0.05)  # nothing is shown yet
+    assert max(mixed["curve"][3:]) <= 0.25  # it opens the other task's door
+
+
+def test_a_policy_that_ignores_its_history_does_not_notice_the_controls():
+    safe = ScriptedPolicy(lambda session, rng: "safe")
+    report = run(policy=safe)
+    assert report["return_mean"] == report["controls"]["no_memory"]["return_mean"] == pytest.approx(2.4)
+    assert report["controls"]["shuffled"]["return_mean"] == pytest.approx(2.4)
+    assert report["slope"] == 0.0
+    assert report["controls"]["shuffled"]["curve"] == pytest.approx([0.4] * 6)
+
+
+def test_bandits_without_memory_are_played_at_random():
+    report = run(terse("Bandit-v0", arms=5), trials=1500, episodes=10, baselines=False)
+    assert report["curve"][-1] > report["curve"][0] + 0.1
+    assert report["controls"]["no_memory"]["return_mean"] == pytest.approx(5.0, abs=0.25)
+
+
+# ---------------------------------------------------------------------- the report
+
+
+def test_every_field_is_there(oracle):
+    assert set(oracle) == FIELDS
+    assert set(oracle["controls"]) == {"no_memory", "shuffled"}
+    assert len(oracle["curve"]) == len(oracle["curve_ci95"]) == 6
+    assert all(low <= value <= high for value, (low, high) in zip(oracle["curve"], oracle["curve_ci95"], strict=True))
+    assert sum(oracle["curve"]) == pytest.approx(oracle["return_mean"])
+    assert (oracle["errors"], oracle["invalid_rate"], oracle["truncation_rate"]) == (0, 0.0, 0.0)
+
+
+def test_the_report_is_json(oracle):
+    assert json.loads(json.dumps(oracle)) == oracle
+
+
+def test_without_controls_and_baselines_the_keys_stay():
+    report = run(controls=False, baselines=False)
+    assert set(report) - {"random_ci95"} == FIELDS - {"random_ci95"}
+    assert report["controls"] == {"no_memory": None, "shuffled": None}
+    assert report["random"] is report["normalized_score"] is None
+
+
+def test_free_shots_add_a_weighted_mean_and_change_no_other():
+    plain, shots = run(controls=False), run(controls=False, free_shots=2)
+    assert shots["return_mean"] == pytest.approx(sum(shots["curve"]))
+    assert shots["return_weighted_mean"] == pytest.approx(sum(shots["curve"][2:]))
+    assert "return_weighted_mean" not in plain
+    assert shots["optimum"] == plain["optimum"] == 4.5
+
+
+def test_optimum_and_score_are_null_together_where_random_play_is_optimal():
+    report = run(terse("Doors-v0", doors=2, safe=0.5), episodes=1, policy=RandomPolicy())
+    # Each door pays .5 in the mean. Random play's mean is measured, so the two coincide only nearly: not null.
+    assert report["optimum"] == pytest.approx(0.5)
+    sure = terse("GuessNumber-v0", numbers=2, guesses=1)
+    assert run(sure, episodes=1)["optimum"] == pytest.approx(0.5)
+
+
+def test_an_optimum_over_the_prior_does_not_hold_for_a_split_by_content():
+    group = TaskGroup("GuessNumber-v0", {"style": "terse", "numbers": 40, "split": "content"})
+    report = run(group, trials=8, episodes=2)
+    assert report["optimum"] is report["normalized_score"] is report["optimum_curve"] is None
+    assert report["optimum_kind"] == "none"
+
+
+def test_nor_where_the_budget_of_turns_is_shared():
+    report = run(terse("GuessNumber-v0"), episodes=4, max_total_turns=6)
+    assert report["optimum"] is None
+
+
+def test_errors_are_counted_and_score_0():
+    broken = ScriptedPolicy(lambda session, rng: 1 / 0 if len(session.trial.history) > 1 else "safe")
+    report = run(policy=broken, trials=10, controls=False)
+    assert report["errors"] == 10
+    assert report["curve"] == pytest.approx([0.4, 0, 0, 0, 0, 0])
+
+
+def test_invalid_actions_are_counted():
+    def act(session, rng):
+        return "safe" if len(session.trial.history) % 2 else "open sesame"
+
+    assert run(policy=ScriptedPolicy(act), trials=10, controls=False)["invalid_rate"] == 0.5
+
+
+@pytest.mark.parametrize(("rule", "expected"), [("repeat", [0.0, 1.0, 1.0]), ("zero", [0.0, 1.0, 0.0])])
+def test_after_success(rule, expected):
+    group = terse("GuessNumber-v0", numbers=2, guesses=1)
+    second = ScriptedPolicy(lambda s, r: _answer(s) if len(s.trial.history) == 2 else _other(s))
+    report = run(group, second, 20, 3, stop_on_success=True, after_success=rule, controls=False, baselines=False)
+    assert report["curve"] == expected
+
+
+def _answer(session):
+    return str(session.trajectory.task.params["number"])
+
+
+def _other(session):
+    return str(3 - session.trajectory.task.params["number"])
+
+
+# ---------------------------------------------------------------------- trials
+
+
+def test_the_same_seed_plays_the_same_trials():
+    first, second, other = run(policy=RandomPolicy()), run(policy=RandomPolicy()), run(policy=RandomPolicy(), seed=1)
+    assert first == second
+    assert first["return_mean"] != other["return_mean"]
+
+
+def test_two_policies_meet_the_same_tasks_and_luck():
+    kept = []
+    for policy in (OraclePolicy(), RandomPolicy()):
+        trajectories = []
+        evaluate(DOORS, policy, None, EvalSettings(episodes=2, trials=20, controls=False), keep=trajectories)
+        kept.append([(t.task.key, t.seed) for t in trajectories])
+    assert kept[0] == kept[1]
+
+
+def test_eval_tasks_are_not_train_tasks():
+    group = terse("GuessNumber-v0", numbers=900)
+    assert [t.params for t in group.tasks(20, "eval")] != [t.params for t in group.tasks(20, "train")]
+
+
+def test_shards_make_the_whole():
+    whole = []
+    evaluate(
+        DOORS, RandomPolicy(), None, EvalSettings(episodes=2, trials=11, controls=False, baselines=False), keep=whole
+    )
+    parts = []
+    for rank in range(3):
+        evaluate(
+            DOORS,
+            RandomPolicy(),
+            None,
+            EvalSettings(episodes=2, trials=11, controls=False, baselines=False),
+            shard=(rank, 3),
+            gather=lambda played: played if played == [None] else parts.extend(played) or whole,  # [None]: no failure
+        )
+    assert [t.to_dict() for t in parts] == [t.to_dict() for t in whole]
+
+
+def test_shuffled_is_null_for_groups_of_one_task():
+    from metarlgym import register, registry
+    from metarlgym.envs.guess_number import GuessNumber
+
+    class One(GuessNumber):
+        def sample_task(self, rng):
+            return {"number": 3}
+
+    register("OneTask-v0", One)
+    try:
+        report = run(terse("OneTask-v0"), trials=10, episodes=2)
+    finally:
+        del registry._REGISTRY["OneTask-v0"]
+    assert report["controls"]["shuffled"] is None
+    assert report["controls"]["no_memory"] is not None
+
+
+def test_too_few_held_out_tasks_is_an_error_that_tells_how_many_there_are():
+    group = TaskGroup("GuessNumber-v0", {"style": "terse", "numbers": 40, "split": "content"})
+    with pytest.raises(ConfigError, match="only 8 held-out tasks"):
+        run(group, trials=9)
+
+
+def test_no_trials_is_an_error():
+    with pytest.raises(ConfigError, match="trials=0 must be at least 1"):
+        run(trials=0)
+
+
+def test_progress_names_the_passes():
+    seen = []
+    evaluate(
+        DOORS, OraclePolicy(), None, EvalSettings(episodes=2, trials=5), progress=lambda name, n, of: seen.append(name)
+    )
+    assert list(dict.fromkeys(seen)) == ["main", "random", "no_memory", "shuffled"]
+
+
+def test_a_models_trials_under_the_controls_differ_only_in_what_is_shown():
+    """In the first episode nothing is shown yet: main pass and shuffled control read the same tokens."""
+    model, _, renderer = word_parts(DOORS)
+    from metarlgym.policies.in_process import InProcessPolicy
+
+    policy = InProcessPolicy(model, renderer)
+    report = evaluate(DOORS, policy, renderer, EvalSettings(episodes=3, trials=64))
+    assert report["errors"] == 0
+    assert report["controls"]["no_memory"]["curve"][0] == pytest.approx(report["curve"][0], abs=0.25)
+    assert report["invalid_rate"] > 0
+
+
+def test_trials_that_a_limit_cut_are_counted():
+    from metarlgym.rollout.limits import Limits
+
+    group = terse("GuessNumber-v0", numbers=9, guesses=4)
+    report = run(group, RandomPolicy(), 20, 2, limits=Limits(trial_turns=2), controls=False, baselines=False)
+    assert report["truncation_rate"] == 1.0
+    model, _, renderer = word_parts(group)
+    from tiny import specs, trial_maker
+
+    played, _ = play(model, renderer, specs(group, trial_maker(group, 2), 2), Limits(trial_turns=2))
+    assert all(t.stop is StopReason.TURN_LIMIT for t in played)

@@ -1,0 +1,98 @@
+"""Models, tokenizers and renderers by name: what loads, and one line for what does not."""
+
+from __future__ import annotations
+
+import pytest
+from tiny import byte_parts, terse, word_parts
+
+from metarlgym import ConfigError, TaskGroup
+from metarlgym.models.loading import check_model_path, context_room, load_model, load_tokenizer, make_renderer
+from metarlgym.rollout.render import ChatRenderer, PlainRenderer
+
+DOORS = terse("Doors-v0")
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    model, tokenizer, _ = word_parts(DOORS)
+    model.save_pretrained(folder / "final")
+    tokenizer.save_pretrained(folder / "final")
+    return folder
+
+
+def test_a_saved_model_loads(saved):
+    model = load_model(str(saved / "final"))
+    assert model.num_parameters() == word_parts(DOORS)[0].num_parameters()
+    assert context_room(model) == 128
+
+
+def test_a_missing_folder_is_told_before_a_hub_is_asked(tmp_path):
+    for name in ("runs/no-such-run/final", "./nowhere", str(tmp_path / "gone"), "a/b/c"):
+        with pytest.raises(ConfigError, match="no such folder"):
+            check_model_path(name)
+
+
+def test_a_hub_id_is_not_taken_for_a_folder():
+    check_model_path("Qwen/Qwen3-0.6B")
+
+
+def test_a_run_folder_names_the_models_in_it(saved):
+    with pytest.raises(ConfigError, match=r"folder without config.json. It holds final: name one of them"):
+        load_model(str(saved))
+
+
+def test_broken_weights_are_one_line(saved, tmp_path):
+    import shutil
+
+    shutil.copytree(saved / "final", tmp_path / "broken")
+    (tmp_path / "broken" / "model.safetensors").unlink()
+    with pytest.raises(ConfigError, match="cannot be loaded") as caught:
+        load_model(str(tmp_path / "broken"))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_tokenizer_without_pad_gets_the_end_token(tmp_path):
+    model, tokenizer, _ = byte_parts()
+    tokenizer.pad_token = None
+    tokenizer.save_pretrained(tmp_path)
+    model.save_pretrained(tmp_path)
+    assert load_tokenizer(str(tmp_path)).pad_token_id == tokenizer.eos_token_id
+
+
+# ---------------------------------------------------------------------- renderers
+
+
+def test_word_tokenizers_act_in_the_groups_fixed_number_of_words():
+    _, tokenizer, _ = word_parts(DOORS)
+    renderer = make_renderer("auto", tokenizer, DOORS)
+    assert (renderer.fixed_action_tokens, renderer.separator) == (1, "")
+
+
+def test_a_word_tokenizer_of_another_group_is_refused():
+    _, tokenizer, _ = word_parts(DOORS)
+    with pytest.raises(ConfigError, match=r"does not know the words of GuessNumber-v0's rules"):
+        make_renderer("auto", tokenizer, terse("GuessNumber-v0"))
+
+
+def test_byte_tokenizers_end_their_actions():
+    _, tokenizer, _ = byte_parts()
+    renderer = make_renderer("auto", tokenizer, DOORS)
+    assert isinstance(renderer, PlainRenderer)
+    assert renderer.fixed_action_tokens is None
+
+
+def test_a_template_makes_a_chat():
+    _, tokenizer, _ = byte_parts()
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_end|>"]})
+    turns = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}<|im_end|>{% endfor %}"
+    tokenizer.chat_template = turns + "{% if add_generation_prompt %}assistant: {% endif %}"
+    chat = TaskGroup("Doors-v0")
+    assert isinstance(make_renderer("auto", tokenizer, chat), ChatRenderer)
+    assert isinstance(make_renderer("plain", tokenizer, chat), PlainRenderer)
+
+
+def test_chat_without_a_template_is_refused():
+    _, tokenizer, _ = byte_parts()
+    with pytest.raises(ConfigError, match="no chat template"):
+        make_renderer("chat", tokenizer, DOORS)
