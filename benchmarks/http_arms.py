@@ -95,9 +95,11 @@ def lock_step(case: Case) -> list[MetaTrajectory]:
         sessions = [open_session(spec, renderer) for spec in case.specs]
         requests = [session.begin() for session in sessions]
         while any(requests):
-            asked = [request for request in requests if request is not None]
-            replies = await asyncio.gather(*map(ask, asked))
-            requests = [request.session.receive(reply) for request, reply in zip(asked, replies, strict=True)]
+            asked = {i: request for i, request in enumerate(requests) if request is not None}
+            replies = await asyncio.gather(*map(ask, asked.values()))
+            requests = [None] * len(sessions)
+            for i, reply in zip(asked, replies, strict=True):
+                requests[i] = sessions[i].receive(reply)
         await policy.end()
         return [session.trajectory for session in sessions]
 

@@ -84,7 +84,7 @@ class Answers:
     delayed: DelayedPolicy = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        silent = ScriptedPolicy(lambda session, rng: "")
+        silent = ScriptedPolicy(lambda trial, rng: "")
         object.__setattr__(self, "delayed", DelayedPolicy(silent, self.mean, self.sigma))
 
     def latency(self, seed: int) -> float:

@@ -22,9 +22,9 @@ from transformers import PrinterCallback, TrainerCallback
 from metarlgym.models.networks import NetworkArguments, make_network
 from metarlgym.pretraining.config import PretrainConfig
 from metarlgym.pretraining.trainer import PretrainTrainer, SpacedCheckpoints
+from metarlgym.runtime.launch import quiet
 from metarlgym.sequences.data.torch_dataset import SequenceStream
 from metarlgym.sequences.sources import Source
-from metarlgym.training.run import quiet
 
 SKIPPED = 3
 SHAPES: dict[str, tuple[NetworkArguments, dict[str, Any], int]] = {

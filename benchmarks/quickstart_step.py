@@ -36,12 +36,14 @@ from transformers import PrinterCallback, TrainerCallback
 from trl import GRPOTrainer
 
 from metarlgym import TaskGroup, Trial
-from metarlgym.models.loading import make_renderer
-from metarlgym.models.scratch import sample_text, scratch_model, word_tokenizer
+from metarlgym.models.scratch import scratch_model, word_tokenizer
+from metarlgym.rollout.make_renderer import make_renderer
+from metarlgym.runtime.launch import quiet
+from metarlgym.runtime.metrics_file import MetricsFile
 from metarlgym.training.arguments import Settings, parse
-from metarlgym.training.callbacks import MetricsFile, TrialSamples
-from metarlgym.training.run import quiet
+from metarlgym.training.callbacks import TrialSamples
 from metarlgym.training.trainer import MetaGRPOTrainer
+from metarlgym.training.warmup import sample_text
 
 DROPPED = 3
 """First steps of a segment, in which memory is first touched."""

@@ -30,7 +30,7 @@ from metarlgym.rollout.session import Session
 EPISODES, GUESSES = 3, 6
 
 
-def wrong(session: Session, rng: random.Random) -> str:
+def wrong(trial: Trial, rng: random.Random) -> str:
     """A legal guess that is never right: the hidden numbers are above 10."""
     return str(rng.randint(1, 10))
 
@@ -79,13 +79,15 @@ async def lock_step(policy: DelayedPolicy, specs: list[TrialSpec]) -> None:
 
     async def answer(request: ActRequest) -> ActReply:
         await asyncio.sleep(policy.latency(request.seed))
-        text = policy.policy.act(request.session, random.Random(request.seed))
+        text = policy.policy.act(request.trial, random.Random(request.seed))
         return ActReply([], [], "end", text)
 
     while any(requests):
-        asked = [request for request in requests if request is not None]
-        replies = await asyncio.gather(*map(answer, asked))
-        requests = [request.session.receive(reply) for request, reply in zip(asked, replies, strict=True)]
+        asked = {i: request for i, request in enumerate(requests) if request is not None}
+        replies = await asyncio.gather(*map(answer, asked.values()))
+        requests = [None] * len(sessions)
+        for i, reply in zip(asked, replies, strict=True):
+            requests[i] = sessions[i].receive(reply)
 
 
 def timed_run(policy: DelayedPolicy, specs: list[TrialSpec], concurrency: int | None) -> tuple[float, float]:

@@ -20,7 +20,7 @@ from metarlgym.rollout.manager import RolloutManager, TrialSpec
 from metarlgym.rollout.protocol import Policy
 
 EPISODES, GUESSES, TRIAL_SECONDS = 3, 6, 1.0
-SAY = ScriptedPolicy(lambda session, rng: "1")
+SAY = ScriptedPolicy(lambda trial, rng: "1")
 
 
 class Inline(stepping.Crew):

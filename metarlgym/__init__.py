@@ -24,8 +24,7 @@ from metarlgym.registry import announce_plugins as _announce_plugins
 from metarlgym.registry import list_envs, make, register
 from metarlgym.tasks import TaskGroup
 from metarlgym.trial import Trial
-
-__version__ = "0.1.0"
+from metarlgym.version import __version__
 
 __all__ = [
     "ConfigError",
@@ -46,6 +45,7 @@ __all__ = [
     "TaskGroup",
     "Trial",
     "Turn",
+    "__version__",
     "check_env",
     "list_envs",
     "make",

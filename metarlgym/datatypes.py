@@ -106,6 +106,13 @@ class Task:
         return cls(env_id=data["env_id"], params=data["params"], split=data.get("split", "train"))
 
 
+class Message(NamedTuple):
+    """One message of a conversation."""
+
+    role: Literal["system", "user", "assistant"]
+    text: str
+
+
 class Turn(NamedTuple):
     """One action and what the environment answered."""
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from metarlgym.datatypes import MetaRLGymError
 from metarlgym.runtime.faults import describe_fault
-from metarlgym.runtime.terminal import prepare_output
-from metarlgym.train import end_processes, leave_processes, say, without_gpu
+from metarlgym.runtime.launch import end_processes, leave_processes, without_gpu
+from metarlgym.runtime.terminal import prepare_output, say
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

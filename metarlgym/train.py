@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 
 from rich.console import Console
-from rich.markup import escape
 
 from metarlgym.datatypes import MetaRLGymError
 from metarlgym.runtime.faults import describe_fault
-from metarlgym.runtime.terminal import prepare_output
+from metarlgym.runtime.launch import end_processes, leave_processes, without_gpu
+from metarlgym.runtime.terminal import prepare_output, say
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -50,43 +49,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say(fault, by_all=False)
         return 2
     return 0
-
-
-def say(text: str, stopped: bool = False, by_all: bool = True) -> None:
-    """One line on stderr about how a command ended; with `by_all`, on the main process only."""
-    if not by_all or os.environ.get("RANK", "0") == "0":
-        mark = "[bold yellow]stopped:[/]" if stopped else "[bold red]error:[/]"
-        Console(stderr=True).print(f"{mark} {escape(text)}", highlight=False, soft_wrap=True)
-
-
-def end_processes(status: int) -> int:
-    """End a process of several at once: the others may be gone, and closing the group would wait for them."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
-    return status
-
-
-def leave_processes() -> None:
-    """Close the process group of a run that is done.
-
-    Its threads would otherwise end with the interpreter, which now and then aborts the process (SIGABRT), and the
-    launcher would call a finished run a failure.
-    """
-    from torch import distributed
-
-    if distributed.is_available() and distributed.is_initialized():
-        distributed.barrier()
-        distributed.destroy_process_group()
-
-
-def without_gpu() -> None:
-    """DeepSpeed looks for its accelerator when it is first imported, and stops without this where there is none."""
-    import torch
-
-    if not torch.cuda.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from typing import Any
 
 import gymnasium
 
-from metarlgym.datatypes import ConfigError, Episode, EpisodeOver, Optimum, Step, StopReason, Task, Turn
+from metarlgym.datatypes import ConfigError, Episode, EpisodeOver, Message, Optimum, Step, StopReason, Task, Turn
 from metarlgym.env import Env
 from metarlgym.memory import FullHistory, Memory
 
@@ -99,6 +99,26 @@ class Trial(Env):
     def trial_stop(self) -> StopReason | None:
         """Why the trial ended; None while it runs."""
         return self._stop
+
+    @property
+    def visible(self) -> list[Episode]:
+        """The episodes as the policy sees them: those its memory recalls, then the one being played."""
+        return [*self.memory.recall(self.history[:-1]), self.history[-1]]
+
+    @property
+    def messages(self) -> list[Message]:
+        """The conversation as the policy sees it now: rules, then the visible episodes.
+
+        The text that ends one episode and the text that opens the next are one user message.
+        """
+        messages = [Message("system", rules)] if (rules := self.rules()) else []
+        pending = ""
+        for episode in self.visible:
+            pending = self.join(pending, episode.opening)
+            for turn in episode.turns:
+                messages += [Message("user", pending), Message("assistant", turn.action)]
+                pending = turn.observation
+        return [*messages, Message("user", pending)]
 
     def end_episode(self, reason: StopReason) -> None:
         """End the current episode from outside because a limit was reached, and begin the next if there is one."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 import torch
 
 from metarlgym import TaskGroup, Trial
-from metarlgym.models.loading import make_renderer
-from metarlgym.models.scratch import ScratchArguments, byte_tokenizer, sample_text, scratch_model, word_tokenizer
+from metarlgym.models.scratch import ScratchArguments, byte_tokenizer, scratch_model, word_tokenizer
 from metarlgym.policies.in_process import InProcessPolicy
+from metarlgym.rollout.make_renderer import make_renderer
 from metarlgym.rollout.manager import RolloutManager, TrialSpec
 from metarlgym.rollout.protocol import ActReply, Policy
 from metarlgym.rollout.render import PlainRenderer
 from metarlgym.seeding import derive
+from metarlgym.training.warmup import sample_text
 
 torch.set_num_threads(1)
 
@@ -109,7 +110,7 @@ def logged(trainer, name):
 
 
 class Speaker(Policy):
-    """Says what `say(session)` returns, in tokens: with an end token, or without where actions have a fixed length.
+    """Says what `say(trial)` returns, in tokens: with an end token, or without where actions have a fixed length.
 
     An exception that `say` returns is handed on as the policy's failure.
     """
@@ -122,7 +123,7 @@ class Speaker(Policy):
         self.loop.call_soon(self.reply, request, done)
 
     def reply(self, request, done):
-        text = self.say(request.session)
+        text = self.say(request.trial)
         if isinstance(text, BaseException):
             done(text)
             return

@@ -223,7 +223,8 @@ def _load(
     import torch
     from transformers.utils import logging
 
-    from metarlgym.models.loading import check_model_path, load_model, load_tokenizer, make_renderer
+    from metarlgym.models.loading import check_model_path, load_model, load_tokenizer
+    from metarlgym.rollout.make_renderer import make_renderer
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()

@@ -10,7 +10,6 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from metarlgym import __version__
 from metarlgym.cli import (
     bench,
     check,
@@ -31,6 +30,7 @@ from metarlgym.datatypes import MetaRLGymError
 from metarlgym.runtime.faults import describe_fault
 from metarlgym.runtime.interrupt import INTERRUPTED, Interrupted
 from metarlgym.runtime.terminal import finish_output, prepare_output
+from metarlgym.version import __version__
 
 app = typer.Typer(
     name="metarlgym",

@@ -46,7 +46,7 @@ def command(
         from safetensors import SafetensorError
 
         from metarlgym.models.scratch import ScratchArguments, chat_tokenizer, scratch_model
-        from metarlgym.training.run import quiet
+        from metarlgym.runtime.launch import quiet
 
         quiet()
         sizes = ScratchArguments(scratch_hidden_size=hidden_size, scratch_layers=layers, scratch_heads=heads)

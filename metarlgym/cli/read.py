@@ -149,7 +149,7 @@ def _read(
 
         from metarlgym.models.loading import device as best_device
         from metarlgym.models.loading import load_model
-        from metarlgym.training.run import quiet
+        from metarlgym.runtime.launch import quiet
 
         quiet()
         torch.set_num_threads(threads)

@@ -9,7 +9,6 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from metarlgym import __version__
 from metarlgym.datatypes import MetaTrajectory
 from metarlgym.evaluation.evaluate import EvalSettings, Gather, evaluate
 from metarlgym.evaluation.plots import plot_adaptation
@@ -17,6 +16,7 @@ from metarlgym.files import write_json
 from metarlgym.rollout.protocol import Policy
 from metarlgym.rollout.render import Renderer
 from metarlgym.tasks import TaskGroup
+from metarlgym.version import __version__
 
 PASSES = {
     "main": "held-out trials",

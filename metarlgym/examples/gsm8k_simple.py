@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from trl import TrlParser
 
 from metarlgym import ConfigError, MetaRLGymError, TaskGroup
-from metarlgym.models.loading import load_model, load_tokenizer, make_renderer
+from metarlgym.models.loading import load_model, load_tokenizer
+from metarlgym.rollout.make_renderer import make_renderer
 from metarlgym.training.config import MetaGRPOConfig
 from metarlgym.training.trainer import MetaGRPOTrainer
 

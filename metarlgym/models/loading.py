@@ -13,8 +13,6 @@ from metarlgym.datatypes import ConfigError
 from metarlgym.files import expand
 from metarlgym.models.files import check_files
 from metarlgym.models.saveable import first_line, repair_generation_config
-from metarlgym.rollout.render import ChatRenderer, PlainRenderer, Renderer
-from metarlgym.tasks import TaskGroup
 
 RENDER_FILE = "metarlgym.json"
 """Kept beside a model: how its rollouts were rendered."""
@@ -89,36 +87,6 @@ def _check_files(name: str, tokenizer: bool = False) -> None:
             check_files(folder, tokenizer)
         except ConfigError as error:
             raise ConfigError(f"model_name_or_path={name!r} cannot be loaded: {error}") from None
-
-
-def is_word_level(tokenizer: Any) -> bool:
-    """Whether the tokenizer's tokens are whole words, as `scratch.word_tokenizer` makes them."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    return backend is not None and type(backend.model).__name__ == "WordLevel"
-
-
-def make_renderer(
-    kind: str, tokenizer: Any, group: TaskGroup, template_kwargs: dict[str, Any] | None = None
-) -> Renderer:
-    """`chat`, `plain`, or `auto`: chat where the tokenizer has a template.
-
-    Word-level tokenizers act in the group's fixed number of words without an end token, where it has one.
-    """
-    if kind == "auto":
-        kind = "chat" if getattr(tokenizer, "chat_template", None) else "plain"
-    if kind == "chat":
-        return ChatRenderer(tokenizer, template_kwargs)
-    if is_word_level(tokenizer):
-        fixed = group.env.action_words if group.env.style == "terse" else None
-        renderer = PlainRenderer(tokenizer, fixed, separator="")
-        unknown = tokenizer.unk_token_id
-        if unknown in renderer.encode(group.env.rules()):
-            raise ConfigError(
-                f"the model's word-level tokenizer does not know the words of {group.env_id}'s rules: it was made for "
-                "another task group (or style). Evaluate it on its own, or train a new one."
-            )
-        return renderer
-    return PlainRenderer(tokenizer)
 
 
 def context_room(model: Any) -> int | None:

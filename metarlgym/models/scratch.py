@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,13 +10,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from metarlgym.datatypes import ConfigError
-from metarlgym.policies.scripted import RandomPolicy
-from metarlgym.rollout.manager import RolloutManager, TrialSpec
 from metarlgym.seeding import derive
 from metarlgym.settings.ranges import check_heads, check_values
-from metarlgym.tasks import TaskGroup
-from metarlgym.trial import Trial
 
 PAD, BOS, END, UNKNOWN = "<pad>", "<bos>", "<end>", "<unk>"
 TURN, END_OF_TURN = "<|im_start|>", "<|im_end|>"
@@ -49,22 +43,6 @@ class ScratchArguments:
     def __post_init__(self) -> None:
         check_values(self)
         check_heads("scratch_heads", self.scratch_heads, "scratch_hidden_size", self.scratch_hidden_size)
-
-
-def sample_text(group: TaskGroup, make_trial: Callable[[], Trial], trials: int = 512) -> list[str]:
-    """Texts of a group, as rollouts would show them: rules, openings, random legal actions and answers."""
-    specs = [
-        TrialSpec(make_trial, group.task(i, "train"), derive("vocabulary", i), ("vocabulary", i)) for i in range(trials)
-    ]
-    texts = [group.env.rules()]
-    for trajectory in RolloutManager(RandomPolicy()).run(specs):
-        if trajectory.error:
-            raise ConfigError(f"env_id={group.env_id!r} fails under random legal play: {trajectory.error}.")
-        for episode in trajectory.episodes:
-            texts.append(episode.opening)
-            for turn in episode.turns:
-                texts += [turn.action, turn.observation]
-    return texts
 
 
 def word_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:

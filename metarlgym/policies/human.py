@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 
 from metarlgym.datatypes import MetaRLGymError, StopReason
 from metarlgym.rollout.protocol import ActReply, ActRequest, Callback, Policy
-from metarlgym.rollout.session import Session
+from metarlgym.trial import Trial
 
 Show = Callable[[str, str], None]
 """`show(kind, text)`; kinds are `rules`, `text` (the environment's), `action` (the policy's) and `note` (ours)."""
@@ -28,7 +28,7 @@ def plain(kind: str, text: str) -> None:
 
 
 class Narrator:
-    """Shows what is new in a session: rules, openings, answers, and the running returns.
+    """Shows what is new in a trial: rules, openings, answers, and the running returns.
 
     Args:
         show: prints one text.
@@ -38,25 +38,25 @@ class Narrator:
     def __init__(self, show: Show = plain, echo: bool = False) -> None:
         self.show = show
         self.echo = echo
-        self._session: Session | None = None
+        self._trial: Trial | None = None
         self._episode = self._turn = 0
         self._open = False
 
-    def follow(self, session: Session | None = None) -> None:
-        """Show all that happened since the last call, in this session or, without one, in the last one."""
-        if session is not None and session is not self._session:
+    def follow(self, trial: Trial | None = None) -> None:
+        """Show all that happened since the last call, in this trial or, without one, in the last one."""
+        if trial is not None and trial is not self._trial:
             self.follow()  # what the trial before answered last
-            self._session = session
+            self._trial = trial
             self._episode = self._turn = 0
             self._open = False
-        if self._session is None:
+        if self._trial is None:
             return
-        history = self._session.trial.history
+        history = self._trial.history
         while self._episode < len(history):
             episode = history[self._episode]
             if not self._open:
                 self._open = True
-                self._opening(self._session, self._episode)
+                self._opening(self._trial, self._episode)
             for turn in episode.turns[self._turn :]:
                 if self.echo:
                     self.show("action", turn.action)
@@ -65,12 +65,12 @@ class Narrator:
             self._turn = len(episode.turns)
             if episode.stop is None:
                 return
-            self.show("note", self._summary(self._session, self._episode))
+            self.show("note", self._summary(self._trial, self._episode))
             self._episode, self._turn, self._open = self._episode + 1, 0, False
 
     @staticmethod
-    def _summary(session: Session, index: int) -> str:
-        history, free = session.trial.history, session.trial.free_shots
+    def _summary(trial: Trial, index: int) -> str:
+        history, free = trial.history, trial.free_shots
         episode = history[index]
         text = f"episode {index + 1}: return {episode.ret:g}"
         if episode.stop is StopReason.ERROR:
@@ -81,11 +81,10 @@ class Narrator:
             return f"{text}, a free shot"
         return f"{text}; so far {sum(e.ret for e in history[free : index + 1]):g}"
 
-    def _opening(self, session: Session, index: int) -> None:
-        trial = session.trial
+    def _opening(self, trial: Trial, index: int) -> None:
         if index and not trial.memory.one_context and index == len(trial.history) - 1:
             self.show("note", "a new context; the policy sees only what follows")
-            for role, text in session.messages:
+            for role, text in trial.messages:
                 if text:
                     self.show({"system": "rules", "user": "text", "assistant": "action"}[role], text)
             return
@@ -117,7 +116,7 @@ class HumanPolicy(Policy):
 
     def _ask(self, request: ActRequest, done: Callback) -> None:
         try:
-            self.narrator.follow(request.session)
+            self.narrator.follow(request.trial)
             with _interruptible():
                 while not (line := self.read().strip()):
                     pass
@@ -148,7 +147,7 @@ class WatchedPolicy(Policy):
         await self.policy.begin(loop)
 
     def submit(self, request: ActRequest, done: Callback) -> None:
-        self.narrator.follow(request.session)
+        self.narrator.follow(request.trial)
         self.policy.submit(request, done)
 
     async def end(self) -> None:

@@ -7,16 +7,16 @@ from collections.abc import Callable
 
 from metarlgym.rollout.protocol import ActReply, ActRequest, Callback, Policy
 from metarlgym.rollout.render import Renderer
-from metarlgym.rollout.session import Session
 from metarlgym.seeding import stream
+from metarlgym.trial import Trial
 
 
 class ScriptedPolicy(Policy):
-    """Calls `act(session, rng)` for every action; `rng` is a private stream of this very action."""
+    """Calls `act(trial, rng)` for every action; `rng` is a private stream of this very action."""
 
     wants_tokens = False
 
-    def __init__(self, act: Callable[[Session, random.Random], str]) -> None:
+    def __init__(self, act: Callable[[Trial, random.Random], str]) -> None:
         self.act = act
 
     def submit(self, request: ActRequest, done: Callback) -> None:
@@ -24,7 +24,7 @@ class ScriptedPolicy(Policy):
 
     def _reply(self, request: ActRequest, done: Callback) -> None:
         try:
-            text = self.act(request.session, stream(request.seed, "script"))
+            text = self.act(request.trial, stream(request.seed, "script"))
         except Exception as error:
             done(error)
         else:
@@ -35,14 +35,14 @@ class OraclePolicy(ScriptedPolicy):
     """The task group's own optimal policy: it sees what its memory recalls and nothing hidden."""
 
     def __init__(self) -> None:
-        super().__init__(lambda session, rng: session.trial.oracle(session.visible))
+        super().__init__(lambda trial, rng: trial.oracle(trial.visible))
 
 
 class RandomPolicy(ScriptedPolicy):
     """Uniformly random legal actions."""
 
     def __init__(self) -> None:
-        super().__init__(lambda session, rng: session.trial.random_action(rng))
+        super().__init__(lambda trial, rng: trial.random_action(rng))
 
 
 class OracleAndRandom:
@@ -95,7 +95,7 @@ class RandomTokenPolicy(Policy):
 
     def _reply(self, request: ActRequest, done: Callback) -> None:
         try:
-            text = request.session.trial.random_action(stream(request.seed, "script"))
+            text = request.trial.random_action(stream(request.seed, "script"))
             ids = list(self.renderer.encode(text))
             if self.renderer.fixed_action_tokens is None:
                 ids.append(self.renderer.end_id)

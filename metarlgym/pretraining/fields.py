@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 from metarlgym.datatypes import ConfigError
 from metarlgym.models.networks import NetworkArguments
 from metarlgym.settings.given import Given
-from metarlgym.training.fields import SAME_FOR_PRETRAINING
-from metarlgym.training.needs import WITHOUT_SETTINGS, Needs, check_needs, check_training, training_needs
+from metarlgym.settings.needs import Needs, check_needs
+from metarlgym.settings.training_arguments import UNUSED, WITHOUT_SETTINGS, check_training, training_needs
 
 if TYPE_CHECKING:
     from metarlgym.pretraining.run import PretrainSettings
 
 REFUSED: dict[str, str] = {
-    **SAME_FOR_PRETRAINING,
+    **UNUSED,
     "per_device_eval_batch_size": "is not used: examinations have batches of their own; leave it out.",
     "data_seed": "is not used: sequences come from source_seed, weights from seed; set those.",
     "logging_first_step": "is not used: the first step has a checkpoint, and so a line, always; leave it out.",

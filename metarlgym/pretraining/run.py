@@ -14,7 +14,6 @@ import yaml
 from rich.console import Console
 from transformers import PrinterCallback, set_seed
 
-from metarlgym import __version__
 from metarlgym.datatypes import ConfigError
 from metarlgym.files import expand, write_json
 from metarlgym.models.loading import load_config, load_model
@@ -26,6 +25,9 @@ from metarlgym.pretraining.linear_probe import probe
 from metarlgym.pretraining.plots import plot_curves, plot_dynamics
 from metarlgym.pretraining.progress import PretrainProgress
 from metarlgym.pretraining.trainer import PretrainTrainer
+from metarlgym.runtime.before_claim import check_loggers, inputs_of, mode_of
+from metarlgym.runtime.launch import quiet
+from metarlgym.runtime.metrics_file import MetricsFile
 from metarlgym.runtime.open_run import OpenRun, open_run
 from metarlgym.runtime.optimizer_check import check_optimizer
 from metarlgym.runtime.run_folder import Mode
@@ -35,10 +37,8 @@ from metarlgym.sequences.sources import Piecewise, Source
 from metarlgym.settings.flat import plain, read_flat
 from metarlgym.settings.given import values_given
 from metarlgym.settings.ranges import check_values
-from metarlgym.training.callbacks import MetricsFile
-from metarlgym.training.claim import check_before, inputs_of, mode_of
-from metarlgym.training.fields import check_gpu
-from metarlgym.training.run import quiet
+from metarlgym.settings.training_arguments import check_gpu
+from metarlgym.version import __version__
 
 
 @dataclass
@@ -119,7 +119,7 @@ def run_pretraining(settings: PretrainSettings, console: Console | None = None) 
     source = args.make_source()
     examination = Examination(source, args.final_eval_sequences, start=args.eval_sequences, last_only=_last(args))
     quiet()
-    check_before(args)
+    check_loggers(args)
     main = args.distributed_state.is_main_process if args.distributed_state else True
     if not main:
         console = Console(quiet=True)

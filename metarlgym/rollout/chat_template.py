@@ -7,18 +7,10 @@ every control token of the rendering is the template's own.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
-from metarlgym.datatypes import ConfigError
+from metarlgym.datatypes import ConfigError, Message
 from metarlgym.rollout.control_tokens import THOUGHT_END, TextEncoder
-
-
-class Message(NamedTuple):
-    """One message of a conversation."""
-
-    role: Literal["system", "user", "assistant"]
-    text: str
-
 
 RULES, FIRST = Message("system", "RULES"), Message("user", "FIRSTSENTINEL")
 ACTION = Message("assistant", "ACTIONSENTINEL")

@@ -6,12 +6,10 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from metarlgym.datatypes import MetaRLGymError, StopReason
-
-if TYPE_CHECKING:
-    from metarlgym.rollout.session import Session
+from metarlgym.trial import Trial
 
 
 class PolicyStop(Exception):
@@ -35,7 +33,7 @@ class PolicyLost(MetaRLGymError):
 class ActRequest:
     """The policy is to act once in one trial."""
 
-    session: Session
+    trial: Trial
     """The trial being played; policies that work on text read it."""
     context: int
     """Number of the context, unique in the process. A context only grows, so a policy may keep its KV cache by it."""
@@ -64,7 +62,7 @@ class Policy(ABC):
     """What picks actions. All methods are called on the thread of the manager's event loop."""
 
     wants_tokens: bool = True
-    """False for policies that read the session's text and answer in text."""
+    """False for policies that read the trial's text and answer in text."""
 
     @abstractmethod
     def submit(self, request: ActRequest, done: Callback) -> None:

@@ -10,9 +10,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
-from metarlgym.datatypes import ConfigError
+from metarlgym.datatypes import ConfigError, Message
 from metarlgym.rollout.bounded_cache import BoundedCache, ids_bytes, text_bytes
-from metarlgym.rollout.chat_template import ChatTemplate, Message
+from metarlgym.rollout.chat_template import ChatTemplate
 from metarlgym.rollout.control_tokens import TextEncoder
 from metarlgym.rollout.render_check import prove_chat, prove_text
 

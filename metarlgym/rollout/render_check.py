@@ -11,8 +11,8 @@ import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from metarlgym.datatypes import ConfigError, MetaRLGymError
-from metarlgym.rollout.chat_template import ACTION, FIRST, RULES, ChatTemplate, Message
+from metarlgym.datatypes import ConfigError, Message, MetaRLGymError
+from metarlgym.rollout.chat_template import ACTION, FIRST, RULES, ChatTemplate
 from metarlgym.rollout.control_tokens import THOUGHT_END, THOUGHT_START, TextEncoder
 
 AWKWARD = (

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from metarlgym.datatypes import Episode, MetaRLGymError, MetaTrajectory, StopReason, Task, Turn
 from metarlgym.rollout.limits import Limits
 from metarlgym.rollout.protocol import ActReply, ActRequest
-from metarlgym.rollout.render import Message, Renderer
+from metarlgym.rollout.render import Renderer
 from metarlgym.rollout.transcript import Transcript
 from metarlgym.seeding import derive
 from metarlgym.trial import Trial
@@ -156,18 +156,6 @@ class Session:
         """Seconds since the current episode began."""
         return time.monotonic() - self._episode_clock
 
-    @property
-    def visible(self) -> list[Episode]:
-        """The episodes as the policy sees them: those its memory recalls, then the one being played."""
-        history = self.trial.history
-        return [*self.trial.memory.recall(history[:-1]), history[-1]]
-
-    @property
-    def messages(self) -> list[Message]:
-        """The conversation as the policy sees it at this moment."""
-        messages = [Message("system", rules)] if (rules := self.trial.rules()) else []
-        return messages + _conversation(self.visible, self.trial)
-
     # ------------------------------------------------------------------ inside
 
     def _open_context(self, opening: str) -> None:
@@ -178,7 +166,7 @@ class Session:
             self._close_row()
         self.context = next(_contexts)
         index = len(self.trial.history) - 1
-        self._transcript = Transcript.open(self.renderer.prompt(self.messages), index)
+        self._transcript = Transcript.open(self.renderer.prompt(self.trial.messages), index)
         self.trajectory.rows.append(self._transcript)
 
     def _close_row(self) -> None:
@@ -223,7 +211,7 @@ class Session:
     def _ask(self, max_tokens: int) -> ActRequest:
         seed = (self._policy_seed + self._episode * _EPISODE_MIX + self._turn * _TURN_MIX) & _MASK
         ids = [] if self._transcript is None else self._transcript.ids
-        return ActRequest(self, self.context, ids, max_tokens, seed)
+        return ActRequest(self.trial, self.context, ids, max_tokens, seed)
 
     def _limit_episode(self, reason: StopReason) -> ActRequest | None:
         """End the episode because of a limit and go on with the next one."""
@@ -284,15 +272,3 @@ class Session:
         self.trajectory.seconds = time.monotonic() - self._clock
         if self._transcript is not None:
             self._close_row()
-
-
-def _conversation(episodes: Sequence[Episode], trial: Trial) -> list[Message]:
-    """Episodes as messages; the text that ends one and the text that opens the next are one user message."""
-    messages: list[Message] = []
-    pending = ""
-    for episode in episodes:
-        pending = trial.join(pending, episode.opening)
-        for turn in episode.turns:
-            messages += [Message("user", pending), Message("assistant", turn.action)]
-            pending = turn.observation
-    return [*messages, Message("user", pending)]

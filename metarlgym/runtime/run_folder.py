@@ -23,11 +23,11 @@ from typing import Any, Literal, Self
 
 import yaml
 
-from metarlgym import __version__
 from metarlgym.datatypes import ConfigError, MetaRLGymError
 from metarlgym.files import expand, renamed
 from metarlgym.runtime.layout import LAYOUTS, RUN, entries, foreign, remove, remove_tree
 from metarlgym.runtime.lock import LOCK, STALE, Lock
+from metarlgym.version import __version__
 
 Mode = Literal["new", "resume", "overwrite"]
 KIND_KEYS = {"train": "env_id", "pretrain": "source", "selflearn": "plan"}

@@ -10,7 +10,10 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-PACKAGE = str(Path(__file__).parent)
+from rich.console import Console
+from rich.markup import escape
+
+PACKAGE = str(Path(__file__).parent.parent)
 
 
 def prepare_output() -> None:
@@ -83,3 +86,10 @@ def _drop(number: int) -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, number)
     os.close(nowhere)
+
+
+def say(text: str, stopped: bool = False, by_all: bool = True) -> None:
+    """One line on stderr about how a command ended; with `by_all`, on the main process only."""
+    if not by_all or os.environ.get("RANK", "0") == "0":
+        mark = "[bold yellow]stopped:[/]" if stopped else "[bold red]error:[/]"
+        Console(stderr=True).print(f"{mark} {escape(text)}", highlight=False, soft_wrap=True)

@@ -27,9 +27,9 @@ import yaml
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from metarlgym import __version__
 from metarlgym.datatypes import ConfigError, MetaRLGymError
 from metarlgym.files import expand, write_json
+from metarlgym.runtime.before_claim import inputs_of, mode_of
 from metarlgym.runtime.interrupt import INTERRUPTED, TERMINATED, Interrupted, Terminated, stopped_by
 from metarlgym.runtime.open_run import go_on
 from metarlgym.runtime.run_folder import RunFolder, replace_text
@@ -38,7 +38,7 @@ from metarlgym.selflearning.experiment import Plan
 from metarlgym.selflearning.html_report import write_report
 from metarlgym.settings.flat import plain, read_flat, said_in
 from metarlgym.settings.ranges import check_values
-from metarlgym.training.claim import inputs_of, mode_of
+from metarlgym.version import __version__
 
 PLANS = {"1": "plan1", "2": "plan2", "3": "plan3"}
 

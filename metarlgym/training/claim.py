@@ -8,16 +8,15 @@ from typing import Any
 
 import yaml
 from rich.console import Console
-from transformers.integrations import get_available_reporting_integrations
 
-from metarlgym import __version__
-from metarlgym.datatypes import ConfigError
 from metarlgym.files import expand
+from metarlgym.runtime.before_claim import inputs_of, mode_of
 from metarlgym.runtime.open_run import OpenRun
 from metarlgym.runtime.run_folder import Mode
 from metarlgym.runtime.run_settings import SETTINGS, as_text, differences, everything, held_settings, refusal
-from metarlgym.settings.flat import find_config, plain
+from metarlgym.settings.flat import plain
 from metarlgym.training.arguments import Settings
+from metarlgym.version import __version__
 
 FIXED = re.compile(
     r"env_id|env_args|task_seed|renderer|seed|data_seed|episodes|trials_per_task|memory|stop_on_success|max_total_turns"
@@ -29,24 +28,6 @@ FIXED = re.compile(
 """Without these a resumed run would be another one: its tasks, its batches, the shape of its model, its optimizer."""
 MAY_CHANGE = ("max_steps", "learning_rate", "credit", "limits", "servers")
 """For the message that refuses a change."""
-
-
-def mode_of(resume: bool, overwrite: bool) -> Mode:
-    """What to do with a run that is in the folder.
-
-    Raises:
-        ConfigError: both were asked for.
-    """
-    if resume and overwrite:
-        raise ConfigError("resume and overwrite exclude each other: go on with the run in output_dir, or replace it.")
-    return "resume" if resume else "overwrite" if overwrite else "new"
-
-
-def inputs_of(arguments: list[str], command: str, **values: Any) -> dict[str, Any]:
-    """What a run reads, by setting: its config file and `values`."""
-    parts = [part for a in arguments for part in (a.split("=", 1) if a.startswith("--config=") else [a])]
-    found = {"config": str(find_config(parts[parts.index("--config") + 1], command))} if "--config" in parts else {}
-    return {**found, **{name: value for name, value in values.items() if value}}
 
 
 def training_run(settings: Settings) -> tuple[OpenRun, Mode, dict[str, Any]]:
@@ -89,18 +70,3 @@ def check_changes(settings: Settings, folder: Path, console: Console) -> None:
             "uninterrupted one",
             highlight=False,
         )
-
-
-def check_before(args: Any) -> None:
-    """What libraries would find out only after the folder is claimed.
-
-    Raises:
-        ConfigError: naming the setting.
-    """
-    there = get_available_reporting_integrations()
-    for name in args.report_to or ():
-        if name not in there and name != "flyte":
-            raise ConfigError(
-                f"report_to={name!r} needs a library that is not installed: `uv pip install {name}`, or "
-                "report_to=none; metrics.jsonl is written in any case."
-            )

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from metarlgym.models.loading import make_renderer
-from metarlgym.models.scratch import byte_tokenizer, sample_text, word_tokenizer
+from metarlgym.models.scratch import byte_tokenizer, word_tokenizer
 from metarlgym.rollout.context_limits import check_room
+from metarlgym.rollout.make_renderer import make_renderer
 from metarlgym.serving.handshake import ServerInfo
 from metarlgym.tasks import TaskGroup
 from metarlgym.training.arguments import Settings
 from metarlgym.training.config import MetaGRPOConfig
+from metarlgym.training.warmup import sample_text
 from metarlgym.trial import Trial
 
 

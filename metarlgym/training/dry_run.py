@@ -64,7 +64,7 @@ def _model_numbers(settings: Settings, group: TaskGroup) -> tuple[int, int, int,
     from transformers import AutoModelForCausalLM
 
     from metarlgym.models import scratch
-    from metarlgym.models.loading import make_renderer
+    from metarlgym.rollout.make_renderer import make_renderer
     from metarlgym.training import run, start
 
     config: Any

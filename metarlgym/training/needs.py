@@ -2,50 +2,25 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from metarlgym.datatypes import ConfigError
 from metarlgym.settings.given import Given
+from metarlgym.settings.needs import Needs, check_needs
+from metarlgym.settings.training_arguments import (
+    WITHOUT_SETTINGS,
+    check_training,
+    optimiser,
+    plain_value,
+    saves,
+    training_needs,
+)
 
 if TYPE_CHECKING:
     from metarlgym.training.arguments import Settings
 
 CLIPPED = ("grpo", "bnpo", "dr_grpo", "dapo", "luspo")
 """Loss types with PPO's clipped ratio."""
-
-OPTIMISERS = ("adamw_torch", "adamw_torch_fused", "adafactor", "sgd", "adagrad", "rmsprop")
-"""Optimisers of torch and transformers themselves; the others need packages that are not among ours."""
-SCHEDULES = (
-    *("linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt"),
-    *("cosine_with_min_lr", "cosine_warmup_with_min_lr", "warmup_stable_decay"),
-)
-WITHOUT_SETTINGS = ("linear", "constant", "constant_with_warmup")
-"""Schedules for which `lr_scheduler_kwargs` means nothing."""
-
-
-@dataclass(frozen=True)
-class Needs:
-    """Settings that have an effect only where others say so."""
-
-    names: str
-    """The settings, separated by blanks."""
-    what: str
-    """What they need, as the error says it."""
-    by: str
-    """The settings that decide it, separated by blanks."""
-    holds: Callable[[Any], bool]
-    """Whether it is so, from all resolved settings."""
-
-
-def _value(setting: Any) -> Any:
-    return getattr(setting, "value", setting)
-
-
-def _optim(s: Any) -> str:
-    return str(_value(s.optim))
 
 
 def _served(s: Settings) -> bool:
@@ -56,40 +31,8 @@ def _trains_on(s: Settings, *losses: str) -> bool:
     return s.grpo.loss_type in losses
 
 
-def training_needs(part: Callable[[Any], Any]) -> tuple[Needs, ...]:
-    """What fields of TrainingArguments need, for `train` and `pretrain`; `part` finds them among all settings."""
-    return (
-        Needs("save_steps", "save_strategy=steps", "save_strategy", lambda s: saves(part(s))),
-        Needs(
-            "logging_steps logging_first_step",
-            "logging_strategy=steps",
-            "logging_strategy",
-            lambda s: _value(part(s).logging_strategy) == "steps",
-        ),
-        Needs("run_name", "report_to", "report_to", lambda s: bool(part(s).report_to)),
-        Needs("project", "report_to=trackio", "report_to", lambda s: "trackio" in part(s).report_to),
-        Needs(
-            "warmup_steps",
-            "a schedule with a warm-up (not lr_scheduler_type=constant)",
-            "lr_scheduler_type",
-            lambda s: _value(part(s).lr_scheduler_type) != "constant",
-        ),
-        Needs(
-            "adam_beta1 adam_beta2 adam_epsilon",
-            "optim=adamw_torch or adamw_torch_fused",
-            "optim",
-            lambda s: _optim(part(s)).startswith("adamw"),
-        ),
-        Needs("liger_kernel_config", "use_liger_kernel=true", "use_liger_kernel", lambda s: part(s).use_liger_kernel),
-    )
-
-
-def saves(args: Any) -> bool:
-    return _value(args.save_strategy) == "steps"
-
-
 def _evaluates(s: Settings) -> bool:
-    return _value(s.grpo.eval_strategy) == "steps"
+    return plain_value(s.grpo.eval_strategy) == "steps"
 
 
 NEEDS: tuple[Needs, ...] = (
@@ -146,13 +89,13 @@ NEEDS: tuple[Needs, ...] = (
         "optim_args",
         "optim=sgd, adagrad or rmsprop",
         "optim",
-        lambda s: _optim(s.grpo) in ("sgd", "adagrad", "rmsprop"),
+        lambda s: optimiser(s.grpo) in ("sgd", "adagrad", "rmsprop"),
     ),
     Needs(
         "lr_scheduler_kwargs",
         "a schedule that has settings, such as lr_scheduler_type=cosine_with_min_lr",
         "lr_scheduler_type",
-        lambda s: _value(s.grpo.lr_scheduler_type) not in WITHOUT_SETTINGS,
+        lambda s: plain_value(s.grpo.lr_scheduler_type) not in WITHOUT_SETTINGS,
     ),
     # the loss
     Needs("use_bias_correction_kl sync_ref_model", "beta above 0", "beta", lambda s: s.grpo.beta != 0),
@@ -290,48 +233,6 @@ def check_conditions(given: Given, settings: Settings) -> set[str]:
     check_training(settings.grpo)
     _check_values(changed, settings)
     return check_needs(given, changed, NEEDS, settings)
-
-
-def check_needs(given: Given, changed: dict[str, Any], needs: Sequence[Needs], settings: Any) -> set[str]:
-    """Refuse what has no effect.
-
-    Where the command line itself switches off what a config file set up (`--save_strategy no`, another
-    `model_name_or_path`), the file's settings are warned of: a config must stay usable with other options.
-
-    Returns:
-        The settings that were warned of.
-
-    Raises:
-        ConfigError: naming what is needed.
-    """
-    unused: set[str] = set()
-    for need in needs:
-        idle = [name for name in need.names.split() if name in changed]
-        if not idle or need.holds(settings):
-            continue
-        overridden = any(name in given.line for name in need.by.split())
-        own = [name for name in idle if name in given.line or not overridden]
-        told = ", ".join(f"{name}={changed[name]!r}" for name in own or idle)
-        if own:
-            verb, them = ("it needs", "it") if len(own) == 1 else ("they need", "them")
-            raise ConfigError(f"{told} would have no effect: {verb} {need.what}. Change that, or leave {them} out.")
-        warnings.warn(f"{told} of the config file will have no effect: needs {need.what}.", stacklevel=4)
-        unused |= set(idle)
-    return unused
-
-
-def check_training(args: Any) -> None:
-    """Refuse values of TrainingArguments that a run without epochs, or our dependencies, cannot follow.
-
-    Raises:
-        ConfigError: naming the field.
-    """
-    for name in ("save_strategy", "eval_strategy", "logging_strategy"):
-        if (value := _value(getattr(args, name))) not in ("steps", "no"):
-            raise ConfigError(f"{name}={value!r} is not supported: use 'steps' or 'no' (there are no epochs).")
-    for name, known in (("optim", OPTIMISERS), ("lr_scheduler_type", SCHEDULES)):
-        if (value := str(_value(getattr(args, name)))) not in known:
-            raise ConfigError(f"{name}={value!r} is not supported: use one of {', '.join(known)}.")
 
 
 def _check_values(changed: dict[str, Any], settings: Settings) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,6 @@ import torch
 from accelerate.utils import gather_object
 from rich.console import Console
 from transformers import PrinterCallback, set_seed
-from transformers.utils import logging as hf_logging
 from trl import get_peft_config
 
 from metarlgym.contracts.quick_check import quick_check
@@ -24,13 +22,16 @@ from metarlgym.policies.supported import check_config
 from metarlgym.rollout.context_limits import check_room
 from metarlgym.rollout.render import Renderer
 from metarlgym.runtime.agreement import agree
+from metarlgym.runtime.before_claim import check_loggers
+from metarlgym.runtime.launch import quiet
+from metarlgym.runtime.metrics_file import MetricsFile
 from metarlgym.runtime.open_run import OpenRun, open_run
 from metarlgym.settings.value_types import show
 from metarlgym.tasks import TaskGroup
 from metarlgym.training.arguments import Settings
 from metarlgym.training.backends import connect
-from metarlgym.training.callbacks import LiveProgress, MetricsFile, TrialSamples
-from metarlgym.training.claim import check_before, check_changes, training_run
+from metarlgym.training.callbacks import LiveProgress, TrialSamples
+from metarlgym.training.claim import check_changes, training_run
 from metarlgym.training.context_limits import check_scratch_room, context_rooms
 from metarlgym.training.dry_run import make_plan
 from metarlgym.training.final import save_final
@@ -153,7 +154,7 @@ def prepare(
                 group.tasks(count, "eval")
             except ConfigError as error:
                 raise ConfigError(str(error).replace("eval_trials", name, 1)) from None
-    check_before(args)
+    check_loggers(args)
     check_reference(args, settings.model.use_peft)
     if not dry_run:
         _check_model(settings, group, console or Console())
@@ -219,18 +220,6 @@ def _check_model(settings: Settings, group: TaskGroup, console: Console) -> None
     agree(problem)
     main = args.distributed_state.is_main_process
     connect(args, tokenizer, [group.env.rules()], console.print if main else None)
-
-
-def quiet() -> None:
-    """Silence what libraries print about themselves; warnings of ours and errors stay."""
-    hf_logging.set_verbosity_error()
-    hf_logging.disable_progress_bar()
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    if not torch.cuda.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed warns that it found none
-    import datasets
-
-    datasets.disable_progress_bars()
 
 
 def _trial_maker(settings: Settings, group: TaskGroup) -> Callable[[], Trial]:

@@ -15,15 +15,16 @@ from transformers import AutoModelForCausalLM
 
 from metarlgym.datatypes import ConfigError, MetaRLGymError
 from metarlgym.files import expand
-from metarlgym.models.loading import load_config, load_model, load_tokenizer, make_renderer
+from metarlgym.models.loading import load_config, load_model, load_tokenizer
 from metarlgym.models.saveable import saveable
-from metarlgym.models.scratch import byte_tokenizer, sample_text, scratch_model, word_tokenizer
+from metarlgym.models.scratch import byte_tokenizer, scratch_model, word_tokenizer
+from metarlgym.rollout.make_renderer import make_renderer
 from metarlgym.rollout.render import ChatRenderer, Renderer
 from metarlgym.runtime.agreement import agree
 from metarlgym.runtime.checkpoint import COMPLETE
 from metarlgym.tasks import TaskGroup
 from metarlgym.training.arguments import Settings
-from metarlgym.training.warmup import random_play, warm_up
+from metarlgym.training.warmup import random_play, sample_text, warm_up
 from metarlgym.trial import Trial
 
 START_ONLY = "--start-only"

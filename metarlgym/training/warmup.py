@@ -22,8 +22,9 @@ from datasets import Dataset
 from transformers import PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
+from metarlgym.datatypes import ConfigError
 from metarlgym.models.scratch import ScratchArguments
-from metarlgym.policies.scripted import RandomTokenPolicy
+from metarlgym.policies.scripted import RandomPolicy, RandomTokenPolicy
 from metarlgym.rollout.manager import RolloutManager, TrialSpec
 from metarlgym.rollout.render import Renderer
 from metarlgym.rollout.transcript import Transcript
@@ -163,3 +164,19 @@ def warm_up(
         "late_loss": late.loss(model),
         "memoryless_loss": late.memoryless,
     }
+
+
+def sample_text(group: TaskGroup, make_trial: Callable[[], Trial], trials: int = 512) -> list[str]:
+    """Texts of a group, as rollouts would show them: rules, openings, random legal actions and answers."""
+    specs = [
+        TrialSpec(make_trial, group.task(i, "train"), derive("vocabulary", i), ("vocabulary", i)) for i in range(trials)
+    ]
+    texts = [group.env.rules()]
+    for trajectory in RolloutManager(RandomPolicy()).run(specs):
+        if trajectory.error:
+            raise ConfigError(f"env_id={group.env_id!r} fails under random legal play: {trajectory.error}.")
+        for episode in trajectory.episodes:
+            texts.append(episode.opening)
+            for turn in episode.turns:
+                texts += [turn.action, turn.observation]
+    return texts

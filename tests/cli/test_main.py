@@ -14,7 +14,8 @@ from metarlgym.cli.main import main
 @pytest.fixture(scope="module")
 def model_folder(tmp_path_factory):
     """An untrained model of Doors, as a run leaves it in `final/`."""
-    from metarlgym.models.scratch import sample_text, word_tokenizer
+    from metarlgym.models.scratch import word_tokenizer
+    from metarlgym.training.warmup import sample_text
 
     folder = tmp_path_factory.mktemp("model")
     group = terse("Doors-v0")

@@ -4,7 +4,8 @@ import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from metarlgym.cli.main import main
-from metarlgym.rollout.render import ChatRenderer, Message
+from metarlgym.datatypes import Message
+from metarlgym.rollout.render import ChatRenderer
 
 
 @pytest.mark.parametrize("head", ["--tied", "--untied"])

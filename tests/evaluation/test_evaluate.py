@@ -87,7 +87,7 @@ def test_with_another_tasks_history_it_is_lost(oracle):
 
 
 def test_a_policy_that_ignores_its_history_does_not_notice_the_controls():
-    safe = ScriptedPolicy(lambda session, rng: "safe")
+    safe = ScriptedPolicy(lambda trial, rng: "safe")
     report = run(policy=safe)
     assert report["return_mean"] == report["controls"]["no_memory"]["return_mean"] == pytest.approx(2.4)
     assert report["controls"]["shuffled"]["return_mean"] == pytest.approx(2.4)
@@ -153,15 +153,15 @@ def test_nor_where_the_budget_of_turns_is_shared():
 
 
 def test_errors_are_counted_and_score_0():
-    broken = ScriptedPolicy(lambda session, rng: 1 / 0 if len(session.trial.history) > 1 else "safe")
+    broken = ScriptedPolicy(lambda trial, rng: 1 / 0 if len(trial.history) > 1 else "safe")
     report = run(policy=broken, trials=10, controls=False)
     assert report["errors"] == 10
     assert report["curve"] == pytest.approx([0.4, 0, 0, 0, 0, 0])
 
 
 def test_invalid_actions_are_counted():
-    def act(session, rng):
-        return "safe" if len(session.trial.history) % 2 else "open sesame"
+    def act(trial, rng):
+        return "safe" if len(trial.history) % 2 else "open sesame"
 
     assert run(policy=ScriptedPolicy(act), trials=10, controls=False)["invalid_rate"] == 0.5
 
@@ -169,17 +169,17 @@ def test_invalid_actions_are_counted():
 @pytest.mark.parametrize(("rule", "expected"), [("repeat", [0.0, 1.0, 1.0]), ("zero", [0.0, 1.0, 0.0])])
 def test_after_success(rule, expected):
     group = terse("GuessNumber-v0", numbers=2, guesses=1)
-    second = ScriptedPolicy(lambda s, r: _answer(s) if len(s.trial.history) == 2 else _other(s))
+    second = ScriptedPolicy(lambda trial, rng: _answer(trial) if len(trial.history) == 2 else _other(trial))
     report = run(group, second, 20, 3, stop_on_success=True, after_success=rule, controls=False, baselines=False)
     assert report["curve"] == expected
 
 
-def _answer(session):
-    return str(session.trajectory.task.params["number"])
+def _answer(trial):
+    return str(trial.task.params["number"])
 
 
-def _other(session):
-    return str(3 - session.trajectory.task.params["number"])
+def _other(trial):
+    return str(3 - trial.task.params["number"])
 
 
 # ---------------------------------------------------------------------- trials

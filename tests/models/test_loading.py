@@ -6,7 +6,8 @@ import pytest
 from tiny import byte_parts, terse, word_parts
 
 from metarlgym import ConfigError, TaskGroup
-from metarlgym.models.loading import check_model_path, context_room, load_model, load_tokenizer, make_renderer
+from metarlgym.models.loading import check_model_path, context_room, load_model, load_tokenizer
+from metarlgym.rollout.make_renderer import make_renderer
 from metarlgym.rollout.render import ChatRenderer, PlainRenderer
 
 DOORS = terse("Doors-v0")

@@ -14,12 +14,12 @@ from metarlgym.models.scratch import (
     UNKNOWN,
     ScratchArguments,
     byte_tokenizer,
-    sample_text,
     scratch_model,
     word_tokenizer,
 )
 from metarlgym.policies.scripted import OraclePolicy, RandomPolicy
 from metarlgym.rollout.manager import RolloutManager, TrialSpec
+from metarlgym.training.warmup import sample_text
 
 TEXTS = ["doors 1 nothing", "2 prize /"]
 
@@ -63,7 +63,8 @@ def test_there_are_256_bytes_and_three_marks():
 
 @pytest.mark.parametrize("make", [lambda: word_tokenizer(TEXTS), byte_tokenizer], ids=["word", "byte"])
 def test_tokenizers_survive_saving(tmp_path, make):
-    from metarlgym.models.loading import is_word_level, load_tokenizer
+    from metarlgym.models.loading import load_tokenizer
+    from metarlgym.rollout.make_renderer import is_word_level
 
     tokenizer = make()
     tokenizer.save_pretrained(tmp_path)

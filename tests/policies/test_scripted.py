@@ -38,7 +38,7 @@ def test_baselines_by_name():
 
 def test_each_action_has_a_stream_of_its_own():
     drawn = []
-    policy = ScriptedPolicy(lambda session, rng: drawn.append(rng.random()) or "1")
+    policy = ScriptedPolicy(lambda trial, rng: drawn.append(rng.random()) or "1")
     RolloutManager(policy).run(specs(DOORS, trial_maker(DOORS, 6), 50))
     assert len(set(drawn)) == 300
 

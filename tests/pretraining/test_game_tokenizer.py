@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from metarlgym import ConfigError, TaskGroup, make
-from metarlgym.models.loading import load_tokenizer, make_renderer
+from metarlgym.models.loading import load_tokenizer
 from metarlgym.models.networks import NetworkArguments, make_network
 from metarlgym.pretraining.game_tokenizer import Words
 from metarlgym.pretraining.run import parse, run_pretraining
+from metarlgym.rollout.make_renderer import make_renderer
 from metarlgym.sequences.scoring.expected_loss import Examination
 from metarlgym.sequences.sources import RLM, MetaLM
 from metarlgym.train import main as train_main

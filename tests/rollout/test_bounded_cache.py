@@ -7,9 +7,10 @@ import pickle
 import sys
 import threading
 
+from metarlgym.datatypes import Message
 from metarlgym.models.scratch import chat_tokenizer
 from metarlgym.rollout.bounded_cache import CACHE_BYTES, BoundedCache
-from metarlgym.rollout.render import ChatRenderer, Message
+from metarlgym.rollout.render import ChatRenderer
 
 
 def test_the_oldest_entries_are_forgotten_first():

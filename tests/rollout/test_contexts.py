@@ -19,7 +19,7 @@ PRIZE_2 = Task("Doors-v0", {"prize": 1})
 
 def play(memory, actions=("1", "2", "2"), style="terse", renderer=RENDERER, episodes=3):
     group = TaskGroup("Doors-v0", {"style": style})
-    policy = Speaker(renderer, lambda session: actions[len(session.trial.history) - 1])
+    policy = Speaker(renderer, lambda trial: actions[len(trial.history) - 1])
     spec = TrialSpec(lambda: Trial(group.make_env(), episodes, memory=memory), PRIZE_2, 0)
     return RolloutManager(policy, renderer).run([spec])[0]
 
@@ -107,8 +107,8 @@ def test_chat_contexts_of_last_k_equal_the_grown_one_up_to_what_they_leave_out(c
 def test_policies_on_text_see_the_same_under_a_memory():
     seen = []
 
-    def act(session, rng):
-        seen.append(" ".join(message.text for message in session.messages if message.text))
+    def act(trial, rng):
+        seen.append(" ".join(message.text for message in trial.messages if message.text))
         return "1" if len(seen) == 1 else "2"
 
     group = TaskGroup("Doors-v0", {"style": "terse"})

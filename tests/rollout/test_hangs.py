@@ -90,7 +90,7 @@ def hanging_specs(blocking, number, hanging, hang, slow=0.0, episodes=2, **trial
 
 
 def rollout(trials, limits=TIME, policy=None, renderer=None, within=None):
-    policy = policy or ScriptedPolicy(lambda session, rng: "1")
+    policy = policy or ScriptedPolicy(lambda trial, rng: "1")
     start = time.monotonic()
     played = RolloutManager(policy, renderer, Limits(**limits)).run(trials)
     seconds = time.monotonic() - start
@@ -156,7 +156,7 @@ def test_steps_that_hang_one_after_the_other(blocking):
 @kinds
 def test_places_of_hanging_trials_are_taken_by_others(blocking):
     trials = hanging_specs(blocking, 12, {0, 1}, ["step", 0, 1])
-    policy = ScriptedPolicy(lambda session, rng: "1")
+    policy = ScriptedPolicy(lambda trial, rng: "1")
     start = time.monotonic()
     played = RolloutManager(policy, None, Limits(**TIME), concurrency=2).run(trials)
     assert time.monotonic() - start < LIMIT + MARGIN
@@ -179,7 +179,7 @@ def test_inside_a_running_loop(blocking):
 @pytest.mark.parametrize("hang", [["step", 1, 2], ["reset", 1, 0]], ids=str)
 def test_a_step_that_comes_back_late_changes_nothing(blocking, memory, hang):
     renderer = PlainRenderer(byte_tokenizer())
-    policy = Speaker(renderer, lambda session: "12")
+    policy = Speaker(renderer, lambda trial: "12")
     trials = hanging_specs(blocking, 4, {1}, hang, memory=memory)
     made = []
     trials = [
@@ -315,7 +315,7 @@ def test_a_rollout_that_fails_does_not_wait_for_steps_that_hang(blocking):
 
     class Lost(ScriptedPolicy):
         def submit(self, request, done):
-            if request.session.trajectory.seed == 0:
+            if request.trial.trial_seed == 0:
                 super().submit(request, done)
             else:
                 self.loop.call_later(0.4, done, PolicyLost("the policy is gone"))
@@ -327,7 +327,7 @@ def test_a_rollout_that_fails_does_not_wait_for_steps_that_hang(blocking):
     ]
     start = time.monotonic()
     with pytest.raises(PolicyLost, match="the policy is gone"):
-        RolloutManager(Lost(lambda session, rng: "1"), None, Limits(trial_seconds=10)).run(trials)
+        RolloutManager(Lost(lambda trial, rng: "1"), None, Limits(trial_seconds=10)).run(trials)
     assert time.monotonic() - start < 2
     assert [trial.abandoned for trial in made] == [True, False]
 
@@ -352,7 +352,7 @@ class Sleepy(Env):
 
 limits = Limits(trial_seconds=float(sys.argv[2]))
 spec = TrialSpec(lambda: Trial(Sleepy(), 1), Task("x", {}), 0)
-played = RolloutManager(ScriptedPolicy(lambda session, rng: "1"), None, limits).run([spec] * 4)
+played = RolloutManager(ScriptedPolicy(lambda trial, rng: "1"), None, limits).run([spec] * 4)
 print(*(t.stop.value for t in played), flush=True)
 """
 
@@ -406,7 +406,7 @@ class Late(Env):
 def test_a_trial_that_began_late_has_no_later_limit():
     trials = [TrialSpec(lambda i=i: Trial(Late(i), 1), Task("Late", {}), i) for i in range(3)]
     start = time.monotonic()
-    policy = ScriptedPolicy(lambda session, rng: "1")
+    policy = ScriptedPolicy(lambda trial, rng: "1")
     played = RolloutManager(policy, None, Limits(trial_seconds=0.5)).run(trials)
     assert time.monotonic() - start < 2
     assert [t.stop.value for t in played] == ["terminated", "terminated", "time_limit"]
@@ -436,14 +436,14 @@ def test_replies_and_requests_keep_their_order():
 
         class Logged(ScriptedPolicy):
             def submit(self, request, done):
-                log.append(("request", request.session.trajectory.seed, request.seed))
+                log.append(("request", request.trial.trial_seed, request.seed))
                 super().submit(request, done)
 
             def _reply(self, request, done):
-                log.append(("reply", request.session.trajectory.seed, request.seed))
+                log.append(("reply", request.trial.trial_seed, request.seed))
                 super()._reply(request, done)
 
-        policy = Logged(lambda session, rng: session.trial.random_action(rng))
+        policy = Logged(lambda trial, rng: trial.random_action(rng))
         played = RolloutManager(policy, None, Limits(**limits)).run(specs(group, trial_maker(group), 100))
         kinds = [[entry[1:] for entry in log if entry[0] == kind] for kind in ("request", "reply")]
         return [t.to_dict() for t in played], kinds

@@ -27,7 +27,7 @@ def play(limits, policy=None, say="9", renderer=None, task=None, episodes=3, **t
     spec = TrialSpec(
         lambda: Trial(GROUP.make_env(), episodes, **trial_args), task or Task(GROUP.env_id, {"number": 1}), 0
     )
-    return RolloutManager(policy or Speaker(renderer, lambda session: say), renderer, Limits(**limits)).run([spec])[0]
+    return RolloutManager(policy or Speaker(renderer, lambda trial: say), renderer, Limits(**limits)).run([spec])[0]
 
 
 def turns(trajectory):
@@ -117,7 +117,7 @@ def test_episode_seconds():
     class Slow(ScriptedPolicy):
         pass
 
-    def act(session, rng):
+    def act(trial, rng):
         time.sleep(0.03)
         return "9"
 
@@ -128,7 +128,7 @@ def test_episode_seconds():
 
 
 def test_trial_seconds_between_actions():
-    played = play({"trial_seconds": 0.05}, ScriptedPolicy(lambda session, rng: time.sleep(0.03) or "9"))
+    played = play({"trial_seconds": 0.05}, ScriptedPolicy(lambda trial, rng: time.sleep(0.03) or "9"))
     assert played.stop is StopReason.TIME_LIMIT
     assert len(played.episodes) < 3
 
@@ -149,7 +149,7 @@ def test_trial_seconds_while_the_policy_never_answers():
 def test_an_answer_that_comes_too_late_is_ignored():
     class Late(ScriptedPolicy):
         def submit(self, request, done):
-            self.loop.call_later(0.15 if request.session.trajectory.seed else 0.3, self._reply, request, done)
+            self.loop.call_later(0.15 if request.trial.trial_seed else 0.3, self._reply, request, done)
 
     from metarlgym import Task, Trial
 

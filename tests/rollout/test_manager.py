@@ -50,11 +50,11 @@ def test_foreign_random_numbers_change_nothing_and_are_not_touched(reference):
     random.seed(1), np.random.seed(2), torch.manual_seed(3)
     state = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()
 
-    def noisy(session, rng):
+    def noisy(trial, rng):
         before = random.getstate()
-        random.seed(session.trajectory.seed)  # another library that uses the global stream
+        random.seed(trial.trial_seed)  # another library that uses the global stream
         random.setstate(before)
-        return session.trial.random_action(rng)
+        return trial.random_action(rng)
 
     assert plain(RolloutManager(ScriptedPolicy(noisy)).run(specs(GROUP, trial_maker(GROUP), 200))) == reference[:200]
     assert random.getstate() == state[0]
@@ -111,7 +111,7 @@ def test_slow_trials_hold_nobody_up():
             return 0.001
 
         def submit(self, request, done):
-            delay = 0.25 if request.session.trajectory.seed == slow else 0.001
+            delay = 0.25 if request.trial.trial_seed == slow else 0.001
             self.loop.call_later(delay, self.policy._reply, request, done)
 
     trials = specs(GROUP, trial_maker(GROUP, 1), 16)

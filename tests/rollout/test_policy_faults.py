@@ -20,9 +20,9 @@ def play(say):
 def test_a_limit_of_the_policy_truncates_its_trial_alone(reason):
     stopped = []
 
-    def say(session):
-        if len(session.trial.history) == 2 and not stopped:
-            stopped.append(session)
+    def say(trial):
+        if len(trial.history) == 2 and not stopped:
+            stopped.append(trial)
             return PolicyStop(reason, "too slow")
         return "[3]"
 
@@ -36,4 +36,4 @@ def test_a_limit_of_the_policy_truncates_its_trial_alone(reason):
 
 def test_a_lost_server_ends_the_rollout():
     with pytest.raises(PolicyLost, match="gone"):
-        play(lambda session: PolicyLost("gone"))
+        play(lambda trial: PolicyLost("gone"))

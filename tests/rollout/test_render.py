@@ -9,8 +9,9 @@ import pytest
 import trl
 
 from metarlgym import ConfigError
+from metarlgym.datatypes import Message
 from metarlgym.models.scratch import byte_tokenizer, word_tokenizer
-from metarlgym.rollout.render import ChatRenderer, Message, PlainRenderer
+from metarlgym.rollout.render import ChatRenderer, PlainRenderer
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"

@@ -21,9 +21,10 @@ from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizer
 from transformers import PreTrainedTokenizer, PreTrainedTokenizerFast
 
 from metarlgym import ConfigError
+from metarlgym.datatypes import Message
 from metarlgym.models.scratch import CHAT_TEMPLATE, byte_tokenizer, chat_tokenizer, word_tokenizer
 from metarlgym.rollout import control_tokens
-from metarlgym.rollout.render import ChatRenderer, Message, PlainRenderer
+from metarlgym.rollout.render import ChatRenderer, PlainRenderer
 
 
 def parts(name):

@@ -43,7 +43,7 @@ def play(policy, numbers, env=Breaking, renderer=RENDERER):
 
 def guess(numbers):
     """Every guess is the task's number: told by the trial's seed, as tests may."""
-    return Speaker(RENDERER, lambda session: str(numbers.get(session.trajectory.seed, session.trajectory.seed)))
+    return Speaker(RENDERER, lambda trial: str(numbers.get(trial.trial_seed, trial.trial_seed)))
 
 
 # ---------------------------------------------------------------------- errors
@@ -58,8 +58,8 @@ def test_an_error_in_a_step_ends_its_trial_alone():
 
 
 def test_what_was_played_before_an_error_stays():
-    def say(session):
-        return "3" if len(session.trial.history) == 2 else "1"
+    def say(trial):
+        return "3" if len(trial.history) == 2 else "1"
 
     (played,) = play(Speaker(RENDERER, say), [1])
     assert played.stop is StopReason.ERROR
@@ -81,8 +81,8 @@ def test_a_reward_outside_its_range_is_an_error_of_the_trial():
 
 
 def test_an_error_of_the_policy_ends_its_trial_alone():
-    def say(session):
-        return ValueError("no idea") if session.trajectory.seed == 1 else "2"
+    def say(trial):
+        return ValueError("no idea") if trial.trial_seed == 1 else "2"
 
     failed, fine = play(Speaker(RENDERER, say), [1, 2])
     assert (failed.stop, failed.error) == (StopReason.ERROR, "ValueError: no idea")
@@ -90,8 +90,8 @@ def test_an_error_of_the_policy_ends_its_trial_alone():
 
 
 def test_an_error_of_a_script_ends_its_trial_alone():
-    def act(session, rng):
-        return str(1 // (session.trajectory.seed - 1) + 1)
+    def act(trial, rng):
+        return str(1 // (trial.trial_seed - 1) + 1)
 
     failed, fine = play(ScriptedPolicy(act), [1, 2], renderer=None)
     assert failed.error.startswith("ZeroDivisionError")
@@ -128,8 +128,8 @@ def test_a_trial_that_cannot_be_made_fails_the_rollout():
 
 
 def test_tokens_of_a_trial_in_the_order_they_came():
-    def say(session):
-        return {(1, 0): "9", (1, 1): "2", (2, 0): "2"}[len(session.trial.history), session._turn]
+    def say(trial):
+        return {(1, 0): "9", (1, 1): "2", (2, 0): "2"}[len(trial.history), len(trial.history[-1].turns)]
 
     (played,) = play(Speaker(RENDERER, say), [2])
     (row,) = played.rows
@@ -145,7 +145,7 @@ def test_every_action_of_every_trial_has_a_seed_of_its_own():
     def seeds(say):
         class Noting(Speaker):
             def submit(self, request, done):
-                place = (request.session.trajectory.seed, len(request.session.trial.history), request.session._turn)
+                place = (request.trial.trial_seed, len(request.trial.history), len(request.trial.history[-1].turns))
                 self.seen[place] = request.seed
                 super().submit(request, done)
 
@@ -158,7 +158,7 @@ def test_every_action_of_every_trial_has_a_seed_of_its_own():
         RolloutManager(policy, RENDERER).run(specs)
         return policy.seen
 
-    wrong, right = seeds(lambda session: "9"), seeds(lambda session: str(session.trajectory.seed))
+    wrong, right = seeds(lambda trial: "9"), seeds(lambda trial: str(trial.trial_seed))
     assert len(wrong) == len(set(wrong.values())) == 3 * 2 * 2
     # A function of run, row, episode and turn: what was played before plays no part.
     assert len(right) == 3 * 2
@@ -166,7 +166,7 @@ def test_every_action_of_every_trial_has_a_seed_of_its_own():
 
 
 def test_policies_on_text_make_no_rows():
-    (played,) = play(ScriptedPolicy(lambda session, rng: "2"), [2])
+    (played,) = play(ScriptedPolicy(lambda trial, rng: "2"), [2])
     assert played.rows == []
     assert played.total == 2.0
 
@@ -180,8 +180,8 @@ def test_contexts_that_ended_are_forgotten():
 def test_messages_are_the_conversation_so_far():
     seen = []
 
-    def act(session, rng):
-        seen.append([tuple(message) for message in session.messages])
+    def act(trial, rng):
+        seen.append([tuple(message) for message in trial.messages])
         return "9" if len(seen) == 1 else "2"
 
     play(ScriptedPolicy(act), [2], renderer=None)

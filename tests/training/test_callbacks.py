@@ -9,7 +9,8 @@ import pytest
 from rich.console import Console
 from tiny import make_trainer, play, specs, terse, trial_maker, word_parts
 
-from metarlgym.training.callbacks import LiveProgress, MetricsFile, TrialSamples, sparkline
+from metarlgym.runtime.metrics_file import MetricsFile
+from metarlgym.training.callbacks import LiveProgress, TrialSamples, sparkline
 
 DOORS = terse("Doors-v0")
 

@@ -21,8 +21,9 @@ from rich.console import Console
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from metarlgym import ConfigError, TaskGroup
-from metarlgym.models.loading import load_model, load_tokenizer, make_renderer
+from metarlgym.models.loading import load_model, load_tokenizer
 from metarlgym.models.scratch import ScratchArguments, chat_tokenizer, scratch_model
+from metarlgym.rollout.make_renderer import make_renderer
 from metarlgym.training import run as running
 from metarlgym.training import trainer as training
 from metarlgym.training.arguments import GROUPS, parse

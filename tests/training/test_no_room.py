@@ -130,4 +130,4 @@ def _messages():
     renderer = None
     session = Session(trial_maker(DOORS)(), DOORS.task(0), 0, (0,), renderer, Limits())
     session.begin()
-    return session.messages
+    return trial.messages

@@ -16,8 +16,9 @@ from rich.console import Console
 
 from metarlgym import ConfigError, MetaRLGymError, TaskGroup
 from metarlgym.evaluation.evaluate import EvalSettings, evaluate
-from metarlgym.models.loading import load_model, load_tokenizer, make_renderer
+from metarlgym.models.loading import load_model, load_tokenizer
 from metarlgym.policies.in_process import InProcessPolicy
+from metarlgym.rollout.make_renderer import make_renderer
 from metarlgym.runtime.checkpoint import latest_complete
 from metarlgym.train import main
 from metarlgym.training.arguments import parse

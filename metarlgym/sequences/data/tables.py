@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from metarlgym import __version__
 from metarlgym.datatypes import ConfigError
 from metarlgym.sequences.sources import RLM, MetaLM, Piecewise, PseudoLanguage, Source
 from metarlgym.sequences.sources.base import SPLITS, check_seed, check_whole
 from metarlgym.sequences.sources.settings import check_used
+from metarlgym.version import __version__
 
 SOURCES: dict[str, type[Source]] = {"metalm": MetaLM, "rlm": RLM, "piecewise": Piecewise, "pseudo": PseudoLanguage}
 KEY = b"metarlgym"
