@@ -125,9 +125,6 @@ def test_rows_without_actions_cost_nothing(tmp_path):
 
 
 def _messages():
-    from metarlgym.rollout.session import Session
-
-    renderer = None
-    session = Session(trial_maker(DOORS)(), DOORS.task(0), 0, (0,), renderer, Limits())
-    session.begin()
+    trial = trial_maker(DOORS)()
+    trial.reset(options={"task": DOORS.task(0), "episode_seed": 0})
     return trial.messages
