@@ -25,7 +25,7 @@ import gymnasium
 
 from metarlgym.datatypes import ConfigError, MetaRLGymError
 from metarlgym.env import Env
-from metarlgym.trial import Trial
+from metarlgym.trial import TrialSettings
 
 ENTRY_POINT_GROUP = "metarlgym.envs"
 
@@ -205,7 +205,7 @@ def make(env_id: str, *, episodes: int | None = None, **kwargs: Any) -> Env:
     env.env_id = entry.env_id
     if not is_trial:
         return env
-    return Trial(env, episodes, **trial_kwargs)
+    return TrialSettings(episodes, **trial_kwargs).make(env)
 
 
 def list_envs() -> list[EnvSpec]:

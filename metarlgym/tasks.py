@@ -10,6 +10,7 @@ from metarlgym.datatypes import JSON, ConfigError, Task
 from metarlgym.env import Env
 from metarlgym.registry import make, spec
 from metarlgym.seeding import derive
+from metarlgym.trial import Trial, TrialSettings
 
 EVAL_SHARE = 5
 """One task in this many of a `content` group goes to the eval split."""
@@ -38,6 +39,10 @@ class TaskGroup:
     def make_env(self) -> Env:
         """A fresh environment of this group."""
         return make(self.env_id, **self.env_args)
+
+    def make_trial(self, settings: TrialSettings) -> Trial:
+        """A fresh trial on a fresh environment of this group."""
+        return settings.make(self.make_env())
 
     @property
     def content_split(self) -> bool:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import gymnasium
 
 from metarlgym.datatypes import ConfigError, Episode, EpisodeOver, Message, Optimum, Step, StopReason, Task, Turn
 from metarlgym.env import Env
-from metarlgym.memory import FullHistory, Memory
+from metarlgym.memory import FullHistory, Memory, make_memory
 
 
 def _described(env: object) -> str:
@@ -274,3 +275,30 @@ class Trial(Env):
         if not first or not second:
             return first or second
         return f"{first} {second}" if self.style == "terse" else f"{first}\n{second}"
+
+
+@dataclass(frozen=True)
+class TrialSettings:
+    """How trials are made: the arguments of `Trial`, the memory by its name or as an object."""
+
+    episodes: int | None = 3
+    free_shots: int = 0
+    memory: str | Memory = "full"
+    stop_on_success: bool = False
+    max_total_turns: int | None = None
+
+    def make(self, env: Env) -> Trial:
+        """A trial on a fresh environment.
+
+        Raises:
+            ConfigError: the settings contradict each other.
+        """
+        memory = make_memory(self.memory) if isinstance(self.memory, str) else self.memory
+        return Trial(
+            env,
+            self.episodes,
+            free_shots=self.free_shots,
+            memory=memory,
+            stop_on_success=self.stop_on_success,
+            max_total_turns=self.max_total_turns,
+        )

@@ -22,7 +22,7 @@ from metarlgym.cli.common import Baseline, EnvArgs, output, parse_env_args
 from metarlgym.datatypes import MetaRLGymError
 from metarlgym.seeding import derive
 from metarlgym.tasks import TaskGroup
-from metarlgym.trial import Trial
+from metarlgym.trial import Trial, TrialSettings
 
 
 def find_scripts() -> dict[str, Path]:
@@ -76,7 +76,7 @@ def bench_env(
 ) -> None:
     """Steps per second of many trials stepped in turn, on one core, without a policy or tokens."""
     group = TaskGroup(env_id, parse_env_args(env_args), seed)
-    make_trial = partial(_make_trial, group, episodes)
+    make_trial = partial(group.make_trial, TrialSettings(episodes))
     make_trial()
     console = output()
     with console.status("choosing the actions"):
@@ -89,10 +89,6 @@ def bench_env(
     console.print(f"  {steps / walk:>12,.0f} steps/s    {1e6 * walk / steps:.2f} us a step ({spread})")
     console.print(f"  {trials / make:>12,.0f} trials made/s    {1e6 * make / trials:.1f} us a trial")
     console.print(f"  {trials / reset:>12,.0f} trials reset/s    {1e6 * reset / trials:.1f} us a trial")
-
-
-def _make_trial(group: TaskGroup, episodes: int) -> Trial:
-    return Trial(group.make_env(), episodes)
 
 
 Play = tuple[dict[str, Any], list[str]]

@@ -13,14 +13,12 @@ import typer
 from rich.console import Console
 
 from metarlgym.cli.common import Baseline, EnvArgs, check_plot, check_writable, output, parse_env_args, used
-from metarlgym.cli.run_settings import LIMITS, RunSettings
+from metarlgym.cli.run_settings import RunSettings
 from metarlgym.datatypes import ConfigError, MetaTrajectory
 from metarlgym.env import Env
 from metarlgym.files import expand, write_json, write_whole
-from metarlgym.memory import make_memory
-from metarlgym.rollout.limits import Limits
+from metarlgym.rollout.play_settings import PlaySettings
 from metarlgym.tasks import TaskGroup
-from metarlgym.trial import Trial
 
 
 class AfterSuccess(StrEnum):
@@ -140,31 +138,24 @@ def command(
     temperature = 1.0 if greedy and temperature is None else float(run.trained_with("temperature", temperature, 1.0))
     if temperature <= 0:
         raise ConfigError(f"temperature={temperature:g} must be above 0; for the most likely token use --greedy.")
-    group = TaskGroup(name, run.default("env_args", arguments, {}), run.default("task_seed", seed, 0))
+    given = {"env_args": arguments, "task_seed": seed, "max_action_tokens": max_action_tokens, "episodes": episodes}
+    given |= {"memory": memory, "stop_on_success": stop_on_success, "renderer": renderer and renderer.value}
+    play = PlaySettings.of(run.merged({"env_id": name, **given}), run.free_shots(free_shots))
+    if run.from_scratch() and renderer is None:
+        play = replace(play, renderer="plain")
+    group = play.group()
     if policy is Baseline.oracle and type(group.env).oracle is Env.oracle:
         raise ConfigError(f"policy=oracle: {group.env_id} has no oracle (none is known); see its optimum instead.")
-    limits = Limits(**{limit: run.default(key, None, None) for key, limit in LIMITS.items() if key in run.settings})
-    if max_action_tokens is not None:
-        limits = replace(limits, action_tokens=max_action_tokens)
     settings = EvalSettings(
-        episodes=run.default("episodes", episodes, 3),
+        play.trial,
         trials=trials,
         seed=run.trained_with("seed", seed, 0),
-        memory=run.default("memory", memory, "full"),
-        free_shots=run.free_shots(free_shots),
-        stop_on_success=run.default("stop_on_success", stop_on_success, False),
-        max_total_turns=run.default("max_total_turns", None, None),
         after_success=after_success.value,
         controls=not no_controls,
         concurrency=concurrency,
-        limits=limits,
+        limits=play.limits,
     )
-    if renderer is not None:
-        kind = renderer.value
-    else:
-        kind = "plain" if run.from_scratch() else run.default("renderer", None, "auto")
     threads = run.default("threads", threads, 1)
-    template_kwargs = run.default("chat_template_kwargs", None, None)
     _check(group, settings)
     console = output()
     if run.taken:
@@ -182,11 +173,9 @@ def command(
         from metarlgym.evaluation.report import evaluate_model
 
         with console.status("loading the model"):
-            loaded, shown = _load(
-                cast(str, model), group, kind, template_kwargs, device, cast(int, threads), trust_remote_code
-            )
-        room = min((n for n in (limits.context_tokens, _context_room(loaded)) if n), default=None)
-        settings = replace(settings, limits=replace(limits, context_tokens=room))
+            loaded, shown = _load(cast(str, model), group, play, device, cast(int, threads), trust_remote_code)
+        room = min((n for n in (play.limits.context_tokens, _context_room(loaded)) if n), default=None)
+        settings = replace(settings, limits=replace(play.limits, context_tokens=room))
         report = evaluate_model(group, loaded, shown, settings, console, cast(str, model), temperature, greedy, played)
     written = _write(report, played, json_file, plot, trajectories)
     _show(report, played, console)
@@ -200,8 +189,7 @@ def _check(group: TaskGroup, settings: Any) -> None:
     """Refuse what could not be played, before a model is loaded."""
     if settings.trials < 1:
         raise ConfigError(f"trials={settings.trials} must be at least 1.")
-    memory = make_memory(settings.memory)
-    Trial(group.make_env(), settings.episodes, free_shots=settings.free_shots, memory=memory)
+    group.make_trial(settings.trial)
     if group.content_split:
         try:
             group.tasks(settings.trials, "eval")
@@ -212,8 +200,7 @@ def _check(group: TaskGroup, settings: Any) -> None:
 def _load(
     name: str,
     group: TaskGroup,
-    kind: str,
-    template_kwargs: dict[str, Any] | None,
+    play: PlaySettings,
     device: str,
     threads: int,
     trust_remote_code: bool,
@@ -233,7 +220,7 @@ def _load(
         check_model_path(name)
         place = _device(torch, device)
         tokenizer = load_tokenizer(name, trust_remote_code=trust_remote_code)
-        renderer = make_renderer(kind, tokenizer, group, template_kwargs)
+        renderer = make_renderer(play.renderer, tokenizer, group, play.chat_template_kwargs)
         loaded = load_model(name, dtype="auto", trust_remote_code=trust_remote_code)
         return loaded.to(place).eval(), renderer
     except ConfigError as error:

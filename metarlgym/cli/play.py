@@ -8,6 +8,7 @@ import random
 import sys
 from collections.abc import Callable
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -19,10 +20,9 @@ from rich.text import Text
 from metarlgym.cli.common import EnvArgs, FreeShots, Memory, check_writable, output, parse_env_args
 from metarlgym.datatypes import MetaTrajectory, Optimum
 from metarlgym.files import write_json
-from metarlgym.memory import make_memory
 from metarlgym.seeding import derive
 from metarlgym.tasks import TaskGroup
-from metarlgym.trial import Trial
+from metarlgym.trial import Trial, TrialSettings
 
 FIRST_FREE = "a free shot: episode 1 does not count"
 RANDOM_TRIALS = 200
@@ -59,9 +59,7 @@ def command(
 
     seed = random.SystemRandom().randrange(10**6) if seed is None else seed
     group = TaskGroup(env_id, parse_env_args(env_args), seed)
-
-    def make_trial() -> Trial:
-        return Trial(group.make_env(), episodes, free_shots=free_shots, memory=make_memory(memory))
+    make_trial = partial(group.make_trial, TrialSettings(episodes, free_shots, memory))
 
     make_trial()  # arguments that contradict each other are refused here
     check_writable(save, "save")

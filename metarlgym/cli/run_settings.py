@@ -10,11 +10,7 @@ from typing import Any
 
 from metarlgym import registry
 from metarlgym.datatypes import ConfigError
-
-LIMITS = {"max_action_tokens": "action_tokens", "max_context_tokens": "context_tokens"} | {
-    f"max_{name}": name for name in ("episode_turns", "episode_tokens", "episode_seconds", "trial_seconds")
-}
-"""Settings of a run and the fields of `Limits` they become."""
+from metarlgym.rollout.play_settings import PLAYED
 
 
 class RunSettings:
@@ -61,6 +57,11 @@ class RunSettings:
         if value is None:
             return otherwise
         return self._note(name, value)
+
+    def merged(self, given: dict[str, Any]) -> dict[str, Any]:
+        """What the user gave and, where that is None, what the run had, of all that a `PlaySettings` takes."""
+        names = [name for name in PLAYED if not (name == "renderer" and self.from_scratch())]
+        return given | {name: self.default(name, given.get(name), None) for name in names}
 
     def trained_with(self, name: str, given: Any, otherwise: Any) -> Any:
         """`default` for a setting of TRL's, which `config.yaml` holds only where it was given."""

@@ -13,7 +13,7 @@ from time import perf_counter
 from metarlgym.contracts.subject import Subject, defines, difference, inner, limit_of, mixed, play, replay, shorten
 from metarlgym.datatypes import Optimum
 from metarlgym.env import Env
-from metarlgym.trial import Trial
+from metarlgym.trial import Trial, TrialSettings
 
 SLOW = 0.05
 """Seconds that building and resetting may take before it is reported."""
@@ -69,7 +69,7 @@ def oracle(s: Subject) -> str | None:
 
     def trial_of(style: str | None) -> Trial:
         env = s.make(style)
-        return env if isinstance(env, Trial) else Trial(env, s.episodes)
+        return env if isinstance(env, Trial) else TrialSettings(s.episodes).make(env)
 
     for style, (i, here) in itertools.product(s.styles, enumerate(s.tasks)):
         trial = trial_of(style)

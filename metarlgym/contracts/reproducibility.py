@@ -29,7 +29,7 @@ from metarlgym.contracts.subject import (
 from metarlgym.contracts.subprocesses import transcripts, transcripts_elsewhere
 from metarlgym.datatypes import Task
 from metarlgym.env import Env
-from metarlgym.trial import Trial
+from metarlgym.trial import Trial, TrialSettings
 
 MAX_TASKS = 100_000
 """Families with more tasks than this are not enumerated."""
@@ -110,7 +110,7 @@ def global_rng(s: Subject) -> str | None:
                 if env.live:
                     yield "on_step()", partial(env.step, choose(turn, env) or "")
         if defines(env, "oracle"):
-            trial = env if isinstance(env, Trial) else Trial(env, s.episodes)
+            trial = env if isinstance(env, Trial) else TrialSettings(s.episodes).make(env)
             trial.reset(options={"task": s.tasks[0], "episode_seed": 0})
             yield "oracle()", lambda: trial.oracle(trial.history)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -12,7 +13,7 @@ import numpy as np
 from metarlgym.datatypes import ConfigError, MetaRLGymError, MetaTrajectory, StopReason, Task
 from metarlgym.evaluation.controls import derangement
 from metarlgym.evaluation.metrics import mean_ci, normalized_score, return_matrix
-from metarlgym.memory import Memory, NoMemory, Shuffled, make_memory
+from metarlgym.memory import Memory, NoMemory, Shuffled
 from metarlgym.policies.scripted import RandomPolicy
 from metarlgym.rollout.context_limits import no_room, stuck
 from metarlgym.rollout.limits import Limits
@@ -21,20 +22,17 @@ from metarlgym.rollout.protocol import Policy
 from metarlgym.rollout.render import Renderer
 from metarlgym.seeding import derive
 from metarlgym.tasks import TaskGroup
-from metarlgym.trial import Trial
+from metarlgym.trial import TrialSettings
 
 
 @dataclass(frozen=True)
 class EvalSettings:
     """What to play."""
 
-    episodes: int
+    trial: TrialSettings
     trials: int
+    """How many trials are played."""
     seed: int = 0
-    memory: str = "full"
-    free_shots: int = 0
-    stop_on_success: bool = False
-    max_total_turns: int | None = None
     after_success: Literal["repeat", "zero"] = "repeat"
     controls: bool = True
     baselines: bool = True
@@ -100,25 +98,19 @@ class _Evaluation:
         self.tasks = group.tasks(settings.trials, "eval")
         rank, processes = shard
         self.own = range(rank * settings.trials // processes, (rank + 1) * settings.trials // processes)
-        self.trial_settings: dict[str, Any] = {
-            "free_shots": settings.free_shots,
-            "stop_on_success": settings.stop_on_success,
-            "max_total_turns": settings.max_total_turns,
-        }
 
     def play(
-        self, name: str, policy: Policy, renderer: Renderer | None, memory: Callable[[int], Memory]
+        self, name: str, policy: Policy, renderer: Renderer | None, memory: Callable[[int], Memory] | None = None
     ) -> list[MetaTrajectory]:
         """One pass over all trials; every process gets all trajectories, in order."""
         settings = self.settings
 
         def spec(i: int) -> TrialSpec:
-            def make_trial() -> Trial:
-                env = self.group.make_env()
-                return Trial(env, settings.episodes, memory=memory(i), **self.trial_settings)
-
+            trial = settings.trial if memory is None else replace(settings.trial, memory=memory(i))
             seed = derive(settings.seed, "eval", "trial", i)
-            return TrialSpec(make_trial, self.tasks[i], seed, (settings.seed, "eval", name, i))
+            return TrialSpec(
+                partial(self.group.make_trial, trial), self.tasks[i], seed, (settings.seed, "eval", name, i)
+            )
 
         report = (lambda done: self.progress(name, done, len(self.own))) if self.progress else None  # type: ignore[misc]
         manager = RolloutManager(policy, renderer, settings.limits, settings.concurrency, report)
@@ -136,8 +128,7 @@ class _Evaluation:
 
     def report(self, keep: list[MetaTrajectory] | None) -> dict[str, Any]:
         settings = self.settings
-        memory = make_memory(settings.memory)
-        main = self.play("main", self.policy, self.renderer, lambda i: memory)
+        main = self.play("main", self.policy, self.renderer)
         prompt = stuck(main)
         if prompt is not None:
             action = (self.renderer.fixed_action_tokens if self.renderer else None) or 1
@@ -150,14 +141,14 @@ class _Evaluation:
         optimum = self._optimum()
         random = None
         if settings.baselines:
-            totals = self._matrix(self.play("random", RandomPolicy(), None, lambda i: memory)).sum(1)
+            totals = self._matrix(self.play("random", RandomPolicy(), None)).sum(1)
             random, report["random_ci95"] = mean_ci(totals)
         report |= {
             "optimum": optimum.total if optimum else None,
             "optimum_kind": optimum.kind if optimum else "none",
             "optimum_curve": list(optimum.curve) if optimum and optimum.curve else None,
             "random": random,
-            "no_memory_bound": self.group.env.no_memory_bound(settings.episodes),
+            "no_memory_bound": self.group.env.no_memory_bound(settings.trial.episodes),
             "normalized_score": normalized_score(report["return_mean"], optimum.total if optimum else None, random),
         }
         if report["normalized_score"] is None and settings.baselines:
@@ -167,9 +158,9 @@ class _Evaluation:
 
     def _optimum(self) -> Any:
         """The optimum, where it holds for this evaluation: over the whole prior, every episode played."""
-        if self.group.content_split or self.settings.max_total_turns is not None:
+        if self.group.content_split or self.settings.trial.max_total_turns is not None:
             return None
-        optimum = self.group.env.optimal_returns(self.settings.episodes)
+        optimum = self.group.env.optimal_returns(self.settings.trial.episodes)
         return None if optimum.kind == "none" else optimum
 
     def _matrix(self, trajectories: list[MetaTrajectory]) -> np.ndarray:
@@ -183,7 +174,7 @@ class _Evaluation:
         report: dict[str, Any] = {
             "task_group": self.group.env_id,
             "env_args": self.group.env_args,
-            "episodes": settings.episodes,
+            "episodes": settings.trial.episodes,
             "trials": len(main),
             "return_mean": mean,
             "return_ci95": interval,
@@ -193,13 +184,13 @@ class _Evaluation:
             "invalid_rate": sum(e.invalid for t in main for e in t.episodes) / max(1, sum(t.turns for t in main)),
             "truncation_rate": sum(t.truncated for t in main) / len(main),
             "errors": sum(t.stop is StopReason.ERROR for t in main),
-            "memory": settings.memory,
-            "free_shots": settings.free_shots,
+            "memory": settings.trial.memory,
+            "free_shots": settings.trial.free_shots,
             "seed": settings.seed,
             "task_keys_hash": _hash_keys(self.tasks),
         }
-        if settings.free_shots:
-            report["return_weighted_mean"] = float(returns[:, settings.free_shots :].sum(1).mean())
+        if shots := settings.trial.free_shots:
+            report["return_weighted_mean"] = float(returns[:, shots:].sum(1).mean())
         return report
 
     def _controls(self, main: list[MetaTrajectory]) -> dict[str, Any]:

@@ -6,12 +6,14 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from trl import ModelConfig
 
 from metarlgym.datatypes import ConfigError
 from metarlgym.models.scratch import ScratchArguments
+from metarlgym.rollout.play_settings import PlaySettings
 from metarlgym.runtime.optimizer_check import check_optimizer
 from metarlgym.settings.flat import plain, read_flat
 from metarlgym.settings.given import values_given
@@ -85,6 +87,11 @@ class Settings:
     """The command line, as it was given."""
     idle: set[str] = field(default_factory=set)
     """Settings of the file that the command line left without effect."""
+
+    @cached_property
+    def play(self) -> PlaySettings:
+        """What is played and how."""
+        return PlaySettings.of({**vars(self.run), **vars(self.grpo)})
 
     def resolved(self) -> dict[str, Any]:
         """Our own settings and whatever else was given; a file of them starts the same run again."""

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
+import torch
 import yaml
 from rich.console import Group as RenderGroup
 from rich.syntax import Syntax
 from rich.table import Table
+from transformers import AutoModelForCausalLM
 
-from metarlgym.tasks import TaskGroup
-from metarlgym.training.arguments import Settings
+from metarlgym.training.resolve import Run
+from metarlgym.training.start import context_needed
 
 
 @dataclass
@@ -28,12 +29,13 @@ class Plan:
         return RenderGroup(Syntax(self.config, "yaml", background_color="default"), table)
 
 
-def make_plan(settings: Settings, group: TaskGroup) -> Plan:
+def make_plan(run: Run) -> Plan:
     """Rows, tokens and memory of a run; loads a model's config but no weights."""
+    settings, group = run.settings, run.group
     args = settings.grpo
     rows = args.generation_batch_size
     trials = rows // args.rows_per_trial
-    parameters, width, layers, vocabulary, context = _model_numbers(settings, group)
+    parameters, width, layers, vocabulary, context = _model_numbers(run)
     tokens = min(args.max_context_tokens or context, context)
     micro = args.per_device_train_batch_size
     size = 2 if args.bf16 else 4
@@ -59,34 +61,14 @@ def make_plan(settings: Settings, group: TaskGroup) -> Plan:
     return Plan(yaml.safe_dump(settings.resolved(), sort_keys=False, allow_unicode=True), numbers)
 
 
-def _model_numbers(settings: Settings, group: TaskGroup) -> tuple[int, int, int, int, int]:
+def _model_numbers(run: Run) -> tuple[int, int, int, int, int]:
     """Parameters, width, layers, vocabulary and context of the model."""
-    from transformers import AutoModelForCausalLM
-
-    from metarlgym.models import scratch
-    from metarlgym.rollout.make_renderer import make_renderer
-    from metarlgym.training import run, start
-
-    config: Any
-    if settings.model.model_name_or_path:
-        config, _, renderer = start.inspect_model(settings, group)
-    else:
-        make_trial = run._trial_maker(settings, group)
-        texts = scratch.sample_text(group, make_trial)
-        word = settings.scratch.scratch_tokenizer == "word"
-        tokenizer = scratch.word_tokenizer(texts) if word else scratch.byte_tokenizer()
-        renderer = make_renderer("plain", tokenizer, group)
-        context = settings.grpo.max_context_tokens or start.context_needed(
-            renderer, group, make_trial, settings.grpo.max_action_tokens
-        )
-        config = scratch.scratch_model(settings.scratch, tokenizer, context, 0).config
-    import torch
-
+    args, config = run.settings.grpo, run.start.config
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, trust_remote_code=settings.grpo.trust_remote_code)
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=args.trust_remote_code)
         parameters = model.num_parameters()
     text = config.get_text_config()
-    room = text.max_position_embeddings or settings.grpo.max_context_tokens
+    room = text.max_position_embeddings or args.max_context_tokens
     if room is None:  # recurrent networks and relative positions know no longest context
-        room = start.context_needed(renderer, group, run._trial_maker(settings, group), settings.grpo.max_action_tokens)
+        room = context_needed(run.start.renderer, run.group, run.make_trial, args.max_action_tokens)
     return parameters, text.hidden_size, text.num_hidden_layers, text.vocab_size, room

@@ -2,44 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate.utils import gather_object
 from rich.console import Console
 from transformers import PrinterCallback, set_seed
 from trl import get_peft_config
 
-from metarlgym.contracts.quick_check import quick_check
-from metarlgym.datatypes import ConfigError, MetaRLGymError
+from metarlgym.datatypes import MetaRLGymError
 from metarlgym.evaluation.evaluate import EvalSettings
 from metarlgym.evaluation.report import evaluate_policy, report_table, write_report
-from metarlgym.memory import make_memory
-from metarlgym.models.saveable import check_saveable
-from metarlgym.policies.supported import check_config
-from metarlgym.rollout.context_limits import check_room
 from metarlgym.rollout.render import Renderer
-from metarlgym.runtime.agreement import agree
-from metarlgym.runtime.before_claim import check_loggers
 from metarlgym.runtime.launch import quiet
 from metarlgym.runtime.metrics_file import MetricsFile
 from metarlgym.runtime.open_run import OpenRun, open_run
-from metarlgym.settings.value_types import show
-from metarlgym.tasks import TaskGroup
 from metarlgym.training.arguments import Settings
 from metarlgym.training.backends import connect
 from metarlgym.training.callbacks import LiveProgress, TrialSamples
 from metarlgym.training.claim import check_changes, training_run
-from metarlgym.training.context_limits import check_scratch_room, context_rooms
 from metarlgym.training.dry_run import make_plan
 from metarlgym.training.final import save_final
 from metarlgym.training.preemption import Preemption
-from metarlgym.training.reference import check_reference
-from metarlgym.training.start import inspect_model, make_start, starting_policy
+from metarlgym.training.resolve import Run, resolve
+from metarlgym.training.start import ScratchModel
 from metarlgym.training.trainer import MetaGRPOTrainer
-from metarlgym.trial import Trial
 
 
 def run_training(
@@ -52,16 +40,19 @@ def run_training(
     """
     console = console or Console()
     args = settings.grpo
-    group, make_trial = prepare(settings, console, dry_run)
-    folder = Path(str(args.output_dir))
+    run = resolve(settings)
     if dry_run:
-        console.print(make_plan(settings, group).render())
+        console.print(make_plan(run).render())
         return None
+    main = args.distributed_state.is_main_process
+    if args.server_urls:
+        connect(args, run.start.tokenizer, [run.group.env.rules()], console.print if main else None)
     quiet()
     if start_only:
-        make_start(settings, group, make_trial, folder / "start", console)
+        assert isinstance(run.start, ScratchModel)
+        run.start.make(Path(str(args.output_dir)) / "start", console)
         return None
-    if not args.distributed_state.is_main_process:
+    if not main:
         console = Console(quiet=True)
     opened, mode, inputs = training_run(settings)
 
@@ -69,16 +60,15 @@ def run_training(
         check_changes(settings, held, console)
 
     with open_run(opened, mode, inputs, check, console):
-        return _train(settings, group, make_trial, opened, console)
+        return _train(run, opened, console)
 
 
-def _train(
-    settings: Settings, group: TaskGroup, make_trial: Callable[[], Trial], opened: OpenRun, console: Console
-) -> dict[str, Any] | None:
+def _train(resolved: Run, opened: OpenRun, console: Console) -> dict[str, Any] | None:
     """The run in its folder, claimed; returns what `run_training` does."""
-    run, args, folder = settings.run, settings.grpo, opened.path
+    settings, group, folder = resolved.settings, resolved.group, opened.path
+    run, args = settings.run, settings.grpo
     set_seed(args.seed)
-    model, tokenizer, renderer = starting_policy(settings, group, make_trial, folder, console)
+    model, tokenizer, renderer = resolved.start.load(folder, console)
     if not settings.model.model_name_or_path:
         opened.keep()
     optimum = group.env.optimal_returns(args.episodes) if not group.content_split else None
@@ -110,7 +100,7 @@ def _train(
     final = opened.saved = save_final(trainer, tokenizer, settings, folder)
     if not run.final_eval_trials:
         return None
-    report = _final_report(settings, group, trainer, renderer, final, console)
+    report = _final_report(resolved, trainer, renderer, final, console)
     if not trainer.accelerator.is_main_process:
         return None
     try:
@@ -125,62 +115,22 @@ def _train(
     return report
 
 
-def prepare(
-    settings: Settings, console: Console | None = None, dry_run: bool = False
-) -> tuple[TaskGroup, Callable[[], Trial]]:
-    """All checks that come before a folder is claimed; returns the task group and a maker of its trials.
-
-    Raises:
-        ConfigError: a setting that does not fit; nothing was written.
-    """
-    run, args = settings.run, settings.grpo
-    if run.threads:
-        torch.set_num_threads(run.threads)
-    assert not isinstance(run.env_args, str)
-    try:
-        group = TaskGroup(run.env_id, run.env_args, run.task_seed)
-        make_trial = _trial_maker(settings, group)
-        make_trial()  # arguments that contradict each other are refused here
-    except MetaRLGymError:
-        raise
-    except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, MemoryError) as error:
-        cause = f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(".")
-        raise ConfigError(f"env_args={show(run.env_args)} do not fit {run.env_id}: {cause}.") from error
-    agree(quick_check(group, make_trial))
-    if group.content_split:
-        during = args.eval_trials if args.eval_strategy != "no" else 0
-        for name, count in (("eval_trials", during), ("final_eval_trials", run.final_eval_trials)):
-            try:
-                group.tasks(count, "eval")
-            except ConfigError as error:
-                raise ConfigError(str(error).replace("eval_trials", name, 1)) from None
-    check_loggers(args)
-    check_reference(args, settings.model.use_peft)
-    if not dry_run:
-        _check_model(settings, group, console or Console())
-    return group, make_trial
-
-
 def _final_report(
-    settings: Settings, group: TaskGroup, trainer: MetaGRPOTrainer, renderer: Renderer, final: Path, console: Console
+    resolved: Run, trainer: MetaGRPOTrainer, renderer: Renderer, final: Path, console: Console
 ) -> dict[str, Any]:
     """Evaluate with the policy that trained; each process plays its share of the trials."""
-    run, args = settings.run, settings.grpo
+    args = resolved.settings.grpo
     eval_settings = EvalSettings(
-        episodes=args.episodes,
-        trials=run.final_eval_trials,
+        replace(resolved.play.trial, free_shots=args.free_shots_at(args.max_steps)),
+        trials=resolved.settings.run.final_eval_trials,
         seed=args.seed,
-        memory=args.memory,
-        free_shots=args.free_shots_at(args.max_steps),
-        stop_on_success=args.stop_on_success,
-        max_total_turns=args.max_total_turns,
         limits=trainer.limits,
     )
     decode = {"temperature": args.temperature, "greedy": False}
     accelerator = trainer.accelerator
     with trainer.acting() as policy:
         return evaluate_policy(
-            group,
+            resolved.group,
             policy,
             renderer,
             eval_settings,
@@ -190,44 +140,3 @@ def _final_report(
             shard=(accelerator.process_index, accelerator.num_processes),
             gather=gather_object if accelerator.num_processes > 1 else None,
         )
-
-
-def _check_model(settings: Settings, group: TaskGroup, console: Console) -> None:
-    """Refuse a model and servers that do not fit, before the run's folder is touched.
-
-    Raises:
-        AgreedError: on every process, whichever of them found it.
-    """
-    name, args = settings.model.model_name_or_path, settings.grpo
-    if not name:
-        check_scratch_room(settings, group, _trial_maker(settings, group))
-        if args.use_vllm:
-            raise ConfigError(
-                "use_vllm=true needs model_name_or_path, the model that is served too: "
-                "`metarlgym new-model --out runs/tiny` makes a small one."
-            )
-        return
-    problem: MetaRLGymError | None = None
-    tokenizer = None
-    try:
-        config, tokenizer, renderer = inspect_model(settings, group)
-        if not args.use_vllm:
-            check_config(config)
-        check_room(group, _trial_maker(settings, group), renderer, context_rooms(args, config))
-        check_saveable(name, config, tokenizer)
-    except MetaRLGymError as error:
-        problem = error
-    agree(problem)
-    main = args.distributed_state.is_main_process
-    connect(args, tokenizer, [group.env.rules()], console.print if main else None)
-
-
-def _trial_maker(settings: Settings, group: TaskGroup) -> Callable[[], Trial]:
-    args = settings.grpo
-    return lambda: Trial(
-        group.make_env(),
-        args.episodes,
-        memory=make_memory(args.memory),
-        stop_on_success=args.stop_on_success,
-        max_total_turns=args.max_total_turns,
-    )

@@ -1,4 +1,7 @@
-"""The policy a run starts from: loaded, or made from scratch and warmed up once, then kept in `start/`."""
+"""The model a run starts from: one with a name, or one made from scratch, warmed up once and kept in `start/`.
+
+Both have a configuration, a tokenizer and a renderer before any weights are loaded.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +20,25 @@ from transformers import AutoModelForCausalLM
 from metarlgym.datatypes import ConfigError, MetaRLGymError
 from metarlgym.files import expand
 from metarlgym.models.loading import load_config, load_model, load_tokenizer
-from metarlgym.models.saveable import saveable
+from metarlgym.models.saveable import check_saveable, saveable
 from metarlgym.models.scratch import byte_tokenizer, scratch_model, word_tokenizer
+from metarlgym.policies.supported import check_config
+from metarlgym.rollout.context_limits import check_room
 from metarlgym.rollout.make_renderer import make_renderer
 from metarlgym.rollout.render import ChatRenderer, Renderer
 from metarlgym.runtime.agreement import agree
 from metarlgym.runtime.checkpoint import COMPLETE
 from metarlgym.tasks import TaskGroup
 from metarlgym.training.arguments import Settings
+from metarlgym.training.context_limits import context_rooms
 from metarlgym.training.warmup import random_play, sample_text, warm_up
 from metarlgym.trial import Trial
 
 START_ONLY = "--start-only"
 """Flag of `metarlgym.train`: make `start/` and stop."""
+
+Loaded = tuple[Any, Any, Renderer]
+"""Model, tokenizer and renderer."""
 
 
 def model_source(settings: Settings) -> dict[str, Any]:
@@ -45,101 +55,136 @@ def model_form(settings: Settings) -> dict[str, Any]:
     }
 
 
-def inspect_model(settings: Settings, group: TaskGroup) -> tuple[Any, Any, Renderer]:
-    """Configuration, tokenizer and renderer of `model_name_or_path`, without its weights.
+class NamedModel:
+    """`model_name_or_path`.
 
     Raises:
         ConfigError: it does not load, or does not go with the settings.
     """
-    name, args = str(settings.model.model_name_or_path), settings.grpo
-    revision = settings.model.model_revision
-    if revision != "main" and Path(expand(name)).is_dir():
-        raise ConfigError(
-            f"model_revision={revision!r} with model_name_or_path={name!r}: a folder has no revisions; leave "
-            "model_revision out, or give a hub id."
-        )
-    source = model_source(settings)
-    config = load_config(name, **source)
-    tokenizer = load_tokenizer(name, **source)
-    renderer = make_renderer(settings.run.renderer, tokenizer, group, args.chat_template_kwargs)
-    if args.chat_template_kwargs and not isinstance(renderer, ChatRenderer):
-        raise ConfigError(
-            f"chat_template_kwargs={args.chat_template_kwargs!r} would have no effect: the tokenizer of {name!r} has "
-            "no chat template; leave it out."
-        )
-    if attention := settings.model.attn_implementation:
+
+    def __init__(self, settings: Settings, group: TaskGroup) -> None:
+        self.settings = settings
+        self.name = name = str(settings.model.model_name_or_path)
+        args, revision = settings.grpo, settings.model.model_revision
+        if revision != "main" and Path(expand(name)).is_dir():
+            raise ConfigError(
+                f"model_revision={revision!r} with model_name_or_path={name!r}: a folder has no revisions; leave "
+                "model_revision out, or give a hub id."
+            )
+        self.config = load_config(name, **model_source(settings))
+        self.tokenizer = load_tokenizer(name, **model_source(settings))
+        self.renderer = make_renderer(settings.play.renderer, self.tokenizer, group, settings.play.chat_template_kwargs)
+        if settings.play.chat_template_kwargs and not isinstance(self.renderer, ChatRenderer):
+            raise ConfigError(
+                f"chat_template_kwargs={args.chat_template_kwargs!r} would have no effect: the tokenizer of {name!r} "
+                "has no chat template; leave it out."
+            )
+        self._check_attention()
+
+    def _check_attention(self) -> None:
+        if not (attention := self.settings.model.attn_implementation):
+            return
+        remote = self.settings.grpo.trust_remote_code
         try:
             with torch.device("meta"):
-                AutoModelForCausalLM.from_config(
-                    config, trust_remote_code=args.trust_remote_code, **model_form(settings)
-                )
+                AutoModelForCausalLM.from_config(self.config, trust_remote_code=remote, **model_form(self.settings))
         except (ValueError, ImportError, OSError, KeyError) as error:
             text = " ".join(str(error).split())
             raise ConfigError(
-                f"attn_implementation={attention!r} cannot be used with {name!r}: {text.rstrip('.')}. Use sdpa or "
-                "eager, or leave it out."
+                f"attn_implementation={attention!r} cannot be used with {self.name!r}: {text.rstrip('.')}. Use sdpa "
+                "or eager, or leave it out."
             ) from error
-    return config, tokenizer, renderer
 
+    def check(self, group: TaskGroup, make_trial: Callable[[], Trial]) -> None:
+        """Refuse a model that cannot be played, has no room for an action, or could not be saved.
 
-def starting_policy(
-    settings: Settings, group: TaskGroup, make_trial: Callable[[], Trial], folder: Path, console: Console
-) -> tuple[Any, Any, Renderer]:
-    """The policy's model, its tokenizer and the renderer."""
-    name = settings.model.model_name_or_path
-    run, args = settings.run, settings.grpo
-    if name:
-        source = model_source(settings)
-        tokenizer = load_tokenizer(name, **source)
-        renderer = make_renderer(run.renderer, tokenizer, group, args.chat_template_kwargs)
+        Raises:
+            ConfigError: naming what is wrong.
+        """
+        args = self.settings.grpo
+        if not args.use_vllm:
+            check_config(self.config)
+        check_room(group, make_trial, self.renderer, context_rooms(args, self.config))
+        check_saveable(self.name, self.config, self.tokenizer)
+
+    def load(self, folder: Path, console: Console) -> Loaded:
+        """The model with its weights; nothing is written to the run's folder."""
+        args, source = self.settings.grpo, model_source(self.settings)
         if args.beta and source["revision"] != "main":
             args.model_init_kwargs = {"revision": source["revision"]}  # TRL loads the reference model with them
-        return saveable(load_model(name, **source, **model_form(settings)), name), tokenizer, renderer
-    start = folder / "start"
-    if not (start / COMPLETE).exists():
-        if args.world_size > 1:
-            _make_start_apart(settings, start)
-        else:
-            make_start(settings, group, make_trial, start, console)
-    tokenizer = load_tokenizer(str(start))
-    return load_model(str(start)), tokenizer, make_renderer("plain", tokenizer, group)
+        model = load_model(self.name, **source, **model_form(self.settings))
+        return saveable(model, self.name), self.tokenizer, self.renderer
 
 
-def _make_start_apart(settings: Settings, start: Path) -> None:
-    """Make `start/` in a process of its own, while the other processes of the launch wait.
+class ScratchModel:
+    """A small model for the task group, where there is no `model_name_or_path`. What it is made of is made when asked
+    for."""
 
-    The warm-up's trainer would otherwise join this launch's process group, and its result depend on the group's size.
-    """
-    state = settings.grpo.distributed_state
-    problem: MetaRLGymError | None = None
-    if state.is_main_process:
-        launcher = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "GROUP_RANK")
-        prefixes = ("TORCHELASTIC_", "ACCELERATE_", "FSDP_")
-        clean = {k: v for k, v in os.environ.items() if k not in launcher and not k.startswith(prefixes)}
-        command = [sys.executable, "-m", "metarlgym.train", *settings.arguments, START_ONLY]
-        done = subprocess.run(command, env=clean, check=False)
-        if done.returncode:
-            problem = MetaRLGymError(f"making the starting model failed (exit status {done.returncode}); see above.")
-    agree(problem)  # the other processes wait in here
-    if not (start / COMPLETE).exists():
-        raise MetaRLGymError(f"{start} is not there: output_dir must be a folder that all processes share.")
+    def __init__(self, settings: Settings, group: TaskGroup, make_trial: Callable[[], Trial]) -> None:
+        self.settings, self.group, self.make_trial = settings, group, make_trial
 
+    @cached_property
+    def tokenizer(self) -> Any:
+        word = self.settings.scratch.scratch_tokenizer == "word"
+        return word_tokenizer(sample_text(self.group, self.make_trial)) if word else byte_tokenizer()
 
-def make_start(
-    settings: Settings, group: TaskGroup, make_trial: Callable[[], Trial], start: Path, console: Console
-) -> None:
-    """Make model and tokenizer from scratch, warm the model up, and write both to `start`."""
-    scratch, args = settings.scratch, settings.grpo
-    texts = sample_text(group, make_trial)
-    tokenizer = word_tokenizer(texts) if scratch.scratch_tokenizer == "word" else byte_tokenizer()
-    renderer = make_renderer("plain", tokenizer, group)
-    context = args.max_context_tokens or context_needed(renderer, group, make_trial, args.max_action_tokens)
-    model = scratch_model(scratch, tokenizer, context, args.seed)
-    console.print(
-        f"model from scratch: {model.num_parameters():,} parameters, {len(tokenizer)} tokens, context {context}",
-        highlight=False,
-    )
-    if scratch.warmup_trials:
+    @cached_property
+    def renderer(self) -> Renderer:
+        return make_renderer("plain", self.tokenizer, self.group)
+
+    @cached_property
+    def context(self) -> int:
+        """Tokens that the model holds."""
+        limits = self.settings.play.limits
+        return limits.context_tokens or context_needed(self.renderer, self.group, self.make_trial, limits.action_tokens)
+
+    @property
+    def config(self) -> Any:
+        return scratch_model(self.settings.scratch, self.tokenizer, self.context, 0).config
+
+    def check(self, group: TaskGroup, make_trial: Callable[[], Trial]) -> None:
+        """Refuse a context without room for an action, and servers, which cannot serve a model that is yet to be made.
+
+        Raises:
+            ConfigError: naming what is wrong.
+        """
+        if limit := self.settings.play.limits.context_tokens:  # else the context is made to fit
+            check_room(group, make_trial, self.renderer, {"max_context_tokens": limit})
+        if self.settings.grpo.use_vllm:
+            raise ConfigError(
+                "use_vllm=true needs model_name_or_path, the model that is served too: "
+                "`metarlgym new-model --out runs/tiny` makes a small one."
+            )
+
+    def load(self, folder: Path, console: Console) -> Loaded:
+        """The model in the run's `start/`, which is made if it is not complete."""
+        start = folder / "start"
+        if not (start / COMPLETE).exists():
+            if self.settings.grpo.world_size > 1:
+                self._make_apart(start)
+            else:
+                self.make(start, console)
+        tokenizer = load_tokenizer(str(start))
+        return load_model(str(start)), tokenizer, make_renderer("plain", tokenizer, self.group)
+
+    def make(self, start: Path, console: Console) -> None:
+        """Make model and tokenizer, warm the model up, and write both to `start`."""
+        scratch, args = self.settings.scratch, self.settings.grpo
+        model = scratch_model(scratch, self.tokenizer, self.context, args.seed)
+        console.print(
+            f"model from scratch: {model.num_parameters():,} parameters, {len(self.tokenizer)} tokens, "
+            f"context {self.context}",
+            highlight=False,
+        )
+        if scratch.warmup_trials:
+            self._warm_up(model, start, console)
+        start.mkdir(parents=True, exist_ok=True)
+        model.save_pretrained(start)
+        self.tokenizer.save_pretrained(start)
+        (start / COMPLETE).write_text("start\n")
+
+    def _warm_up(self, model: Any, start: Path, console: Console) -> None:
+        scratch = self.settings.scratch
         with console.status("warm-up: playing random trials") as status:
 
             def report(step: int, loss: float) -> None:
@@ -149,17 +194,42 @@ def make_start(
                     console.print(line, highlight=False)
 
             result = warm_up(
-                model, tokenizer, group, make_trial, renderer, scratch, args.seed, str(start / "warmup"), report
+                model,
+                self.tokenizer,
+                self.group,
+                self.make_trial,
+                self.renderer,
+                scratch,
+                self.settings.grpo.seed,
+                str(start / "warmup"),
+                report,
             )
         console.print(
             f"warm-up: {result['steps']:.0f} steps; loss on late outcomes {result['late_loss']:.3f} "
             f"(without memory at best {result['memoryless_loss']:.3f})",
             highlight=False,
         )
-    start.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(start)
-    tokenizer.save_pretrained(start)
-    (start / COMPLETE).write_text("start\n")
+
+    def _make_apart(self, start: Path) -> None:
+        """Make `start/` in a process of its own, while the other processes of the launch wait.
+
+        The warm-up's trainer would otherwise join this launch's process group, and its result depend on the group's
+        size.
+        """
+        problem: MetaRLGymError | None = None
+        if self.settings.grpo.distributed_state.is_main_process:
+            launcher = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+            prefixes = ("GROUP_RANK", "TORCHELASTIC_", "ACCELERATE_", "FSDP_")
+            clean = {k: v for k, v in os.environ.items() if k not in launcher and not k.startswith(prefixes)}
+            command = [sys.executable, "-m", "metarlgym.train", *self.settings.arguments, START_ONLY]
+            done = subprocess.run(command, env=clean, check=False)
+            if done.returncode:
+                problem = MetaRLGymError(
+                    f"making the starting model failed (exit status {done.returncode}); see above."
+                )
+        agree(problem)  # the other processes wait in here
+        if not (start / COMPLETE).exists():
+            raise MetaRLGymError(f"{start} is not there: output_dir must be a folder that all processes share.")
 
 
 def context_needed(renderer: Renderer, group: TaskGroup, make_trial: Callable[[], Trial], action_tokens: int) -> int:

@@ -11,6 +11,7 @@ import gc
 import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -22,10 +23,9 @@ from trl import GRPOTrainer
 
 from metarlgym.datatypes import MetaRLGymError, MetaTrajectory, Task
 from metarlgym.evaluation.evaluate import EvalSettings, evaluate
-from metarlgym.memory import make_memory
 from metarlgym.rollout.context_limits import no_room, stuck
-from metarlgym.rollout.limits import Limits
 from metarlgym.rollout.manager import RolloutManager, TrialSpec
+from metarlgym.rollout.play_settings import PlaySettings
 from metarlgym.rollout.protocol import Policy
 from metarlgym.rollout.render import Renderer
 from metarlgym.runtime.agreement import AgreedError
@@ -85,6 +85,8 @@ class MetaGRPOTrainer(ReferenceMixin, CheckpointMixin, ActingMixin, GRPOTrainer)
         self._batch: TrialBatch | None = None
         self._generation = (-1, 0)
         self._trials: list[Trial] = []
+        play = PlaySettings.of({**vars(args), "env_id": group.env_id})
+        self._trial_settings = play.trial
         rows = _rows(args, group)
         servers = connect(args, processing_class, [group.env.rules()])
         set_seed(args.seed)  # a LoRA adapter is made in there: the same one however many processes there are
@@ -103,14 +105,8 @@ class MetaGRPOTrainer(ReferenceMixin, CheckpointMixin, ActingMixin, GRPOTrainer)
             self.model.create_or_update_model_card = _no_card
         self._init_acting(policy, servers)
         self.rooms = context_rooms(args, self.model.config, servers)
-        self.limits = Limits(
-            action_tokens=args.max_action_tokens,
-            episode_turns=args.max_episode_turns,
-            episode_tokens=args.max_episode_tokens,
-            episode_seconds=args.max_episode_seconds,
-            context_tokens=min((room for room in self.rooms.values() if room), default=None),
-            trial_seconds=args.max_trial_seconds,
-        )
+        room = min((room for room in self.rooms.values() if room), default=None)
+        self.limits = replace(play.limits, context_tokens=room)
         self._entropy_schedule = (
             Schedule.parse("entropy_schedule", args.entropy_schedule) if args.entropy_schedule is not None else None
         )
@@ -157,14 +153,7 @@ class MetaGRPOTrainer(ReferenceMixin, CheckpointMixin, ActingMixin, GRPOTrainer)
         return self._trials[i]
 
     def make_trial(self) -> Trial:
-        args = self.args
-        return Trial(
-            self.group.make_env(),
-            args.episodes,
-            memory=make_memory(args.memory),
-            stop_on_success=args.stop_on_success,
-            max_total_turns=args.max_total_turns,
-        )
+        return self.group.make_trial(self._trial_settings)
 
     def rollout(self, rows: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
         """Play the trials of this process's rows; returns what TRL asks of a `rollout_func`."""
@@ -254,12 +243,9 @@ class MetaGRPOTrainer(ReferenceMixin, CheckpointMixin, ActingMixin, GRPOTrainer)
     def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
         """Play `eval_trials` held-out trials and log returns, curve and normalised score under `eval_*`."""
         settings = EvalSettings(
-            episodes=self.args.episodes,
+            self._trial_settings,
             trials=self.args.eval_trials,
             seed=self.args.seed,
-            memory=self.args.memory,
-            stop_on_success=self.args.stop_on_success,
-            max_total_turns=self.args.max_total_turns,
             limits=self.limits,
             controls=False,
             baselines=False,

@@ -10,6 +10,7 @@ from tiny import play, terse, word_parts
 from metarlgym import ConfigError, StopReason, TaskGroup
 from metarlgym.evaluation.evaluate import EvalSettings, evaluate
 from metarlgym.policies.scripted import OraclePolicy, RandomPolicy, ScriptedPolicy
+from metarlgym.trial import TrialSettings
 
 DOORS = terse("Doors-v0")
 
@@ -43,7 +44,9 @@ FIELDS = {
 
 
 def run(group=DOORS, policy=None, trials=400, episodes=6, **settings):
-    return evaluate(group, policy or OraclePolicy(), None, EvalSettings(episodes=episodes, trials=trials, **settings))
+    names = ("memory", "free_shots", "stop_on_success", "max_total_turns")
+    trial = TrialSettings(episodes, **{name: settings.pop(name) for name in names if name in settings})
+    return evaluate(group, policy or OraclePolicy(), None, EvalSettings(trial, trials, **settings))
 
 
 @pytest.fixture(scope="module")
@@ -195,7 +198,7 @@ def test_two_policies_meet_the_same_tasks_and_luck():
     kept = []
     for policy in (OraclePolicy(), RandomPolicy()):
         trajectories = []
-        evaluate(DOORS, policy, None, EvalSettings(episodes=2, trials=20, controls=False), keep=trajectories)
+        evaluate(DOORS, policy, None, EvalSettings(TrialSettings(2), trials=20, controls=False), keep=trajectories)
         kept.append([(t.task.key, t.seed) for t in trajectories])
     assert kept[0] == kept[1]
 
@@ -208,7 +211,11 @@ def test_eval_tasks_are_not_train_tasks():
 def test_shards_make_the_whole():
     whole = []
     evaluate(
-        DOORS, RandomPolicy(), None, EvalSettings(episodes=2, trials=11, controls=False, baselines=False), keep=whole
+        DOORS,
+        RandomPolicy(),
+        None,
+        EvalSettings(TrialSettings(2), trials=11, controls=False, baselines=False),
+        keep=whole,
     )
     parts = []
     for rank in range(3):
@@ -216,7 +223,7 @@ def test_shards_make_the_whole():
             DOORS,
             RandomPolicy(),
             None,
-            EvalSettings(episodes=2, trials=11, controls=False, baselines=False),
+            EvalSettings(TrialSettings(2), trials=11, controls=False, baselines=False),
             shard=(rank, 3),
             gather=lambda played: played if played == [None] else parts.extend(played) or whole,  # [None]: no failure
         )
@@ -254,7 +261,11 @@ def test_no_trials_is_an_error():
 def test_progress_names_the_passes():
     seen = []
     evaluate(
-        DOORS, OraclePolicy(), None, EvalSettings(episodes=2, trials=5), progress=lambda name, n, of: seen.append(name)
+        DOORS,
+        OraclePolicy(),
+        None,
+        EvalSettings(TrialSettings(2), trials=5),
+        progress=lambda name, n, of: seen.append(name),
     )
     assert list(dict.fromkeys(seen)) == ["main", "random", "no_memory", "shuffled"]
 
@@ -265,7 +276,7 @@ def test_a_models_trials_under_the_controls_differ_only_in_what_is_shown():
     from metarlgym.policies.in_process import InProcessPolicy
 
     policy = InProcessPolicy(model, renderer)
-    report = evaluate(DOORS, policy, renderer, EvalSettings(episodes=3, trials=64))
+    report = evaluate(DOORS, policy, renderer, EvalSettings(TrialSettings(3), trials=64))
     assert report["errors"] == 0
     assert report["controls"]["no_memory"]["curve"][0] == pytest.approx(report["curve"][0], abs=0.25)
     assert report["invalid_rate"] > 0

@@ -14,9 +14,10 @@ from metarlgym.evaluation.evaluate import EvalSettings, _Evaluation, evaluate
 from metarlgym.evaluation.plots import plot_adaptation
 from metarlgym.evaluation.report import evaluate_model, evaluate_policy, report_table, write_json, write_report
 from metarlgym.policies.scripted import OraclePolicy
+from metarlgym.trial import TrialSettings
 
 DOORS = terse("Doors-v0")
-SETTINGS = EvalSettings(episodes=3, trials=32)
+SETTINGS = EvalSettings(TrialSettings(3), trials=32)
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -60,7 +61,7 @@ def test_a_json_file_is_whole_or_the_old_one(tmp_path):
 
 @pytest.mark.parametrize("episodes", [1, 3, 40])
 def test_a_plot_of_any_length(tmp_path, episodes):
-    report = evaluate(DOORS, OraclePolicy(), None, EvalSettings(episodes=episodes, trials=8))
+    report = evaluate(DOORS, OraclePolicy(), None, EvalSettings(TrialSettings(episodes), trials=8))
     plot_adaptation(report, tmp_path / "a.png")
     assert (tmp_path / "a.png").read_bytes().startswith(PNG)
     assert len((tmp_path / "a.png").read_bytes()) > 10_000
@@ -98,7 +99,7 @@ def test_every_oracle_plays_under_every_control_without_an_error(env_id, monkeyp
         return played
 
     monkeypatch.setattr(_Evaluation, "play", watched)
-    report = evaluate(terse(env_id), OraclePolicy(), None, EvalSettings(episodes=3, trials=30))
+    report = evaluate(terse(env_id), OraclePolicy(), None, EvalSettings(TrialSettings(3), trials=30))
     if "has no oracle" not in str(errors[:1]):
         assert errors == []
         assert report["return_mean"] > report["random"]

@@ -16,7 +16,7 @@ from metarlgym import ConfigError
 from metarlgym.pretraining import run as pretraining
 from metarlgym.selflearning import run as selflearning
 from metarlgym.training import arguments
-from metarlgym.training.run import prepare
+from metarlgym.training.resolve import resolve
 
 TRAIN = {
     "env_id": "Doors-v0",
@@ -45,7 +45,7 @@ PRETRAIN = {
 
 
 def train(parts):
-    prepare(arguments.parse(parts))
+    resolve(arguments.parse(parts))
 
 
 def pretrain(parts):

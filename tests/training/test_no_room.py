@@ -15,6 +15,7 @@ from metarlgym.rollout.limits import Limits
 from metarlgym.rollout.transcript import Transcript
 from metarlgym.runtime.agreement import AgreedError
 from metarlgym.training.batch import TrialBatch
+from metarlgym.trial import TrialSettings
 
 DOORS = terse("Doors-v0")
 END = 2
@@ -51,7 +52,7 @@ def test_the_models_positions_count_too(tmp_path):
 
 def test_an_evaluation_without_room_stops_with_the_numbers():
     model, _, renderer = byte_parts()
-    settings = EvalSettings(2, 4, limits=Limits(context_tokens=8), controls=False, baselines=False)
+    settings = EvalSettings(TrialSettings(2), 4, limits=Limits(context_tokens=8), controls=False, baselines=False)
     with pytest.raises(ConfigError, match=r"the longest prompt has \d+ tokens.*a context holds 8"):
         evaluate(DOORS, InProcessPolicy(model, renderer), renderer, settings)
 

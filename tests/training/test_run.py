@@ -24,6 +24,7 @@ from metarlgym.train import main
 from metarlgym.training.arguments import parse
 from metarlgym.training.run import run_training
 from metarlgym.training.trainer import MetaGRPOTrainer
+from metarlgym.trial import TrialSettings
 
 SMALL = {
     "env_id": "Doors-v0",
@@ -103,7 +104,7 @@ def test_the_final_model_plays_as_the_report_says(done):
     group = TaskGroup("Doors-v0", {"style": "terse"})
     renderer = make_renderer("auto", load_tokenizer(str(folder / "final")), group)
     policy = InProcessPolicy(load_model(str(folder / "final")), renderer)
-    again = evaluate(group, policy, renderer, EvalSettings(episodes=3, trials=16))
+    again = evaluate(group, policy, renderer, EvalSettings(TrialSettings(3), trials=16))
     assert again["return_mean"] == report["return_mean"]
     assert again["controls"] == report["controls"]
 
@@ -397,5 +398,5 @@ def test_the_result_of_a_lora_run_loads(done, tmp_path):
     group = TaskGroup("Doors-v0", {"style": "terse"})
     renderer = make_renderer("auto", load_tokenizer(str(tmp_path / "lora" / "final")), group)
     policy = InProcessPolicy(load_model(str(tmp_path / "lora" / "final")), renderer)
-    again = evaluate(group, policy, renderer, EvalSettings(episodes=3, trials=16))
+    again = evaluate(group, policy, renderer, EvalSettings(TrialSettings(3), trials=16))
     assert again["return_mean"] == report["return_mean"]

@@ -1,0 +1,59 @@
+"""What is played and how: the settings that train, eval and play share, by the names they have in a run's config."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from metarlgym.rollout.limits import Limits
+from metarlgym.tasks import TaskGroup
+from metarlgym.trial import TrialSettings
+
+LIMITS = {"max_action_tokens": "action_tokens", "max_context_tokens": "context_tokens"} | {
+    f"max_{name}": name for name in ("episode_turns", "episode_tokens", "episode_seconds", "trial_seconds")
+}
+"""Settings of a run and the fields of `Limits` they become."""
+
+
+@dataclass(frozen=True)
+class PlaySettings:
+    """A task group, how its trials are made, and how they are played."""
+
+    env_id: str
+    env_args: Mapping[str, Any] = field(default_factory=dict)
+    task_seed: int = 0
+    trial: TrialSettings = field(default_factory=TrialSettings)
+    limits: Limits = field(default_factory=Limits)
+    renderer: str = "auto"
+    chat_template_kwargs: Mapping[str, Any] | None = None
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any], free_shots: int = 0) -> PlaySettings:
+        """From a run's settings by name; others are passed over, and those that are None have their defaults.
+
+        Args:
+            values: such as a run's `config.yaml`.
+            free_shots: a run's is a schedule, so the number comes apart from `values`.
+        """
+        given = {name: values[name] for name in PLAYED if values.get(name) is not None}
+        own = {f.name: given[f.name] for f in fields(cls) if f.name in given}
+        trial = {f.name: given[f.name] for f in fields(TrialSettings) if f.name in given}
+        limits = Limits(**{field: given[name] for name, field in LIMITS.items() if name in given})
+        return cls(**own | {"trial": TrialSettings(free_shots=free_shots, **trial), "limits": limits})
+
+    def group(self) -> TaskGroup:
+        """The task group.
+
+        Raises:
+            ConfigError: its arguments do not fit.
+        """
+        return TaskGroup(self.env_id, self.env_args, self.task_seed)
+
+
+PLAYED = [
+    *(f.name for f in fields(PlaySettings) if f.name not in ("trial", "limits")),
+    *(f.name for f in fields(TrialSettings) if f.name != "free_shots"),
+    *LIMITS,
+]
+"""The settings that `PlaySettings.of` takes."""

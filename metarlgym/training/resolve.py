@@ -1,0 +1,83 @@
+"""A run of `train` resolved: what is played, on which tasks, and the model it starts from. Everything is built once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from metarlgym.contracts.quick_check import quick_check
+from metarlgym.datatypes import ConfigError, MetaRLGymError
+from metarlgym.rollout.play_settings import PlaySettings
+from metarlgym.runtime.agreement import agree
+from metarlgym.runtime.before_claim import check_loggers
+from metarlgym.settings.value_types import show
+from metarlgym.tasks import TaskGroup
+from metarlgym.training.arguments import Settings
+from metarlgym.training.reference import check_reference
+from metarlgym.training.start import NamedModel, ScratchModel
+from metarlgym.trial import Trial
+
+
+@dataclass
+class Run:
+    """What `resolve` found."""
+
+    settings: Settings
+    group: TaskGroup
+    make_trial: Callable[[], Trial]
+    start: NamedModel | ScratchModel
+
+    @property
+    def play(self) -> PlaySettings:
+        return self.settings.play
+
+
+def resolve(settings: Settings) -> Run:
+    """All checks that come before servers are asked and a folder is claimed. Collective.
+
+    Raises:
+        ConfigError: a setting that does not fit; nothing was written.
+    """
+    run, args = settings.run, settings.grpo
+    if run.threads:
+        torch.set_num_threads(run.threads)
+    group, make_trial = _task_group(settings)
+    agree(quick_check(group, make_trial))
+    if group.content_split:
+        during = args.eval_trials if args.eval_strategy != "no" else 0
+        for name, count in (("eval_trials", during), ("final_eval_trials", run.final_eval_trials)):
+            try:
+                group.tasks(count, "eval")
+            except ConfigError as error:
+                raise ConfigError(str(error).replace("eval_trials", name, 1)) from None
+    check_loggers(args)
+    check_reference(args, settings.model.use_peft)
+    problem: MetaRLGymError | None = None
+    try:
+        named = settings.model.model_name_or_path
+        start = NamedModel(settings, group) if named else ScratchModel(settings, group, make_trial)
+        start.check(group, make_trial)
+    except MetaRLGymError as error:
+        problem = error
+    agree(problem)
+    return Run(settings, group, make_trial, start)
+
+
+def _task_group(settings: Settings) -> tuple[TaskGroup, Callable[[], Trial]]:
+    """The task group and a maker of its trials; arguments that contradict each other are refused."""
+    play = settings.play
+    try:
+        group = play.group()
+
+        def make_trial() -> Trial:
+            return group.make_trial(play.trial)
+
+        make_trial()
+    except MetaRLGymError:
+        raise
+    except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, MemoryError) as error:
+        cause = f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(".")
+        raise ConfigError(f"env_args={show(settings.run.env_args)} do not fit {play.env_id}: {cause}.") from error
+    return group, make_trial
