@@ -287,6 +287,11 @@ class TrialSettings:
     stop_on_success: bool = False
     max_total_turns: int | None = None
 
+    @property
+    def most_episodes(self) -> int:
+        """The most episodes that a trial can have."""
+        return self.episodes or self.max_total_turns or 1
+
     def make(self, env: Env) -> Trial:
         """A trial on a fresh environment.
 

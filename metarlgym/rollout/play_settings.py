@@ -21,12 +21,12 @@ class PlaySettings:
     """A task group, how its trials are made, and how they are played."""
 
     env_id: str
-    env_args: Mapping[str, Any] = field(default_factory=dict)
+    env_args: dict[str, Any] = field(default_factory=dict)
     task_seed: int = 0
     trial: TrialSettings = field(default_factory=TrialSettings)
     limits: Limits = field(default_factory=Limits)
     renderer: str = "auto"
-    chat_template_kwargs: Mapping[str, Any] | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
 
     @classmethod
     def of(cls, values: Mapping[str, Any], free_shots: int = 0) -> PlaySettings:
