@@ -138,9 +138,17 @@ def command(
     temperature = 1.0 if greedy and temperature is None else float(run.trained_with("temperature", temperature, 1.0))
     if temperature <= 0:
         raise ConfigError(f"temperature={temperature:g} must be above 0; for the most likely token use --greedy.")
-    given = {"env_args": arguments, "task_seed": seed, "max_action_tokens": max_action_tokens, "episodes": episodes}
-    given |= {"memory": memory, "stop_on_success": stop_on_success, "renderer": renderer and renderer.value}
-    play = PlaySettings.of(run.merged({"env_id": name, **given}), run.free_shots(free_shots))
+    asked: dict[str, Any] = {
+        "env_id": name,
+        "env_args": arguments,
+        "task_seed": seed,
+        "episodes": episodes,
+        "memory": memory,
+        "stop_on_success": stop_on_success,
+        "max_action_tokens": max_action_tokens,
+        "renderer": renderer and renderer.value,
+    }
+    play = PlaySettings.of(run.merged(asked), run.free_shots(free_shots))
     if run.from_scratch() and renderer is None:
         play = replace(play, renderer="plain")
     group = play.group()

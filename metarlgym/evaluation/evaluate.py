@@ -107,10 +107,9 @@ class _Evaluation:
 
         def spec(i: int) -> TrialSpec:
             trial = settings.trial if memory is None else replace(settings.trial, memory=memory(i))
+            make_trial = partial(self.group.make_trial, trial)
             seed = derive(settings.seed, "eval", "trial", i)
-            return TrialSpec(
-                partial(self.group.make_trial, trial), self.tasks[i], seed, (settings.seed, "eval", name, i)
-            )
+            return TrialSpec(make_trial, self.tasks[i], seed, (settings.seed, "eval", name, i))
 
         report = (lambda done: self.progress(name, done, len(self.own))) if self.progress else None  # type: ignore[misc]
         manager = RolloutManager(policy, renderer, settings.limits, settings.concurrency, report)

@@ -214,7 +214,7 @@ def test_shards_make_the_whole():
         DOORS,
         RandomPolicy(),
         None,
-        EvalSettings(TrialSettings(2), trials=11, controls=False, baselines=False),
+        EvalSettings(TrialSettings(2), 11, controls=False, baselines=False),
         keep=whole,
     )
     parts = []
@@ -223,7 +223,7 @@ def test_shards_make_the_whole():
             DOORS,
             RandomPolicy(),
             None,
-            EvalSettings(TrialSettings(2), trials=11, controls=False, baselines=False),
+            EvalSettings(TrialSettings(2), 11, controls=False, baselines=False),
             shard=(rank, 3),
             gather=lambda played: played if played == [None] else parts.extend(played) or whole,  # [None]: no failure
         )

@@ -260,7 +260,7 @@ def test_a_model_in_the_output_folder_is_refused(done, tmp_path):
     ],
 )
 def test_what_libraries_find_out_late_is_told_before_the_claim(changes, told, done, tmp_path, monkeypatch):
-    monkeypatch.setattr("metarlgym.training.claim.get_available_reporting_integrations", list)
+    monkeypatch.setattr("metarlgym.runtime.before_claim.get_available_reporting_integrations", list)
     shutil.copytree(done[0] / "final", tmp_path / "model", ignore=shutil.ignore_patterns("*.safetensors"))
     changes = {k: tmp_path / "model" if v == "BROKEN" else v for k, v in changes.items()}
     with pytest.raises(ConfigError, match=told) as caught:
