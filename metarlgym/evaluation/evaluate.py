@@ -147,7 +147,7 @@ class _Evaluation:
             "optimum_kind": optimum.kind if optimum else "none",
             "optimum_curve": list(optimum.curve) if optimum and optimum.curve else None,
             "random": random,
-            "no_memory_bound": self.group.env.no_memory_bound(settings.trial.episodes),
+            "no_memory_bound": self.group.env.no_memory_bound(settings.trial.most_episodes),
             "normalized_score": normalized_score(report["return_mean"], optimum.total if optimum else None, random),
         }
         if report["normalized_score"] is None and settings.baselines:
@@ -159,7 +159,7 @@ class _Evaluation:
         """The optimum, where it holds for this evaluation: over the whole prior, every episode played."""
         if self.group.content_split or self.settings.trial.max_total_turns is not None:
             return None
-        optimum = self.group.env.optimal_returns(self.settings.trial.episodes)
+        optimum = self.group.env.optimal_returns(self.settings.trial.most_episodes)
         return None if optimum.kind == "none" else optimum
 
     def _matrix(self, trajectories: list[MetaTrajectory]) -> np.ndarray:
@@ -173,7 +173,7 @@ class _Evaluation:
         report: dict[str, Any] = {
             "task_group": self.group.env_id,
             "env_args": self.group.env_args,
-            "episodes": settings.trial.episodes,
+            "episodes": settings.trial.most_episodes,
             "trials": len(main),
             "return_mean": mean,
             "return_ci95": interval,

@@ -73,11 +73,12 @@ NEEDS: tuple[Needs, ...] = (
 """Fields that some runs do not use."""
 
 
-def check_conditions(given: Given, settings: PretrainSettings) -> set[str]:
+def check_conditions(given: Given, changed: dict[str, Any], settings: PretrainSettings) -> set[str]:
     """Refuse settings that this run does not use.
 
     Args:
         given: what the file and the command line said.
+        changed: what of it differs from the defaults.
         settings: all settings, resolved.
 
     Returns:
@@ -86,9 +87,6 @@ def check_conditions(given: Given, settings: PretrainSettings) -> set[str]:
     Raises:
         ConfigError: naming the field, its value and what to do.
     """
-    from metarlgym.pretraining.run import GROUPS
-
-    changed = given.changed(GROUPS)
     check_training(settings.config)
     if "use_liger_kernel" in changed and not settings.run.model_name_or_path:
         raise ConfigError("use_liger_kernel=True is for models given by model_name_or_path: leave it out.")

@@ -98,10 +98,11 @@ def parse(arguments: Sequence[str]) -> PretrainSettings:
         ConfigError: a name or a value that does not fit.
     """
     said = values_given(arguments, "pretrain")
-    check_gpu(said.changed(GROUPS))  # before derived values hide what was given
+    changed = said.changed(GROUPS)
+    check_gpu(changed)  # before derived values hide what was given
     (run, config, network), given = read_flat(arguments, GROUPS, "pretrain", REFUSED)
     settings = PretrainSettings(run, config, network, given, list(arguments))
-    settings.idle = check_conditions(said, settings)
+    settings.idle = check_conditions(said, changed, settings)
     check_optimizer(config)
     return settings
 

@@ -126,11 +126,12 @@ def parse(arguments: Sequence[str]) -> Settings:
     """
     original = list(arguments)
     said = values_given(arguments, "train")
-    check_gpu(said.changed(GROUPS))  # before derived values hide what was given
+    changed = said.changed(GROUPS)
+    check_gpu(changed)  # before derived values hide what was given
     (run, grpo, scratch, model), given = read_flat(arguments, GROUPS, "train", REFUSED)
     if not run.env_id:
         raise ConfigError("env_id is missing: name a task group, such as env_id: Doors-v0 (see `metarlgym list`).")
     settings = Settings(run, grpo, scratch, model, given, original)
-    settings.idle = check_conditions(said, settings)
+    settings.idle = check_conditions(said, changed, settings)
     check_optimizer(grpo)
     return settings

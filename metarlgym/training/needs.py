@@ -214,11 +214,12 @@ NEEDS: tuple[Needs, ...] = (
 """Fields that some runs do not use."""
 
 
-def check_conditions(given: Given, settings: Settings) -> set[str]:
+def check_conditions(given: Given, changed: dict[str, Any], settings: Settings) -> set[str]:
     """Refuse settings that this run does not use.
 
     Args:
         given: what the file and the command line said.
+        changed: what of it differs from the defaults.
         settings: all settings, resolved.
 
     Returns:
@@ -227,9 +228,6 @@ def check_conditions(given: Given, settings: Settings) -> set[str]:
     Raises:
         ConfigError: naming the field, its value and what to do.
     """
-    from metarlgym.training.arguments import GROUPS
-
-    changed = given.changed(GROUPS)
     check_training(settings.grpo)
     _check_values(changed, settings)
     return check_needs(given, changed, NEEDS, settings)
