@@ -1,7 +1,7 @@
 """Claim: on the quickstart's settings at most half of a training step is spent outside the model's forward and backward
 passes, and a step takes at most 1.3 times that of a bare TRL loop on the same rows.
 
-Ours is `MetaGRPOTrainer` exactly as `configs/quickstart.yaml` sets it up, on a model from scratch without warm-up. The
+Ours is `MetaGRPOTrainer` exactly as `--config quickstart` sets it up, on a model from scratch without warm-up. The
 bare loop is TRL's `GRPOTrainer` with the same settings and a `rollout_func` that plays the quickstart's Doors for all
 rows at once: arrays instead of environments, one rectangular cache instead of slots, no seeds by request, no sessions,
 no trajectories. Its rows have the same layout (checked), its advantages are TRL's `(B,)` ones, its entropy bonus is

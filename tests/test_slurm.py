@@ -188,7 +188,10 @@ def test_one_node(job: Job) -> None:
         assert option(call, "--max-model-len") == "4096"
     (trainer,) = job.calls("accelerate")
     assert (trainer["gpus"], trainer["address"]) == ("2,3,4,5,6,7", "127.0.0.1")
-    assert (option(trainer, "--num_processes"), option(trainer, "--config_file")) == ("6", "configs/zero3.yaml")
+    assert (option(trainer, "--num_processes"), option(trainer, "--config_file")) == (
+        "6",
+        "configs/accelerate/zero3.yaml",
+    )
     assert option(trainer, "--vllm_server_base_url") == "http://127.0.0.1:8000,http://127.0.0.1:8001"
     assert (option(trainer, "--config"), option(trainer, "--output_dir")) == ("my.yaml", str(job.output))
     assert "--resume" in trainer["args"]

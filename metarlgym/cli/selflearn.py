@@ -16,26 +16,28 @@ def command(
 ) -> None:
     """Let models learn from their own signal, and measure against the truth what they learn.
 
-    Plan 1: targets or scores from critics, which may be hacked. Plan 2: gist
-    tokens and a loss in their space. Plan 3: a learned loss, tuned by second
-    order gradients.
+    self_critic: a model learns from the scores or targets of its own critic, and
+    hacks them. gist_tokens: gist tokens, and a reward in their space.
+    learned_loss: a loss tuned by second-order gradients.
 
     Results go to output_dir (default runs/NAME): config.yaml, a file for each
-    arm under arms/, summary.json, report.html and its pictures.
+    variant under variants/, summary.json, report.html and its pictures.
 
     \b
     Examples:
-      metarlgym selflearn --config plan1
+      metarlgym selflearn --config self_critic
       metarlgym selflearn --config configs/selflearning/*.yaml
-      metarlgym selflearn --config plan1 --resume
-      metarlgym selflearn --config plan3 --seeds 0 --output_dir runs/one_seed
+      metarlgym selflearn --config self_critic --resume
+      metarlgym selflearn --config learned_loss --seeds 0 --output_dir runs/one_seed
     """
     if help_config:
         from metarlgym.cli.train import print_settings
-        from metarlgym.selflearning.run import PLANS, SelfLearnRun, find_plan
+        from metarlgym.selflearning.run import EXPERIMENTS, SelfLearnRun, find_experiment
 
-        plans = {f"Plan {number} (configs/selflearning/{name}.yaml)": number for number, name in PLANS.items()}
-        print_settings({"The run": SelfLearnRun, **{t: find_plan(number).Config for t, number in plans.items()}})
+        configs_of = {
+            f"{name} (configs/selflearning/{name}.yaml)": find_experiment(name).Config for name in EXPERIMENTS
+        }
+        print_settings({"The run": SelfLearnRun, **configs_of})
         return
     from metarlgym.datatypes import ConfigError
     from metarlgym.runtime.interrupt import stoppable
@@ -51,7 +53,7 @@ def command(
         return
     for name in ("output_dir", "only"):
         if any(part.split("=")[0] == f"--{name}" for part in rest):
-            raise ConfigError(f"--{name} is for one plan, and {len(configs)} configs are given: run them one by one.")
+            raise ConfigError(f"--{name} is for one experiment, and {len(configs)} configs are given: run them singly.")
     # All are read before the first is run: a wrong name should not be told after an hour.
     for settings in [parse(["--config", each, *rest]) for each in configs]:
         with stoppable():

@@ -33,7 +33,7 @@ def main() -> None:
 
     if not (before / "summary.json").exists():
         steps = ("--max_steps", args.pretrain_steps)
-        run("pretrain", "--config", "metalm_game", "--output_dir", before, *steps, folder=before)
+        run("pretrain", "--config", "metalm_words", "--output_dir", before, *steps, folder=before)
     if not (after / "eval.json").exists():
         start = ("--model_name_or_path", before / "final", "--max_steps", args.steps)
         trials = ("--final_eval_trials", args.trials)

@@ -21,7 +21,8 @@ def check_launch(found: int) -> None:
     if found < world:
         raise ConfigError(
             f"the launcher started {world} processes (WORLD_SIZE), but each found itself alone: this happens with "
-            "a GPU configuration on a machine without one. Use configs/zero3_cpu.yaml, or set use_cpu: true there."
+            "a GPU configuration on a machine without one. Use configs/accelerate/zero3_cpu.yaml, or set "
+            "use_cpu: true there."
         )
 
 

@@ -85,7 +85,7 @@ LAYOUTS = {
     ),
     "selflearn": Tree(
         (*EVERY_RUN, r"summary\.json(\.part)?", r"report\.html", PICTURES),
-        {"arms": Tree((r".+\.(json|jsonl|part)",))},
+        {"variants": Tree((r".+\.(json|jsonl|part)",))},
     ),
 }
 """By kind of run. TensorBoard's event files are left out: they lie under names of their own, and are never removed."""

@@ -30,7 +30,7 @@ from metarlgym.runtime.lock import LOCK, STALE, Lock
 from metarlgym.version import __version__
 
 Mode = Literal["new", "resume", "overwrite"]
-KIND_KEYS = {"train": "env_id", "pretrain": "source", "selflearn": "plan"}
+KIND_KEYS = {"train": "env_id", "pretrain": "source", "selflearn": "experiment"}
 """A setting by which the config.yaml of each kind is known, of runs without `run.json`."""
 ELSEWHERE = "give another --output_dir"
 

@@ -1,14 +1,14 @@
-"""What an experiment of this package is made of: arms that run by themselves, and what is made of their results.
+"""What an experiment of this package is made of: variants that run by themselves, and what is made of their results.
 
-A plan is a module with
+An experiment is a module with
 
 - `Config`: a data class of settings, checked in `__post_init__`;
-- `arms(config)`: names of the runs that it consists of, such as `live-0` (critic, seed);
-- `run_arm(config, arm, log)`: one of them; returns its results as JSON values;
-- `summarise(config, results)`: `summary.json`, from the results of all arms by name;
+- `variants(config)`: names of the runs that it consists of, such as `live-0` (critic, seed);
+- `run_variant(config, variant, log)`: one of them; returns its results as JSON values;
+- `summarise(config, results)`: `summary.json`, from the results of all variants by name;
 - `pictures(config, results)`: what the report page shows.
 
-Arms are independent, so that they can share out the cores, and those that are done are not repeated after a kill.
+Variants are independent, so that they can share out the cores, and those that are done are not repeated after a kill.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from matplotlib.figure import Figure
 
 
 class Log(Protocol):
-    """Takes what an arm measures on its way."""
+    """Takes what a variant measures on its way."""
 
     def __call__(self, step: int, total: int, **values: Any) -> None:
-        """A line of `arms/NAME.jsonl`, and progress.
+        """A line of `variants/NAME.jsonl`, and progress.
 
         Args:
             step: steps done.
-            total: steps of the arm.
+            total: steps of the variant.
             values: JSON values.
         """
 
@@ -42,14 +42,14 @@ class Picture:
     figure: Figure
 
 
-class Plan(Protocol):
-    """The functions of a plan's module."""
+class Experiment(Protocol):
+    """The functions of an experiment's module."""
 
     Config: type[Any]
 
-    def arms(self, config: Any) -> list[str]: ...
+    def variants(self, config: Any) -> list[str]: ...
 
-    def run_arm(self, config: Any, arm: str, log: Log) -> dict[str, Any]: ...
+    def run_variant(self, config: Any, variant: str, log: Log) -> dict[str, Any]: ...
 
     def summarise(self, config: Any, results: dict[str, dict[str, Any]]) -> dict[str, Any]: ...
 

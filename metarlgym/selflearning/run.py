@@ -1,7 +1,7 @@
-"""run_selflearning: all arms of a plan, from settings to `summary.json` and a report page.
+"""run_selflearning: all variants of an experiment, from settings to `summary.json` and a report page.
 
-Arms are independent: they share out the cores, and one that is done is kept. So a run that was killed goes on with the
-arms that are left.
+Variants are independent: they run side by side, and finished ones are kept, so a run that was killed resumes with the
+variants that are left.
 """
 
 from __future__ import annotations
@@ -34,33 +34,36 @@ from metarlgym.runtime.interrupt import INTERRUPTED, TERMINATED, Interrupted, Te
 from metarlgym.runtime.open_run import go_on
 from metarlgym.runtime.run_folder import RunFolder, replace_text
 from metarlgym.runtime.run_settings import check_same
-from metarlgym.selflearning.experiment import Plan
+from metarlgym.selflearning.experiment import Experiment
 from metarlgym.selflearning.html_report import write_report
 from metarlgym.settings.flat import plain, read_flat, said_in
 from metarlgym.settings.ranges import check_values
 from metarlgym.version import __version__
 
-PLANS = {"1": "plan1", "2": "plan2", "3": "plan3"}
+EXPERIMENTS = {
+    "self_critic": "learn from the scores or targets of one's own critic",
+    "gist_tokens": "learn gist tokens, then in the space of their states",
+    "learned_loss": "learn a loss by second-order gradients",
+}
+"""What each experiment is, by its name, which is also that of its package here and of its config."""
 
 
 @dataclass
 class SelfLearnRun:
     """What to do with the run."""
 
-    plan: str = field(
-        default="", metadata={"help": "1: self-produced targets, 2: gist tokens, 3: learned losses of second order."}
+    experiment: str = field(
+        default="", metadata={"help": "; ".join(f"{name}: {text}" for name, text in EXPERIMENTS.items()) + "."}
     )
     output_dir: str = field(default="", metadata={"help": "Where results go; default runs/NAME."})
-    workers: int = field(default=2, metadata={"help": "Arms that run at the same time, one thread each."})
-    only: list[str] = field(default_factory=list, metadata={"help": "Run these arms alone."})
-    resume: bool = field(default=False, metadata={"help": "Keep the arms that are done in output_dir."})
+    workers: int = field(default=2, metadata={"help": "Variants that run at the same time, one thread each."})
+    only: list[str] = field(default_factory=list, metadata={"help": "Run these variants alone."})
+    resume: bool = field(default=False, metadata={"help": "Keep the variants that are done in output_dir."})
     overwrite: bool = field(default=False, metadata={"help": "Replace the run that output_dir holds."})
 
     def __post_init__(self) -> None:
-        self.plan = str(self.plan)
-        if self.plan not in PLANS:
-            raise ConfigError(f"plan={self.plan!r} is not known: use one of {', '.join(PLANS)}.")
         check_values(self)
+        _check_experiment(self.experiment)
 
 
 @dataclass
@@ -79,9 +82,14 @@ class SelfLearnSettings:
         return {name: plain(value) for name, value in both.items() if name not in once}
 
 
-def find_plan(number: str) -> Plan:
-    """The module of a plan."""
-    return import_module(f"metarlgym.selflearning.{PLANS[number]}")  # type: ignore[return-value]
+def find_experiment(name: str) -> Experiment:
+    """The module of an experiment."""
+    return import_module(f"metarlgym.selflearning.{name}.experiment")  # type: ignore[return-value]
+
+
+def _check_experiment(name: Any) -> None:
+    if name not in EXPERIMENTS:
+        raise ConfigError(f"experiment={name!r} is not known: use one of {', '.join(EXPERIMENTS)}, or --config NAME.")
 
 
 def parse(arguments: Sequence[str]) -> SelfLearnSettings:
@@ -90,32 +98,33 @@ def parse(arguments: Sequence[str]) -> SelfLearnSettings:
     Raises:
         ConfigError: a name or a value that does not fit.
     """
-    number = str(said_in(arguments, "plan", "selflearn") or "")
-    if number not in PLANS:
-        raise ConfigError(f"plan={number!r} is not known: use one of {', '.join(PLANS)}, or a config such as plan1.")
-    (run, config), _ = read_flat(arguments, (SelfLearnRun, find_plan(number).Config), "selflearn")
+    if (number := said_in(arguments, "plan", "selflearn")) is not None:
+        raise ConfigError(f"plan={number} is no longer a setting: give experiment={'|'.join(EXPERIMENTS)} instead.")
+    name = said_in(arguments, "experiment", "selflearn") or ""
+    _check_experiment(name)
+    (run, config), _ = read_flat(arguments, (SelfLearnRun, find_experiment(name).Config), "selflearn")
     return SelfLearnSettings(run, config, list(arguments))
 
 
 def run_selflearning(settings: SelfLearnSettings, console: Console | None = None) -> dict[str, Any]:
-    """Run the arms that are not done and report; returns the summary.
+    """Run the variants that are not done and report; returns the summary.
 
-    Everything goes to `output_dir`: `config.yaml`, `arms/NAME.json` and `.jsonl`, `summary.json`, `report.html` and its
-    pictures.
+    Everything goes to `output_dir`: `config.yaml`, `variants/NAME.json` and `.jsonl`, `summary.json`, `report.html` and
+    its pictures.
 
     Raises:
-        MetaRLGymError: an arm failed; those that are done are kept.
+        MetaRLGymError: a variant failed; those that are done are kept.
     """
     console = console or Console()
     run, config = settings.run, settings.config
-    plan = find_plan(run.plan)
-    every = plan.arms(config)
+    experiment = find_experiment(run.experiment)
+    every = experiment.variants(config)
     twice = [name for name in every if every.count(name) > 1]
     if twice:
-        raise ConfigError(f"arm {twice[0]} comes twice: give every seed, critic and the like once.")
+        raise ConfigError(f"variant {twice[0]} comes twice: give every seed, critic and the like once.")
     unknown = [name for name in run.only if name not in every]
     if unknown:
-        raise ConfigError(f"only={unknown[0]!r} is no arm: use some of {', '.join(every)}.")
+        raise ConfigError(f"only={unknown[0]!r} is not a variant: use some of {', '.join(every)}.")
     names = [name for name in every if not run.only or name in run.only]
     if not run.output_dir:
         raise ConfigError("output_dir='' is empty: say where results go.")
@@ -124,7 +133,7 @@ def run_selflearning(settings: SelfLearnSettings, console: Console | None = None
     folder = RunFolder.claim(path, "selflearn", mode_of(run.resume, run.overwrite), inputs)
     ended: BaseException | None = None
     try:
-        return _run(settings, plan, every, names, folder, console)
+        return _run(settings, experiment, every, names, folder, console)
     except BaseException as error:
         ended = error
         by = stopped_by(error)
@@ -132,7 +141,7 @@ def run_selflearning(settings: SelfLearnSettings, console: Console | None = None
             raise
         ended = by()
         done = sum(_result_path(path, name).exists() for name in names)
-        saved = f"{done} of {len(names)} arms are done and kept; go on with: " if folder.committed else ""
+        saved = f"{done} of {len(names)} variants are done and kept; go on with: " if folder.committed else ""
         again = go_on("selflearn", settings.arguments) if saved else f"{path} is left as it was."
         raise Interrupted(saved + again, TERMINATED if by is Terminated else INTERRUPTED) from None
     finally:
@@ -141,7 +150,7 @@ def run_selflearning(settings: SelfLearnSettings, console: Console | None = None
 
 def _run(
     settings: SelfLearnSettings,
-    plan: Plan,
+    experiment: Experiment,
     every: list[str],
     names: list[str],
     claimed: RunFolder,
@@ -152,10 +161,10 @@ def _run(
     if claimed.resumed:
         _check(settings, folder)
     text = yaml.safe_dump(settings.resolved(), sort_keys=False, allow_unicode=True)
-    (folder / "arms").mkdir(parents=True, exist_ok=True)
+    (folder / "variants").mkdir(parents=True, exist_ok=True)
     done = {name: _result(folder, name) for name in names if _result_path(folder, name).exists()}
     console.print(
-        f"plan {run.plan}: {len(names)} arms"
+        f"experiment {run.experiment}: {len(names)} variants"
         + (f", {len(done)} of them done" if done else "")
         + f"; results in {folder}",
         highlight=False,
@@ -169,14 +178,14 @@ def _run(
     # All that is there, of earlier runs of this config too: `only` adds to them.
     results = {name: _result(folder, name) for name in every if _result_path(folder, name).exists()}
     summary = {
-        "plan": run.plan,
-        **plan.summarise(config, results),
-        "arm_seconds": {name: result["seconds"] for name, result in results.items()},
+        "experiment": run.experiment,
+        **experiment.summarise(config, results),
+        "variant_seconds": {name: result["seconds"] for name, result in results.items()},
         "config": {name: plain(value) for name, value in dataclasses.asdict(config).items()},
         "version": __version__,
     }
     write_json(summary, folder / "summary.json")
-    write_report(folder, f"Self-learning, plan {run.plan}", summary, plan.pictures(config, results))
+    write_report(folder, f"Self-learning, experiment {run.experiment}", summary, experiment.pictures(config, results))
     console.print(
         f"written after {time.monotonic() - start:.0f} s: {folder}/summary.json, report.html", highlight=False
     )
@@ -186,7 +195,7 @@ def _run(
 def _run_all(
     settings: SelfLearnSettings, names: list[str], total: int, folder: Path, console: Console
 ) -> Iterator[str]:
-    """Run arms side by side; yields the name of each that is done."""
+    """Run variants side by side; yields the name of each that is done."""
     bar = Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
     )
@@ -198,10 +207,11 @@ def _run_all(
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_follow, initargs=(os.getpid(),))
     try:
         with bar:
-            task = bar.add_task("arms", total=total, completed=total - len(names))
+            task = bar.add_task("variants", total=total, completed=total - len(names))
             with _ignored_by_children():
                 waiting: dict[Future[None], str] = {
-                    pool.submit(_run_one, settings.run.plan, settings.config, name, str(folder)): name for name in names
+                    pool.submit(_run_one, settings.run.experiment, settings.config, name, str(folder)): name
+                    for name in names
                 }
             left = set(waiting)
             while left:
@@ -210,18 +220,18 @@ def _run_all(
                     name = waiting[future]
                     error = future.exception()
                     if isinstance(error, BrokenProcessPool):
-                        raise MetaRLGymError(f"arm {name}: its process was ended; --resume goes on with what is left.")
+                        raise MetaRLGymError(f"variant {name}: its process died; --resume goes on with what is left.")
                     if isinstance(error, MetaRLGymError):
-                        raise type(error)(f"arm {name}: {error}") from error
+                        raise type(error)(f"variant {name}: {error}") from error
                     if error is not None:
-                        error.add_note(f"in arm {name}; those that are done are kept, --resume goes on with the others")
+                        error.add_note(f"in variant {name}; finished ones are kept, --resume goes on with the others")
                         raise error
                     bar.update(task, advance=1)
                     yield name
                     if not console.is_terminal:
                         console.print(f"{name}: done in {_result(folder, name)['seconds']:.0f} s", highlight=False)
                 running = ", ".join(_progress(folder, waiting[f]) for f in left if f.running())
-                bar.update(task, description=f"arms [dim]{running}[/]" if running else "arms")
+                bar.update(task, description=f"variants [dim]{running}[/]" if running else "variants")
     finally:
         processes = list((pool._processes or {}).values())  # shutdown forgets them
         pool.shutdown(wait=False, cancel_futures=True)
@@ -260,7 +270,7 @@ def _run_one(number: str, config: Any, name: str, folder: str) -> None:
     import torch
 
     torch.set_num_threads(1)
-    place = Path(folder) / "arms" / f"{name}.jsonl"
+    place = Path(folder) / "variants" / f"{name}.jsonl"
     start = time.monotonic()
     with place.open("w", encoding="utf-8") as file:
 
@@ -269,14 +279,14 @@ def _run_one(number: str, config: Any, name: str, folder: str) -> None:
             file.write(json.dumps({"step": step, "of": total, "seconds": seconds, **values}) + "\n")
             file.flush()
 
-        result = find_plan(number).run_arm(config, name, log)
+        result = find_experiment(number).run_variant(config, name, log)
     # Written whole or not at all: what exists is done.
     path = _result_path(Path(folder), name)
     replace_text(path, json.dumps({**result, "seconds": round(time.monotonic() - start, 1)}))
 
 
 def _progress(folder: Path, name: str) -> str:
-    path = folder / "arms" / f"{name}.jsonl"
+    path = folder / "variants" / f"{name}.jsonl"
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     try:
         last = json.loads(lines[-1])
@@ -287,7 +297,7 @@ def _progress(folder: Path, name: str) -> str:
 
 
 def _result_path(folder: Path, name: str) -> Path:
-    return folder / "arms" / f"{name}.json"
+    return folder / "variants" / f"{name}.json"
 
 
 def _result(folder: Path, name: str) -> dict[str, Any]:

@@ -22,8 +22,15 @@ from metarlgym.files import expand
 from metarlgym.settings.value_types import accepts, fit, show
 from metarlgym.settings.yaml_file import is_file, read_yaml
 
-FOLDERS = {"train": ".", "pretrain": "pretrain", "selflearn": "selflearning"}
+FOLDERS = {"train": "grpo", "pretrain": "pretrain", "selflearn": "selflearning"}
 """Where the configs of a command are among those that ship with the package."""
+RENAMED = {
+    ("selflearn", "plan1"): "self_critic",
+    ("selflearn", "plan2"): "gist_tokens",
+    ("selflearn", "plan3"): "learned_loss",
+    ("pretrain", "metalm_game"): "metalm_words",
+}
+"""Old names of configs, by command."""
 
 
 PATHS = {"output_dir", "model_name_or_path", "resume_from_checkpoint", "deepspeed", "fsdp_config", "accelerator_config"}
@@ -46,9 +53,9 @@ def find_config(name: str, command: str = "train") -> Path:
     for candidate in (shipped / path.name, shipped / f"{path.name}.yaml"):
         if is_file(candidate):
             return candidate
-    # The others are accelerate's.
-    runs = [p for p in shipped.glob("*.yaml") if "compute_environment" not in p.read_text(encoding="utf-8")]
-    names = ", ".join(sorted(p.stem for p in runs))
+    if (now := RENAMED.get((command, path.stem))) is not None:
+        raise ConfigError(f"config={show(name)} is called {now} now: give --config {now}.")
+    names = ", ".join(sorted(p.stem for p in shipped.glob("*.yaml")))
     raise ConfigError(f"config={show(name)}: no such file, and none of that name ships with the package ({names}).")
 
 
@@ -106,7 +113,7 @@ def _read_options(arguments: Sequence[str], groups: tuple[Any, ...], command: st
     """What the command line says: text, lists of text, True for a bare `--flag`, False for `--no_flag`."""
     parts = _split(arguments)
     if any(a == "--config" and b.startswith("--") for a, b in itertools.pairwise([*parts, "--"])):
-        raise ConfigError("--config needs a file: --config configs/quickstart.yaml.")
+        raise ConfigError("--config needs a file: --config quickstart.")
     kinds = _kinds(groups)
     bare = _bare(groups)
     names = [part[2:] for part in parts if part.startswith("--") and part != "--config"]

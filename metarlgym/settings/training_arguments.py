@@ -58,8 +58,8 @@ UNUSED: dict[str, str] = {
     **unused(
         "accelerator_config parallelism_config fsdp fsdp_config deepspeed ddp_backend ddp_find_unused_parameters "
         "ddp_bucket_cap_mb ddp_broadcast_buffers ddp_static_graph local_rank",
-        "is the launcher's: use `accelerate launch --config_file configs/zero3.yaml` (or another file), and leave it "
-        "out here.",
+        "is the launcher's: use `accelerate launch --config_file configs/accelerate/zero3.yaml` (or another file), and "
+        "leave it out here.",
     ),
     **unused(
         "dataloader_drop_last dataloader_num_workers dataloader_pin_memory dataloader_persistent_workers "

@@ -11,8 +11,8 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from metarlgym.datatypes import ConfigError
 
-NUMBERS_AS_TEXT = {"gamma", "free_shots", "entropy_schedule", "plan"}
-"""Settings of type text that a number may be given for: schedules, and the number of a plan."""
+NUMBERS_AS_TEXT = {"gamma", "free_shots", "entropy_schedule"}
+"""Settings of type text that a number may be given for: schedules."""
 MOST_PARTS = 100_000
 """Values inside one setting; more come from YAML anchors that contain each other."""
 TRUE, FALSE = ("yes", "true", "t", "y", "1"), ("no", "false", "f", "n", "0")
@@ -106,7 +106,7 @@ def _int(name: str, kinds: Sequence[Any], plain: set[Any], value: int) -> Any:
         # A number of steps may be a share of all when it is a float, so whole ones stay whole.
         return value if name.endswith(("_steps", "_delay")) else float(value)
     if name in NUMBERS_AS_TEXT:
-        return str(value) if name == "plan" else value
+        return value
     if bool in plain and value in (0, 1):
         raise Misfit(f"must be true or false: write {'true' if value else 'false'}.")
     raise Misfit(f"must be {_wanted(kinds)}{': write it in quotes' if str in plain else ''}.")
@@ -119,7 +119,7 @@ def _float(name: str, kinds: Sequence[Any], plain: set[Any], value: float) -> An
         return value
     if int in plain:
         raise Misfit(f"must be a whole number{f': write {int(value)}' if value == int(value) else ''}.")
-    if name in NUMBERS_AS_TEXT and name != "plan":
+    if name in NUMBERS_AS_TEXT:
         return value
     raise Misfit(f"must be {_wanted(kinds)}{': write it in quotes' if str in plain else ''}.")
 

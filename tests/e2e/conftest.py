@@ -38,6 +38,6 @@ def quickstart(tmp_path_factory) -> Path:
     """A folder like a fresh clone in which the quickstart has been run."""
     folder = tmp_path_factory.mktemp("clone")
     (folder / "configs").symlink_to(ROOT / "configs")
-    done = run_readme("uv run metarlgym train --config configs/quickstart.yaml", folder, timeout=1200)
+    done = run_readme("uv run metarlgym train --config quickstart", folder, timeout=1200)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder

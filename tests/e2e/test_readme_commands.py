@@ -20,7 +20,7 @@ def commands() -> list[str]:
 
 
 ELSEWHERE = {
-    "uv run metarlgym train --config configs/quickstart.yaml",  # the fixture
+    "uv run metarlgym train --config quickstart",  # the fixture
     "uv run pytest",  # this very command
 }
 
@@ -38,6 +38,6 @@ def test_command_runs(command, quickstart):
     answers = "[1]\n[2]\n[3]\n[4]\n" if " play " in command else None
     if command == "metarlgym train --config FILE":  # runs/quickstart is taken, as it should be
         command += " --output_dir runs/short --max_steps 4 --warmup_trials 512 --warmup_max_steps 4"
-    done = run_readme(command.replace("FILE", "configs/quickstart.yaml"), quickstart, timeout=600, input=answers)
+    done = run_readme(command.replace("FILE", "quickstart"), quickstart, timeout=600, input=answers)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.strip()

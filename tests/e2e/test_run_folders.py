@@ -26,7 +26,7 @@ PRETRAIN = [
     *("--num_heads", "2", "--max_steps", "100000", "--checkpoints", "40", "--eval_sequences", "8", "--threads", "1"),
     *("--use_cpu", "true"),
 ]
-COMMANDS = {"train": TRAIN, "pretrain": PRETRAIN, "selflearn": ["--config", "plan1", "--only", "score-live-0"]}
+COMMANDS = {"train": TRAIN, "pretrain": PRETRAIN, "selflearn": ["--config", "self_critic", "--only", "score-live-0"]}
 
 
 def command(kind, folder, *extra, launcher=(sys.executable,)):
@@ -103,7 +103,7 @@ def test_ctrl_c(kind, moment, tmp_path):
 def test_ctrl_c_in_selflearn(tmp_path):
     folder = tmp_path / "run"
     process = start("selflearn", folder)
-    wait_for(process, folder, "arms/*.jsonl")
+    wait_for(process, folder, "variants/*.jsonl")
     text, status, _ = press(process)
     assert status == 130 and "Traceback" not in text and "is left as it was" in text, text
     assert not folder.exists()

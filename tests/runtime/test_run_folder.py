@@ -20,7 +20,7 @@ TEXTS = {"config.yaml": "seed: 0\n", "settings.json": "{}\n"}
 WRITTEN = {
     "train": ["metrics.jsonl", "start/config.json", "start/COMPLETE", "checkpoint-2/model.safetensors", "eval.json"],
     "pretrain": ["metrics.jsonl", "best/config.json", "checkpoint-10/optimizer.pt", "summary.json", "curves.png"],
-    "selflearn": ["arms/score-live-0.json", "arms/score-live-0.jsonl", "summary.json", "report.html"],
+    "selflearn": ["variants/score-live-0.json", "variants/score-live-0.jsonl", "summary.json", "report.html"],
 }
 FOREIGN = {"src/thesis.tex": "years", "notes.md": "mine", "checkpoint-best/x.bin": "kept", "start.txt": "list"}
 
@@ -101,8 +101,8 @@ def test_a_folder_with_our_names_and_no_run_is_left_alone(kind, mode, tmp_path):
         ("train", "final/adapter/plot.png"),
         ("train", "checkpoint-2/deep/er/x"),
         ("pretrain", "best/notes.md"),
-        ("selflearn", "arms/notes.md"),
-        ("selflearn", "arms/more/x.json"),
+        ("selflearn", "variants/notes.md"),
+        ("selflearn", "variants/more/x.json"),
     ],
 )
 def test_a_foreign_file_among_a_runs_files_stops_overwrite(kind, place, tmp_path):

@@ -1,4 +1,4 @@
-"""Plan 2 on tiny models: exact references, scores, verdicts, and the way from a config to summary and pictures."""
+"""Gist tokens on tiny models: exact references, scores, verdicts, and the way from a config to summary and pictures."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 import yaml
 
 from metarlgym.datatypes import ConfigError
-from metarlgym.selflearning.gist_tokens import experiment as plan2
+from metarlgym.selflearning.gist_tokens import experiment as gist_tokens
 from metarlgym.selflearning.gist_tokens.model import GistModel, draw, held_out_loss, make_source, train_gists
 from metarlgym.selflearning.gist_tokens.policy_learning import advantages
 from metarlgym.selflearning.gist_tokens.references import exact_losses
@@ -49,37 +49,37 @@ TINY = {
 
 @pytest.fixture(scope="module")
 def config():
-    return plan2.Config(**TINY)
+    return gist_tokens.Config(**TINY)
 
 
 @pytest.fixture(scope="module")
 def ran(config):
-    """Results of all arms, as read back from JSON, and what they logged."""
+    """Results of all variants, as read back from JSON, and what they logged."""
     logs: dict[str, list] = {}
     results = {}
-    for arm in plan2.arms(config):
+    for variant in gist_tokens.variants(config):
 
-        def log(step, total, arm=arm, **values):
-            logs.setdefault(arm, []).append((step, total, values))
+        def log(step, total, variant=variant, **values):
+            logs.setdefault(variant, []).append((step, total, values))
 
-        found = plan2.run_arm(config, arm, log)
-        results[arm] = json.loads(json.dumps(found))
+        found = gist_tokens.run_variant(config, variant, log)
+        results[variant] = json.loads(json.dumps(found))
     return results, logs
 
 
 def test_arms(config):
-    assert plan2.arms(config) == [
+    assert gist_tokens.variants(config) == [
         *("gist-1-seed0", "gist-2-seed0", "no_bottleneck-seed0", "no_gist-seed0"),
         *(f"space-{space}-seed0" for space in TINY["spaces"]),
     ]
-    with pytest.raises(ConfigError, match="arm='gist-3-seed0' is not one"):
-        plan2.run_arm(config, "gist-3-seed0", lambda step, total: None)
+    with pytest.raises(ConfigError, match="variant='gist-3-seed0' is not one"):
+        gist_tokens.run_variant(config, "gist-3-seed0", lambda step, total: None)
 
 
 def test_config_of_the_repository():
-    lines = (Path(__file__).parents[2] / "configs/selflearning/plan2.yaml").read_text().splitlines()
-    assert lines[0] == "plan: 2"
-    config = plan2.Config(**yaml.safe_load("\n".join(lines[1:])))
+    lines = (Path(__file__).parents[2] / "configs/selflearning/gist_tokens.yaml").read_text().splitlines()
+    assert lines[0] == "experiment: 2"
+    config = gist_tokens.Config(**yaml.safe_load("\n".join(lines[1:])))
     assert config.gists == [1, 2, 4, 8] and len(config.seeds) == 3
 
 
@@ -97,13 +97,13 @@ def test_config_of_the_repository():
 )
 def test_bad_settings(name, value, said):
     with pytest.raises(ConfigError, match=said) as caught:
-        plan2.Config(**{**TINY, name: value})
+        gist_tokens.Config(**{**TINY, name: value})
     assert "\n" not in str(caught.value)
 
 
 def test_exact_losses_by_enumeration():
     """On two symbols: all contexts, and the truth by quadrature."""
-    config = plan2.Config(**{**TINY, "alphabet": 2, "concentration": 1.0, "n1": 2, "n2": 2})
+    config = gist_tokens.Config(**{**TINY, "alphabet": 2, "concentration": 1.0, "n1": 2, "n2": 2})
     found = exact_losses(config, make_source(config, 5), 20000)
     grid = (np.arange(4000) + 0.5) / 4000
 
@@ -124,7 +124,7 @@ def test_exact_losses_by_enumeration():
 
 def test_gists_learn_to_carry():
     """A short phase A: gists help, and nothing else is better than exact."""
-    config = plan2.Config(**{**TINY, "n1": 12, "n2": 4, "batch": 16, "concentration": 0.1})
+    config = gist_tokens.Config(**{**TINY, "n1": 12, "n2": 4, "batch": 16, "concentration": 0.1})
     source = make_source(config, 1)
     data = draw(config, source, 0, 500, "eval")
     losses = {}
@@ -201,9 +201,9 @@ def test_verdicts():
 
 def test_results(config, ran):
     results, logs = ran
-    for arm, lines in logs.items():
+    for variant, lines in logs.items():
         steps = [step for step, _, _ in lines]
-        assert steps == sorted(steps) and lines[-1][0] == lines[-1][1], arm
+        assert steps == sorted(steps) and lines[-1][0] == lines[-1][1], variant
     assert results["gist-2-seed0"]["leak_max_abs"] == 0.0 < results["gist-2-seed0"]["gradient_max_abs"]
     assert results["no_gist-seed0"]["gradient_max_abs"] == 0.0
     starts = [results[f"space-{space}-seed0"]["checks"][0] for space in TINY["spaces"]]
@@ -215,14 +215,14 @@ def test_results(config, ran):
 
 def test_summary_and_pictures(config, ran, tmp_path):
     results, _ = ran
-    summary = json.loads(json.dumps(plan2.summarise(config, results), allow_nan=False))
+    summary = json.loads(json.dumps(gist_tokens.summarise(config, results), allow_nan=False))
     assert list(summary["loss_by_gist_tokens"]) == ["1", "2"] and summary["leak_max_abs"] == 0.0
     for k in (1, 2):
         bits = (summary["no_gist"] - summary["loss_by_gist_tokens"][str(k)]) * 6 / math.log(2) / k
         assert summary["bits_per_gist"][str(k)] == pytest.approx(bits, abs=1e-3)
     assert set(summary["space"]) == set(TINY["spaces"]) and len(summary["space"]["token"]["hack_step"]) == 1
     assert summary["harder_space"] in ("gist", "token", "neither") and summary["table"]
-    shown = plan2.pictures(config, results)
+    shown = gist_tokens.pictures(config, results)
     assert len(shown) == 3
     for number, picture in enumerate(shown):
         picture.figure.savefig(tmp_path / f"{number}.png")
@@ -230,10 +230,13 @@ def test_summary_and_pictures(config, ran, tmp_path):
 
 def test_summary_of_some_arms(config, ran):
     results, _ = ran
-    only_a = plan2.summarise(config, {"no_gist-seed0": results["no_gist-seed0"]})
+    only_a = gist_tokens.summarise(config, {"no_gist-seed0": results["no_gist-seed0"]})
     assert only_a["no_bottleneck"] is None and only_a["space"] == {} and only_a["harder_space"] is None
     only_b = {"space-live-seed0": results["space-live-seed0"]}
-    assert list(plan2.summarise(config, only_b)["space"]) == ["live"] and len(plan2.pictures(config, only_b)) == 2
+    assert (
+        list(gist_tokens.summarise(config, only_b)["space"]) == ["live"]
+        and len(gist_tokens.pictures(config, only_b)) == 2
+    )
 
 
 def test_reading_is_made_of_figures(config, ran):
@@ -241,8 +244,8 @@ def test_reading_is_made_of_figures(config, ran):
     results, _ = ran
     told = {name: dict(each) for name, each in results.items()}
     told["space-token-seed0"]["hack_step"], told["space-frozen-seed0"]["hack_step"] = 2, None
-    summary = plan2.summarise(config, told)
+    summary = gist_tokens.summarise(config, told)
     assert summary["harder_space"] == "gist" and summary["space"]["frozen"]["median_hack_step"] == 4
     assert "Median hack step 4 or more (the budget) in gist space (frozen encoder) and 2 in token" in summary["reading"]
     told["space-frozen-seed0"]["hack_step"] = 0
-    assert "token space was harder to hack" in plan2.summarise(config, told)["reading"]
+    assert "token space was harder to hack" in gist_tokens.summarise(config, told)["reading"]

@@ -1,4 +1,4 @@
-"""Plan 3: what can be known of the noise, how validation chunks are chosen, and the arms at a tiny size."""
+"""Learned loss: what can be known of the noise, how validation chunks are chosen, and the variants at a tiny size."""
 
 import math
 
@@ -8,7 +8,7 @@ import torch
 import yaml
 
 from metarlgym import ConfigError
-from metarlgym.selflearning.learned_loss import experiment as plan3
+from metarlgym.selflearning.learned_loss import experiment as learned_loss
 from metarlgym.selflearning.learned_loss.data import elements_of, language_source, read_chunk
 from metarlgym.selflearning.learned_loss.evaluation import Judge
 from metarlgym.selflearning.learned_loss.noise_posterior import auc, growing_dictionary, known_dictionary
@@ -46,10 +46,12 @@ TINY = {
 
 @pytest.fixture(scope="module")
 def results():
-    config = plan3.Config(**TINY)
+    config = learned_loss.Config(**TINY)
     lines, found = [], {}
-    for arm in plan3.arms(config):
-        found[arm] = plan3.run_arm(config, arm, lambda step, total, **values: lines.append((step, total, values)))
+    for variant in learned_loss.variants(config):
+        found[variant] = learned_loss.run_variant(
+            config, variant, lambda step, total, **values: lines.append((step, total, values))
+        )
     return config, found, lines
 
 
@@ -142,12 +144,12 @@ def test_features_and_weights():
 
 def test_arms_and_figures(results):
     config, found, lines = results
-    assert set(found) == set(plan3.arms(config)) and len(found) == 11
+    assert set(found) == set(learned_loss.variants(config)) and len(found) == 11
     assert all(0 < step <= total for step, total, _ in lines) and len(lines) > 40
     uniform, learned = found["uniform-seed0"], found["weights-next-seed0"]
     assert set(uniform["rates"]) == {"0.5", "1.0"}
     assert [line["step"] for line in learned["curve"]] == [3, 6, 9, 12]
-    # All arms are the same until the loss begins to matter.
+    # All variants are the same until the loss begins to matter.
     assert uniform["curve"][:2] == learned["curve"][:2] == found["oracle-seed0"]["curve"][:2]
     assert 0 <= learned["auc"] <= 1 and 0.5 < learned["ceiling"] <= 1
     assert sum(map(sum, learned["histogram"].values())) == 8 * 12
@@ -158,19 +160,19 @@ def test_arms_and_figures(results):
 
 def test_arm_is_reproducible(results):
     config, found, _ = results
-    again = plan3.run_arm(config, "gist-next-seed0", lambda step, total, **values: None)
+    again = learned_loss.run_variant(config, "gist-next-seed0", lambda step, total, **values: None)
     assert again == found["gist-next-seed0"]
 
 
 def test_summary_and_pictures(results):
     config, found, _ = results
-    summary = plan3.summarise(config, found)
+    summary = learned_loss.summarise(config, found)
     assert summary["auc"] == found["weights-next-seed0"]["auc"]
     assert summary["uniform_val_loss"] == found["uniform-seed0"]["val_loss"]
     assert summary["by_seed"]["val_loss"] == [summary["val_loss"]]
     assert set(summary["validation"]) == {"next", "random", "similar"}
     assert "finite differences" in summary["reading"] and len(summary["table"]) == 10
-    assert [picture.title for picture in plan3.pictures(config, found)] == [
+    assert [picture.title for picture in learned_loss.pictures(config, found)] == [
         "Self-loss and true loss",
         "Learned weights",
     ]
@@ -179,10 +181,10 @@ def test_summary_and_pictures(results):
 def test_some_arms_alone(results):
     config, found, _ = results
     part = {"weights-random-seed0": found["weights-random-seed0"]}
-    summary = plan3.summarise(config, part)
+    summary = learned_loss.summarise(config, part)
     assert summary["auc"] is None and summary["validation"]["random"]["auc"] is not None
-    assert len(plan3.pictures(config, part)) == 2
-    assert plan3.pictures(config, {"hypergradient": found["hypergradient"]}) == []
+    assert len(learned_loss.pictures(config, part)) == 2
+    assert learned_loss.pictures(config, {"hypergradient": found["hypergradient"]}) == []
 
 
 @pytest.mark.parametrize(
@@ -198,16 +200,16 @@ def test_some_arms_alone(results):
 )
 def test_bad_settings(settings, told):
     with pytest.raises(ConfigError) as error:
-        plan3.Config(**settings)
+        learned_loss.Config(**settings)
     assert told in str(error.value) and "\n" not in str(error.value)
 
 
 def test_unknown_arm():
-    with pytest.raises(ConfigError, match="arm='gist-seed0' is not known"):
-        plan3.run_arm(plan3.Config(**TINY), "gist-seed0", lambda step, total, **values: None)
+    with pytest.raises(ConfigError, match="variant='gist-seed0' is not known"):
+        learned_loss.run_variant(learned_loss.Config(**TINY), "gist-seed0", lambda step, total, **values: None)
 
 
 def test_shipped_configuration(request):
-    settings = yaml.safe_load((request.config.rootpath / "configs/selflearning/plan3.yaml").read_text())
-    assert settings.pop("plan") == 3
-    assert plan3.Config(**settings).seeds == [0, 1, 2]
+    settings = yaml.safe_load((request.config.rootpath / "configs/selflearning/learned_loss.yaml").read_text())
+    assert settings.pop("experiment") == 3
+    assert learned_loss.Config(**settings).seeds == [0, 1, 2]

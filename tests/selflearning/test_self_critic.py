@@ -1,4 +1,4 @@
-"""Plan 1 at tiny sizes: the language's truth, both forms, the critics, and what a run leaves."""
+"""Self-critic at tiny sizes: the language's truth, both forms, the critics, and what a run leaves."""
 
 import json
 
@@ -8,7 +8,7 @@ import torch
 
 from metarlgym import ConfigError, MetaRLGymError
 from metarlgym.cli.main import main
-from metarlgym.selflearning.self_critic import experiment as plan1
+from metarlgym.selflearning.self_critic import experiment as self_critic
 from metarlgym.selflearning.self_critic.actor_critic import ActorCritic
 from metarlgym.selflearning.self_critic.critics import Critic
 from metarlgym.selflearning.self_critic.experiment import Config
@@ -78,7 +78,7 @@ def test_checks_leave_training_alone():
     ends = []
     for every in (2, 3):
         given = Config(**{**TINY, "check_every": every, "close_checks": 1})
-        found = plan1.run_arm(given, "score-frozen-0", lambda *_, **__: None)
+        found = self_critic.run_variant(given, "score-frozen-0", lambda *_, **__: None)
         ends.append((found["end"]["step"], found["end"]["signal"], found["end"]["true_loss"]))
     assert ends[0] == ends[1] and ends[0][0] == 6
 
@@ -182,7 +182,7 @@ def test_targets_have_no_gradient():
 
 def test_arms():
     config = Config(forms=["score", "target"], critics=["live", "frozen", "grounded"], seeds=[0, 1])
-    found = plan1.arms(config)
+    found = self_critic.variants(config)
     assert "score-grounded-0" in found and "target-grounded-0" not in found
     assert {"score-phase_a-1", "score-live-stop", "score-frozen-reanchor", "target-frozen-phase_a"} <= set(found)
     assert "score-live-reanchor" not in found and len(found) == len(set(found))
@@ -192,20 +192,20 @@ def test_arms():
 @pytest.mark.parametrize("critic", ["live", "refreshed", "ema_0.9", "phase_a"])
 def test_every_arm_runs(form, critic):
     told = []
-    found = plan1.run_arm(
+    found = self_critic.run_variant(
         Config(**TINY), f"{form}-{critic}-0", lambda step, total, **values: told.append((step, total))
     )
     assert told[-1][0] <= told[-1][1] and found["lines"] and json.dumps(found)
 
 
 def test_a_shared_phase_a_changes_nothing():
-    """Arms of one seed begin with the same phase A, whether this process has done it before or not."""
+    """Variants of one seed begin with the same phase A, whether this process has done it before or not."""
     found = []
     for _ in range(2):
-        plan1._STARTS.clear()
-        found.append(plan1.run_arm(Config(**TINY), "score-frozen-0", lambda *_, **__: None)["lines"])
-        plan1.run_arm(Config(**TINY), "score-live-0", lambda *_, **__: None)
-        found.append(plan1.run_arm(Config(**TINY), "score-frozen-0", lambda *_, **__: None)["lines"])
+        self_critic._STARTS.clear()
+        found.append(self_critic.run_variant(Config(**TINY), "score-frozen-0", lambda *_, **__: None)["lines"])
+        self_critic.run_variant(Config(**TINY), "score-live-0", lambda *_, **__: None)
+        found.append(self_critic.run_variant(Config(**TINY), "score-frozen-0", lambda *_, **__: None)["lines"])
     assert all(each == found[0] for each in found)
 
 
@@ -214,7 +214,7 @@ def test_actions_follow_an_alarm(monkeypatch):
     monkeypatch.setattr("metarlgym.training.hack_detector.HackDetector.check", lambda self, step, *_: step == 2)
     ends = {}
     for action in ("stop", "reanchor", "phase_a"):
-        found = plan1.run_arm(Config(**TINY), f"score-frozen-{action}", lambda *_, **__: None)
+        found = self_critic.run_variant(Config(**TINY), f"score-frozen-{action}", lambda *_, **__: None)
         ends[action] = found["last_step"], found["acted"]
     assert ends == {"stop": (2, []), "reanchor": (6, [2]), "phase_a": (6, [2])}
 
@@ -242,7 +242,7 @@ def test_bad_settings(changes, told):
 
 def flags(folder, **changes):
     given = {**TINY, "forms": "score", "critics": "live", "seeds": 0, "actions": "stop", "workers": 1, **changes}
-    return ["selflearn", "--plan", "1", "--output_dir", str(folder)] + [
+    return ["selflearn", "--experiment", "self_critic", "--output_dir", str(folder)] + [
         str(part)
         for name, value in given.items()
         for part in (f"--{name}", *(value if isinstance(value, tuple) else (value,)))
@@ -259,10 +259,10 @@ def test_a_run_and_its_resume(tmp_path, capsys):
     assert "data:image/png;base64," in page and "hacked within 6 steps" in page
     assert main(flags(folder)) == 2 and "holds another run" in capsys.readouterr().err
     assert main([*flags(folder, steps=8), "--resume"]) == 2 and "steps=8 was 6" in capsys.readouterr().err
-    (folder / "arms" / "score-live-0.json").unlink()
-    before = (folder / "arms" / "score-phase_a-0.json").stat().st_mtime_ns
+    (folder / "variants" / "score-live-0.json").unlink()
+    before = (folder / "variants" / "score-phase_a-0.json").stat().st_mtime_ns
     assert main([*flags(folder), "--resume"]) == 0
-    assert (folder / "arms" / "score-phase_a-0.json").stat().st_mtime_ns == before
+    assert (folder / "variants" / "score-phase_a-0.json").stat().st_mtime_ns == before
     again = json.loads((folder / "summary.json").read_text())
     assert again["forms"] == summary["forms"]
 
@@ -272,7 +272,7 @@ def test_only_adds_to_what_is_there(tmp_path, capsys):
     assert main([*flags(folder), "--only", "score-live-0"]) == 0
     assert main([*flags(folder), "--only", "score-phase_a-0", "--resume"]) == 0
     summary = json.loads((folder / "summary.json").read_text())
-    assert set(summary["arm_seconds"]) == {"score-live-0", "score-phase_a-0"}
+    assert set(summary["variant_seconds"]) == {"score-live-0", "score-phase_a-0"}
     assert "only:" not in (folder / "config.yaml").read_text()
     assert main([*flags(folder), "--resume", "--overwrite"]) == 2 and "exclude each other" in capsys.readouterr().err
 
@@ -283,57 +283,64 @@ def test_overwrite_spares_what_is_not_a_run(tmp_path, capsys):
     (folder / "chapter.txt").write_text("years of work")
     assert main([*flags(folder), "--overwrite"]) == 2 and "holds no run to overwrite" in capsys.readouterr().err
     assert (folder / "chapter.txt").read_text() == "years of work"
-    (folder / "arms").mkdir()
-    (folder / "arms" / "notes.md").write_text("mine")
-    assert main([*flags(folder), "--overwrite"]) == 2 and "holds arms, which a run would" in capsys.readouterr().err
-    assert (folder / "arms" / "notes.md").read_text() == "mine" and len(list(folder.iterdir())) == 2
+    (folder / "variants").mkdir()
+    (folder / "variants" / "notes.md").write_text("mine")
+    assert main([*flags(folder), "--overwrite"]) == 2 and "holds variants, which a run would" in capsys.readouterr().err
+    assert (folder / "variants" / "notes.md").read_text() == "mine" and len(list(folder.iterdir())) == 2
 
 
 def test_overwrite_replaces_the_run_and_keeps_the_users_files(tmp_path, capsys, monkeypatch):
     folder = tmp_path / "run"
     assert main([*flags(folder), "--only", "score-live-0"]) == 0
     pictures = sorted(path.name for path in folder.glob("*.png"))
-    for name in ("notes.md", "arms/notes.md", "0_mine.png"):
+    for name in ("notes.md", "variants/notes.md", "0_mine.png"):
         (folder / name).write_text("mine")
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     assert main([*flags(folder), "--overwrite"]) == 2 and "holds '0_mine.png', not written" in capsys.readouterr().err
     (folder / "0_mine.png").rename(folder / "mine.png")
-    assert main([*flags(folder), "--overwrite"]) == 2 and "holds 'arms/notes.md'" in capsys.readouterr().err
+    assert main([*flags(folder), "--overwrite"]) == 2 and "holds 'variants/notes.md'" in capsys.readouterr().err
     (folder / "mine.png").rename(folder / "0_mine.png")
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
     assert main([*flags(folder), "--only", "score-live-0", "--resume"]) == 0  # writes the report again
     assert (folder / "0_mine.png").read_text() == "mine"
     (folder / "0_mine.png").unlink()
-    (folder / "arms" / "notes.md").unlink()
+    (folder / "variants" / "notes.md").unlink()
 
     def broken(*_):
-        raise MetaRLGymError("no arm came to its end")
+        raise MetaRLGymError("no variant came to its end")
 
     with monkeypatch.context() as patch:
         patch.setattr("metarlgym.selflearning.run._run_all", broken)
         assert main([*flags(folder), "--overwrite"]) == 2  # fails: the old one is back
-    assert json.loads((folder / "summary.json").read_text())["arm_seconds"].keys() == {"score-live-0"}
+    assert json.loads((folder / "summary.json").read_text())["variant_seconds"].keys() == {"score-live-0"}
     assert main([*flags(folder, seeds="1"), "--only", "score-live-1", "--overwrite"]) == 0
-    assert [path.name for path in (folder / "arms").glob("*.json")] == ["score-live-1.json"]
+    assert [path.name for path in (folder / "variants").glob("*.json")] == ["score-live-1.json"]
     assert (folder / "notes.md").read_text() == "mine" and sorted(p.name for p in folder.glob("*.png")) == pictures
 
 
 def test_an_arm_that_fails_is_named(tmp_path, capsys):
     assert main(flags(tmp_path / "run", phase_a_lr="1e30", phase_a_steps=20)) == 2
     told = capsys.readouterr().err
-    assert "arm score-" in told and "lower lr or phase_a_lr" in told
+    assert "variant score-" in told and "lower lr or phase_a_lr" in told
 
 
 def test_several_plans(tmp_path, monkeypatch, capsys):
     """`--config *.yaml` runs each; nothing runs where one of them is wrong."""
     for name, seed in (("one", 0), ("two", 1)):
-        settings = {"plan": 1, **TINY, "forms": ["score"], "critics": ["live"], "seeds": [seed], "actions": []}
+        settings = {
+            "experiment": "self_critic",
+            **TINY,
+            "forms": ["score"],
+            "critics": ["live"],
+            "seeds": [seed],
+            "actions": [],
+        }
         (tmp_path / f"{name}.yaml").write_text(json.dumps(settings))
     monkeypatch.chdir(tmp_path)
     assert main(["selflearn", "--config", "one.yaml", "three.yaml", "--workers", "1"]) == 2
     assert "three.yaml" in capsys.readouterr().err and not (tmp_path / "runs").exists()
     assert main(["selflearn", "--config", "one.yaml", "two.yaml", "--output_dir", "here"]) == 2
-    assert "--output_dir is for one plan" in capsys.readouterr().err
+    assert "--output_dir is for one experiment" in capsys.readouterr().err
     assert main(["selflearn", "--config", "one.yaml", "two.yaml", "--workers", "1"]) == 0
     assert all((tmp_path / "runs" / name / "summary.json").exists() for name in ("one", "two"))
 
@@ -341,7 +348,7 @@ def test_several_plans(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"only": "score-dead-0"}, "no arm"),
+        ({"only": "score-dead-0"}, "no variant"),
         ({"seeds": (0, 0)}, "twice"),
         ({"workers": 0}, "workers=0"),
         ({"speed": 3}, "'speed'"),
@@ -354,4 +361,4 @@ def test_bad_input(changes, told, tmp_path, capsys):
 
 
 def test_an_unknown_plan(capsys):
-    assert main(["selflearn", "--plan", "7"]) == 2 and "plan='7'" in capsys.readouterr().err
+    assert main(["selflearn", "--experiment", "7"]) == 2 and "experiment='7'" in capsys.readouterr().err

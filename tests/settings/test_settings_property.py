@@ -55,18 +55,18 @@ def pretrain(parts):
 
 def selflearn(parts):
     found = selflearning.parse(parts)
-    selflearning.find_plan(found.run.plan).arms(found.config)
+    selflearning.find_experiment(found.run.experiment).variants(found.config)
 
 
-def plan(number):
-    groups = (selflearning.SelfLearnRun, selflearning.find_plan(number).Config)
-    return selflearn, settings_of(groups, {"plan": int(number)}, ("plan",))
+def experiment(name):
+    groups = (selflearning.SelfLearnRun, selflearning.find_experiment(name).Config)
+    return selflearn, settings_of(groups, {"experiment": name}, ("experiment",))
 
 
 COMMANDS = {
     "train": (train, settings_of(arguments.GROUPS, TRAIN), 600),
     "pretrain": (pretrain, settings_of(pretraining.GROUPS, PRETRAIN), 300),
-    **{f"plan {number}": (*plan(number), 100) for number in selflearning.PLANS},
+    **{name: (*experiment(name), 100) for name in selflearning.EXPERIMENTS},
 }
 
 

@@ -27,7 +27,7 @@ PARSE = {"train": arguments.parse, "pretrain": pretraining.parse, "selflearn": s
 BASE = {
     "train": {"env_id": "Doors-v0", "max_steps": 3},
     "pretrain": {"source": "piecewise"},
-    "selflearn": {"plan": 1},
+    "selflearn": {"experiment": "self_critic"},
 }
 GROUPS = {
     "train": arguments.GROUPS,
@@ -165,9 +165,13 @@ def test_refused_in_a_file(tmp_path, text, message):
         ("selflearn", {"lr": -1.0}, "lr=-1.0 must be above 0"),
         ("selflearn", {"heads": 3}, "heads=3 must divide hidden_size=32"),
         ("selflearn", {"V": 1000}, "n_gram=3 with V=1000: V.* must be at most 65536"),
-        ("selflearn", {"plan": 4}, "plan='4' is not known: use one of 1, 2, 3"),
-        ("selflearn", {"plan": 2, "layers": 1}, "layers=1 must be at least 2"),
-        ("selflearn", {"plan": 3, "fixed_rates": [0.0]}, r"fixed_rates=\[0.0\] holds 0.0: each must be above 0"),
+        ("selflearn", {"experiment": "plan4"}, "experiment='plan4' is not known: use one of self_critic, gist_tokens"),
+        ("selflearn", {"experiment": "gist_tokens", "layers": 1}, "layers=1 must be at least 2"),
+        (
+            "selflearn",
+            {"experiment": "learned_loss", "fixed_rates": [0.0]},
+            r"fixed_rates=\[0.0\] holds 0.0: each must be above 0",
+        ),
     ],
 )
 def test_refused_in_the_other_commands(tmp_path, command, content, message):
@@ -359,7 +363,7 @@ def test_shipped_configs_read_back_as_the_same_run(command, path, tmp_path):
     for mine, theirs in zip(_parts(again), _parts(first), strict=True):
         assert _values(mine) == _values(theirs)
     # The values of the file are those of the run.
-    said = {name: value for name, value in yaml.safe_load(path.read_text()).items() if name != "plan"}
+    said = {name: value for name, value in yaml.safe_load(path.read_text()).items() if name != "experiment"}
     assert {name: first.resolved()[name] for name in said} == said
 
 

@@ -1,4 +1,4 @@
-"""Settings of plan 2, learning in gist space."""
+"""Settings of gist tokens, learning in gist space."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from metarlgym.datatypes import ConfigError
 from metarlgym.settings.ranges import SIZE, at_least, check_heads, check_values
 
 SPACES = ("token", "frozen", "ema", "live", "guarded", "noise")
-"""What the score of phase B is, see `plan2_score`."""
+"""What the score of phase B is, see `scores.py`."""
 
 
 @dataclass
 class Config:
-    """Settings of plan 2.
+    """Settings of gist tokens.
 
     Raises:
         ConfigError: a value that does not fit.

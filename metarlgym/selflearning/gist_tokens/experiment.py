@@ -1,8 +1,8 @@
-"""Plan 2: learn gist tokens through an attention bottleneck, then learn in the space of their states.
+"""Gist tokens: learn gist tokens through an attention bottleneck, then learn in the space of their states.
 
 Phase A trains gists of several sizes and two controls, and says how many bits get through. Phase B starts from such a
-model and asks whether a score in gist space is harder or easier to hack than one in token space. An arm of phase A is a
-view and a seed, an arm of phase B a space and a seed.
+model and asks whether a score in gist space is harder or easier to hack than one in token space. A variant of phase A
+is a view and a seed, a variant of phase B a space and a seed.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from metarlgym.selflearning.gist_tokens.policy_learning import held_out, run_spa
 from metarlgym.selflearning.gist_tokens.references import exact_losses
 from metarlgym.selflearning.gist_tokens.report import summarise
 
-__all__ = ["Config", "arms", "pictures", "run_arm", "summarise"]
+__all__ = ["Config", "pictures", "run_variant", "summarise", "variants"]
 
 CONTROLS = ("no_bottleneck", "no_gist")
 
 
-def arms(config: Config) -> list[str]:
+def variants(config: Config) -> list[str]:
     """`gist-K-seedS` and the controls of phase A, `space-NAME-seedS` of phase B."""
     views = [f"gist-{k}" for k in config.gists] + (list(CONTROLS) if config.gists else [])
     found = [f"{view}-seed{seed}" for seed in config.gist_seeds for view in views]
     return found + [f"space-{space}-seed{seed}" for seed in config.seeds for space in config.spaces]
 
 
-def run_arm(config: Config, arm: str, log: Log) -> dict[str, Any]:
+def run_variant(config: Config, variant: str, log: Log) -> dict[str, Any]:
     """One run.
 
     Returns:
@@ -43,11 +43,11 @@ def run_arm(config: Config, arm: str, log: Log) -> dict[str, Any]:
         `run_space`.
 
     Raises:
-        ConfigError: no such arm.
+        ConfigError: no such variant.
     """
-    if arm not in arms(config):
-        raise ConfigError(f"arm={arm!r} is not one of this config: use {', '.join(arms(config))}.")
-    name, _, last = arm.rpartition("-seed")
+    if variant not in variants(config):
+        raise ConfigError(f"variant={variant!r} is not one of this config: use {', '.join(variants(config))}.")
+    name, _, last = variant.rpartition("-seed")
     seed = int(last)
     if name.startswith("space-"):
         return run_space(config, name.removeprefix("space-"), seed, log)

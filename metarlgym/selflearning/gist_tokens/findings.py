@@ -1,4 +1,4 @@
-"""The figures of plan 2 in words, what did not come out included."""
+"""The figures of gist tokens in words, what did not come out included."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def _phase_b(summary: dict[str, Any]) -> list[str]:
     spaces = {name: each for name, each in spaces.items() if name != "noise"}
     better = [name for name, each in spaces.items() if each["loss_ratio_best"] < 0.99]
     if spaces and not better:
-        found.append("In no arm did the score lower the true loss by as much as 1% at any check: nothing was learned.")
+        found.append("No variant lowered the true loss by 1% at any check: nothing was learned.")
     elif better:
         named = ", ".join(f"{name} ({1 - spaces[name]['loss_ratio_best']:.1%})" for name in better)
         found.append(f"True loss was lower than at the start, at its best, in: {named}.")

@@ -143,7 +143,7 @@ def train_gists(config: Config, gists: int, view: str, seed: int, steps: int, lo
         seed: of weights and data; they do not depend on view and k otherwise.
         steps: of AdamW, step size by warm-up and cosine.
         log: takes the training losses.
-        total: steps of the arm, where it goes on after this; 0: no more than these.
+        total: steps of the variant, where it goes on after this; 0: no more than these.
     """
     model = GistModel(config, gists, view, seed)
     source = make_source(config, derive(seed, "gist-train"))

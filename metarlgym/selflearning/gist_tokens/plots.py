@@ -1,4 +1,4 @@
-"""Pictures of plan 2."""
+"""Pictures of gist tokens."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ GISTS, CONTROL, EXACT = "#0072B2", "#D55E00", "black"
 
 
 def pictures(config: Config, results: Results) -> list[Picture]:
-    """What there are arms for: loss by number of gists; courses of phase B; own loss against true loss."""
+    """What there are variants for: loss by number of gists; courses of phase B; own loss against true loss."""
     summary = summarise(config, results)
     found = []
     if summary["loss_by_gist_tokens"]:

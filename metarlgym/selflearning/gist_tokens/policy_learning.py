@@ -47,8 +47,8 @@ class Course:
 
         Returns:
             `score`, `gain` and `gain_se` (over the start, by prompt); `gist_score` under the encoder of the start and
-            `token_score`, whatever the arm's own; `true_loss` on chunk 2, nats; `entropy` of the policy along its own
-            samples, nats; `bigrams`, distinct ones over all; `likelihood` of samples under the source, nats a symbol;
+            `token_score`, whatever the variant's own; `true_loss` on chunk 2, nats; `entropy` of the policy along its
+            own samples, nats; `bigrams`, distinct ones over all; `likelihood` of samples under the source, nats a symbol;
             `state_std`, over its start, and `state_alike` of the gist states of true chunks, see `Judge`.
         """
         config, actor, group = self.config, self.judge.actor, self.config.check_samples
@@ -78,16 +78,16 @@ class Course:
 
 
 def held_out(config: Config, count: int) -> tuple[Tensor, ...]:
-    """The first held-out sequences, the same for all arms; as `draw`."""
+    """The first held-out sequences, the same for all variants; as `draw`."""
     return draw(config, make_source(config, derive(config.world, "held-out")), 0, count, "eval")
 
 
 def run_space(config: Config, space: str, seed: int, log: Log) -> dict[str, Any]:
-    """One arm of phase B, after a phase A of its own, which is the same for all spaces of a seed.
+    """One variant of phase B, after a phase A of its own, which is the same for all spaces of a seed.
 
     Args:
         config: settings.
-        space: what the score is, see `plan2_score`.
+        space: what the score is, see `scores.py`.
         seed: of everything.
         log: takes training losses and checks.
 

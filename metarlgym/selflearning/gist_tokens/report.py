@@ -1,4 +1,4 @@
-"""`summary.json` of plan 2: how much k gists carry, and in which space a score is harder to hack."""
+"""`summary.json` of gist tokens: how much k gists carry, and in which space a score is harder to hack."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ Results = dict[str, dict[str, Any]]
 
 
 def summarise(config: Config, results: Results) -> dict[str, Any]:
-    """The summary, from the results of the arms that there are.
+    """The summary, from the results of the variants that there are.
 
     Returns:
         Phase A: `loss_by_gist_tokens`, `no_bottleneck`, `no_gist`, `exact`: nats a symbol of chunk 2, means over seeds;
         `bits_kept` of chunk 1 over all of chunk 2, `bits_per_gist`; `gap_closed`: share of the way from `no_gist` to
-        `no_bottleneck`; `leak_max_abs`, `gradient_max_abs`; `loss_by_seed`. Phase B: `space`, by arm, and
+        `no_bottleneck`; `leak_max_abs`, `gradient_max_abs`; `loss_by_seed`. Phase B: `space`, by variant, and
         `harder_space`: `gist` (scored by the frozen encoder), `token`, or `neither`. Then `reading`, a text, and
-        `table`. None where the arms behind a figure are not there.
+        `table`. None where the variants behind a figure are not there.
     """
     found = _phase_a(config, results)
     spaces = {space: _space(config, results, space) for space in config.spaces}
@@ -47,9 +47,9 @@ def summarise(config: Config, results: Results) -> dict[str, Any]:
 
 
 def _phase_a(config: Config, results: Results) -> dict[str, Any]:
-    arms = [each for each in results.values() if "view" in each]
+    variants = [each for each in results.values() if "view" in each]
     by_view: dict[str, list[float]] = {}
-    for each in arms:
+    for each in variants:
         name = str(each["gists"]) if each["view"] == "gist" else each["view"]
         by_view.setdefault(name, []).append(round(each["loss"], 5))
     mean = {name: round(fmean(losses), 5) for name, losses in by_view.items()}
@@ -59,20 +59,20 @@ def _phase_a(config: Config, results: Results) -> dict[str, Any]:
     closed = {}
     if none is not None and free is not None and none != free:
         closed = {k: round((none - loss) / (none - free), 4) for k, loss in gists.items()}
-    leaks = [each["leak_max_abs"] for each in arms if each["view"] != "no_bottleneck"]
-    wholes = [each["gradient_max_abs"] for each in arms if each["view"] == "gist"]
+    leaks = [each["leak_max_abs"] for each in variants if each["view"] != "no_bottleneck"]
+    wholes = [each["gradient_max_abs"] for each in variants if each["view"] == "gist"]
     return {
         "loss_by_gist_tokens": gists,
         "no_bottleneck": free,
         "no_gist": none,
-        "exact": {name: round(value, 5) for name, value in arms[0]["exact"].items()} if arms else None,
+        "exact": {name: round(value, 5) for name, value in variants[0]["exact"].items()} if variants else None,
         "bits_kept": {k: round(value, 3) for k, value in bits.items()},
         "bits_per_gist": {k: round(value / int(k), 3) for k, value in bits.items()},
         "gap_closed": closed,
         "leak_max_abs": max(leaks, default=None),
         "gradient_max_abs": min(wholes, default=None),
         "loss_by_seed": by_view,
-        "loss_se": round(max((each["loss_se"] for each in arms), default=math.nan), 5) if arms else None,
+        "loss_se": round(max((each["loss_se"] for each in variants), default=math.nan), 5) if variants else None,
     }
 
 

@@ -1,4 +1,4 @@
-"""What the checks of an arm of phase B say: when the score was hacked, and whether score and truth move together."""
+"""What the checks of a variant of phase B say: when the score was hacked, and whether score and truth move together."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Settings of plan 3."""
+"""Settings of learned loss."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from metarlgym.datatypes import ConfigError
 from metarlgym.settings.ranges import BOUNDS, SIZE, at_least, check_values
 
 FIXED = ("uniform", "oracle")
-"""Arms whose weights are not learned: all alike, or the true noise mask."""
+"""Variants whose weights are not learned: all alike, or the true noise mask."""
 LEARNED = ("weights-next", "weights-random", "weights-similar", "weights_full-next", "gist-next", "gist_ce-next")
-"""Arms with a learned loss, and the chunks that judge it; in `weights_full` steps are judged at their full size."""
+"""Variants with a learned loss, and the chunks that judge it; in `weights_full` steps are judged at their full size."""
 
 
 class Setting(NamedTuple):
@@ -33,10 +33,11 @@ class Setting(NamedTuple):
 
 @dataclass
 class Config:
-    """Settings of plan 3. Steps are steps of the learner, chunks are sequences of the stream."""
+    """Settings of learned loss. Steps are steps of the learner, chunks are sequences of the stream."""
 
     seeds: list[int] = field(
-        default_factory=lambda: [0, 1, 2], metadata={"help": "One run of each arm for each; draws language and stream."}
+        default_factory=lambda: [0, 1, 2],
+        metadata={"help": "Each seed draws a language and a stream."},
     )
     V: int = field(default=32, metadata={"help": "MetaLM: symbols are 1..V-1."})
     n: int = field(default=5, metadata={"help": "MetaLM: elements."})
@@ -52,8 +53,8 @@ class Config:
         default_factory=lambda: [0.3, 1.0, 1.5],
         metadata={"help": "Step sizes that weights which are not learned are tried with; the best one is reported."},
     )
-    warm_steps: int = field(default=300, metadata={"help": "Steps under uniform weights first, the same for all arms."})
-    steps: int = field(default=300, metadata={"help": "Steps under each arm's loss, which is learned on meanwhile."})
+    warm_steps: int = field(default=300, metadata={"help": "Steps under uniform weights before the variants."})
+    steps: int = field(default=300, metadata={"help": "Steps under each variant's loss while it is learned."})
     lookahead: float = field(
         default=0.3, metadata={"help": "Size of the step by which a loss is judged, over the one that is taken."}
     )
@@ -95,7 +96,7 @@ class Config:
             raise ConfigError(f"hidden_size={self.hidden_size} must be even and a multiple of heads={self.heads}.")
 
     def setting(self, redrawn: bool) -> Setting:
-        """That of the arms on a fixed language, or of those on redrawn ones."""
+        """That of the variants on a fixed language, or of those on redrawn ones."""
         if redrawn:
             noise = {"V": self.redrawn_V, "n": self.redrawn_n, "l": self.redrawn_l, "e": self.redrawn_e}
             steps = (self.redrawn_warm_steps, self.redrawn_warm_rate, self.redrawn_steps)

@@ -1,4 +1,4 @@
-"""The noisy stream that plan 3 learns from: MetaLM's noisy symbols as targets, the clean ones for judging alone."""
+"""The learner's noisy stream: MetaLM's noisy symbols are the targets, the clean ones are for evaluation alone."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""Plan 3: learn a loss by second-order gradients, so that a step under it helps most on validation chunks.
+"""Learned loss: learn a loss by second-order gradients, so that a step under it helps most on validation chunks.
 
 A small transformer learns from MetaLM's noisy stream; clean labels are only used to judge its steps, and only the
-learned loss follows that judgement. A good loss has to find out by itself which targets are wrong. An arm is one loss,
-one way to choose the validation chunks, and one seed. Source: the third plan of METALEARN; ML3 (arXiv:1906.05374) and
-AdaLFL (arXiv:2301.13247), whose offline start and one-to-one alternation are taken over.
+learned loss follows that judgement. A good loss has to find out by itself which targets are wrong. A variant is one
+loss, one way to choose the validation chunks, and one seed. Source: the third experiment of METALEARN; ML3
+(arXiv:1906.05374) and AdaLFL (arXiv:2301.13247), whose offline start and one-to-one alternation are taken over.
 """
 
 from __future__ import annotations
@@ -17,29 +17,29 @@ from metarlgym.selflearning.learned_loss.plots import pictures
 from metarlgym.selflearning.learned_loss.report import summarise
 from metarlgym.selflearning.learned_loss.variants import run_check, run_fixed, run_learned
 
-__all__ = ["Config", "arms", "pictures", "run_arm", "summarise"]
+__all__ = ["Config", "pictures", "run_variant", "summarise", "variants"]
 
 CHECK = "hypergradient"
 REDRAWN = {"redrawn": "weights-next", "redrawn_uniform": "uniform"}
 
 
-def arms(config: Config) -> list[str]:
+def variants(config: Config) -> list[str]:
     """The check of hypergradients; then KIND-seedN."""
     kinds = [*FIXED, *LEARNED, *(REDRAWN if config.redrawn else ())]
     return [CHECK, *(f"{kind}-seed{seed}" for seed in config.seeds for kind in kinds)]
 
 
-def run_arm(config: Config, arm: str, log: Log) -> dict[str, Any]:
-    """Run one arm.
+def run_variant(config: Config, variant: str, log: Log) -> dict[str, Any]:
+    """Run one variant.
 
     Raises:
-        ConfigError: no arm of this configuration.
+        ConfigError: no variant of this configuration.
     """
-    if arm not in arms(config):
-        raise ConfigError(f"arm={arm!r} is not known: use one of {', '.join(arms(config))}.")
-    if arm == CHECK:
+    if variant not in variants(config):
+        raise ConfigError(f"variant={variant!r} is not known: use one of {', '.join(variants(config))}.")
+    if variant == CHECK:
         return run_check(config, log)
-    kind, _, seed = arm.rpartition("-seed")
+    kind, _, seed = variant.rpartition("-seed")
     redrawn, kind = kind in REDRAWN, REDRAWN.get(kind, kind)
     run = run_fixed if kind in FIXED else run_learned
     return run(config, int(seed), kind, redrawn, log)

@@ -1,4 +1,4 @@
-"""The learner of plan 3: a small transformer that takes steps of plain SGD on a noisy stream, under a given loss."""
+"""The learner: a small transformer that takes steps of plain SGD on a noisy stream, under a given loss."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures of plan 3: losses over steps, and the weights of clean and of wrong targets."""
+"""Pictures of learned loss: losses over steps, and the weights of clean and of wrong targets."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ def _losses(config: Config, found: dict[str, dict[str, Any]], seed: int) -> Pict
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8, title="true loss, held out", title_fontsize=8)
     text = (
-        f"Seed {seed}. Solid: cross-entropy on clean held-out labels. Dotted: the loss that the arm goes down, on "
-        f"noisy targets. Up to the grey line (step {config.warm_steps}) all arms have uniform weights. A self-loss "
+        f"Seed {seed}. Solid: cross-entropy on clean held-out labels. Dotted: the loss that the variant goes down, on "
+        f"noisy targets. Up to the grey line (step {config.warm_steps}) all variants have uniform weights. A self-loss "
         "that falls while the true loss does not would be a hack."
     )
     return Picture("Self-loss and true loss", text, figure)

@@ -1,4 +1,4 @@
-"""`summary.json` of plan 3."""
+"""`summary.json` of learned loss."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Results = dict[str, dict[str, Any]]
 
 
 def of_kind(results: Results, kind: str, config: Config) -> list[dict[str, Any]]:
-    """Results of one kind of arm with their `seed`, in the order of the seeds, as far as they were run."""
+    """Results of one kind of variant with their `seed`, in the order of the seeds, as far as they were run."""
     names = {seed: f"{kind}-seed{seed}" for seed in config.seeds}
     return [{**results[name], "seed": seed} for seed, name in names.items() if name in results]
 
@@ -67,7 +67,7 @@ def summarise(config: Config, results: Results) -> dict[str, Any]:
         "full_step": _short(runs["weights_full-next"]),
     }
     summary["table"] = [
-        {"arm": kind, "seeds": len(found), **{name: mean(found, name) for name in FIGURES}}
+        {"variant": kind, "seeds": len(found), **{name: mean(found, name) for name in FIGURES}}
         for kind, found in runs.items()
         if found
     ]

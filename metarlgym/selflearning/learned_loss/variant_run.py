@@ -1,4 +1,4 @@
-"""What the arms of plan 3 have in common: a stream, a learner's first steps under uniform weights, and checks."""
+"""What all variants share: a stream, the learner's first steps under uniform weights, and checks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The runs of plan 3: a learner on a noisy stream, under weights that are fixed or under a loss that is learned."""
+"""The variants: a learner on a noisy stream, under fixed weights or under a learned loss."""
 
 from __future__ import annotations
 

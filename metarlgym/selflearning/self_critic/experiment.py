@@ -1,8 +1,8 @@
-"""Plan 1: learn from what a critic produces, and see when that is hacked.
+"""Self-critic: learn from what a critic produces, and see when that is hacked.
 
-Phase A trains a model and its critic on real tokens, phase B on the critic's scores or targets alone. An arm is one
-form, one critic and one seed; two more kinds of arms belong to the detector: phase A itself, where it must keep silent,
-and runs in which its alarm has consequences.
+Phase A trains a model and its critic on real tokens, phase B on the critic's scores or targets alone. A variant is one
+form, one critic and one seed; two more kinds of variants belong to the detector: phase A itself, where it must keep
+silent, and runs in which its alarm has consequences.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from metarlgym.selflearning.self_critic.target_form import TargetForm
 from metarlgym.settings.ranges import check_heads, check_values
 from metarlgym.training.hack_detector import HackDetector, Measure, verdicts
 
-__all__ = ["Config", "arms", "pictures", "run_arm", "summarise"]
+__all__ = ["Config", "pictures", "run_variant", "summarise", "variants"]
 
 FORMS = ("score", "target", "target_seen")
 SCORE_ONLY = ("live_detached", "grounded")
@@ -50,7 +50,7 @@ likelihood under the true source are relative to those of real tokens: better th
 
 @dataclass
 class Config:
-    """Settings of plan 1."""
+    """Settings of self-critic."""
 
     forms: list[str] = field(
         default_factory=lambda: list(FORMS),
@@ -121,7 +121,7 @@ class Config:
         check_heads("heads", self.heads, "hidden_size", self.hidden_size)
 
 
-def arms(config: Config) -> list[str]:
+def variants(config: Config) -> list[str]:
     """`FORM-CRITIC-SEED`, `FORM-phase_a-SEED`, and `FORM-CRITIC-ACTION` with a further seed."""
     found = []
     for form in config.forms:
@@ -134,9 +134,9 @@ def arms(config: Config) -> list[str]:
     return found
 
 
-def run_arm(config: Config, arm: str, log: Log) -> dict[str, Any]:
-    """One arm: its checks and, from them, when it was hacked and when the alarm came."""
-    form_name, critic_name, last = arm.split("-", 2)
+def run_variant(config: Config, variant: str, log: Log) -> dict[str, Any]:
+    """One variant: its checks and, from them, when it was hacked and when the alarm came."""
+    form_name, critic_name, last = variant.split("-", 2)
     action = last if last in ACTIONS else "log"
     seed = max(config.seeds) + 1 if action != "log" else int(last)
     form = _make_form(config, form_name, seed)
@@ -175,7 +175,7 @@ _STARTS: dict[tuple[str, str, int], tuple[Any, ...]] = {}
 
 
 class _Run:
-    """The two phases of one arm, on one actor."""
+    """The two phases of one variant, on one actor."""
 
     def __init__(self, config: Config, form: Any, actor: ActorCritic, log: Log, total: int) -> None:
         self.config, self.form, self.actor, self.log, self.total = config, form, actor, log, total

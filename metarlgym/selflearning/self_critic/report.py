@@ -1,4 +1,4 @@
-"""What is made of plan 1's arms: the table over critics and seeds, and the pictures."""
+"""What is made of self-critic's variants: the table over critics and seeds, and the pictures."""
 
 from __future__ import annotations
 

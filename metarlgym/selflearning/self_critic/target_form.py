@@ -1,7 +1,7 @@
 """Self-produced targets: a model learns, by cross-entropy, the tokens that a critic says are right.
 
-The form of METALEARN's first plan. The model predicts; for every place a triple of tokens is made, and the critic,
-which is the same kind of network, says at the third token of each triple (a mark) what it takes for right.
+The form of METALEARN's first experiment. The model predicts; for every place a triple of tokens is made, and the
+critic, which is the same kind of network, says at the third token of each triple (a mark) what it takes for right.
 
 | `critic_sees` | triple | |
 |---|---|---|
