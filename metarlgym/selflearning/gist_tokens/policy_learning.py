@@ -48,8 +48,8 @@ class Course:
         Returns:
             `score`, `gain` and `gain_se` (over the start, by prompt); `gist_score` under the encoder of the start and
             `token_score`, whatever the variant's own; `true_loss` on chunk 2, nats; `entropy` of the policy along its
-            own samples, nats; `bigrams`, distinct ones over all; `likelihood` of samples under the source, nats a symbol;
-            `state_std`, over its start, and `state_alike` of the gist states of true chunks, see `Judge`.
+            own samples, nats; `bigrams`, distinct ones over all; `likelihood` of samples under the source, nats a
+            symbol; `state_std`, over its start, and `state_alike` of the gist states of true chunks, see `Judge`.
         """
         config, actor, group = self.config, self.judge.actor, self.config.check_samples
         generator = torch.Generator().manual_seed(derive(self.seed, "check") % 2**63)
