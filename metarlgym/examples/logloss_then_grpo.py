@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
-
-from metarlgym.cli.main import main as metarlgym
 
 GAME = {"V": 12, "n": 3, "l": 6, "e": 0.1, "style": "terse"}
 
@@ -28,7 +28,8 @@ def main() -> None:
 
     def run(*words: object, folder: Path | None = None) -> None:
         resume = ["--resume"] if folder and folder.exists() else []
-        if status := metarlgym([*map(str, words), *resume]):
+        command = [sys.executable, "-m", "metarlgym.cli.main", *map(str, words), *resume]
+        if status := subprocess.run(command, check=False).returncode:
             raise SystemExit(status)
 
     if not (before / "summary.json").exists():

@@ -1,8 +1,9 @@
 """A learned loss between gists: of what the learner would write, and of that with the truth put in.
 
 The third experiment of METALEARN takes the distance between a gist of the model's own output and a gist of output and
-ground truth, and learns the map to gists by the second-order gradient, in place of a bottleneck of its own. Here the gist
-of a few neighbouring places is a learned map of their hidden states and token embeddings, pooled by learned weights:
+ground truth, and learns the map to gists by the second-order gradient, in place of a bottleneck of its own. Here the
+gist of a few neighbouring places is a learned map of their hidden states and token embeddings, pooled by learned
+weights:
 
     own = tanh(sum_t a_t (A h_t + sum_v p_t(v) E_v)),   truth = tanh(sum_t a_t (A h_t + E_{y_t})),
     loss = sum |own - truth|^2 / tokens

@@ -2,7 +2,8 @@
 
 The third experiment of METALEARN proposes the last: the chunks in the rest of the data whose representations are
 closest, by cosine, to those of the chunks that were trained on. A chunk is one sequence of the stream, its
-representation the mean of the learner's last hidden states, less their mean over the buffer (else all cosines are near 1).
+representation the mean of the learner's last hidden states, less their mean over the buffer (else all cosines
+are near 1).
 """
 
 from __future__ import annotations
