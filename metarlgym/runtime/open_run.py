@@ -58,6 +58,9 @@ class OpenRun(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.step, self.steps, self.stage = state.global_step, state.max_steps, "training"
+        state.compute_steps(
+            args, state.max_steps
+        )  # those of the checkpoint would win over other logging_steps and such
         if self.first_step and getattr(args, "eval_on_start", False):
             args.eval_on_start = False  # a start from a checkpoint has been evaluated at its step
         if self.folder is not None and self.folder.resumed:

@@ -174,6 +174,16 @@ def test_a_resumed_run_with_other_settings_is_warned_of_or_refused(done, tmp_pat
     assert yaml.safe_load((folder / "config.yaml").read_text())["max_steps"] == 6
 
 
+def test_a_resumed_run_logs_and_saves_as_often_as_it_says_now(done, tmp_path):
+    """transformers would go on with the intervals of the checkpoint."""
+    folder = tmp_path / "run"
+    shutil.copytree(done[0], folder)
+    run(folder, "--resume", "True", max_steps=8, logging_steps=3, save_steps=1, final_eval_trials=0)
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "trial_return" in line] == [1, 2, 3, 4, 6, 8]  # the last is the summary
+    assert (folder / "checkpoint-5").is_dir() and (folder / "checkpoint-7").is_dir()
+
+
 def test_repeated_steps_are_logged_once_and_a_leftover_stop_is_gone(done, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(done[0], folder)
