@@ -102,3 +102,10 @@ def _positions_from_mask(module: Any, args: tuple[Any, ...], kwargs: dict[str, A
     if mask is None or mask.dim() != 2 or kwargs.get("position_ids") is not None or kwargs.get("past_key_values"):
         return None
     return args, kwargs | {"position_ids": (mask.long().cumsum(-1) - 1).clamp(min=0)}
+
+
+def precision(args: Any, model: Any) -> torch.dtype:
+    """The number type that a trainer with these arguments computes in."""
+    if args.bf16:
+        return torch.bfloat16
+    return torch.float16 if args.fp16 else model.dtype

@@ -19,13 +19,13 @@ from metarlgym.runtime.launch import quiet
 from metarlgym.runtime.metrics_file import MetricsFile
 from metarlgym.runtime.open_run import OpenRun, open_run
 from metarlgym.training.arguments import Settings
-from metarlgym.training.backends import connect
 from metarlgym.training.callbacks import LiveProgress, TrialSamples
 from metarlgym.training.claim import check_changes, training_run
 from metarlgym.training.dry_run import make_plan
 from metarlgym.training.final import save_final
 from metarlgym.training.preemption import Preemption
 from metarlgym.training.resolve import Run, resolve
+from metarlgym.training.server_backend import connect
 from metarlgym.training.start import ScratchModel
 from metarlgym.training.trainer import MetaGRPOTrainer
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import Any, NoReturn
 
 from accelerate.utils import gather_object
 from datasets import Dataset
@@ -29,15 +30,18 @@ from metarlgym.rollout.play_settings import PlaySettings
 from metarlgym.rollout.protocol import Policy
 from metarlgym.rollout.render import Renderer
 from metarlgym.runtime.agreement import AgreedError
-from metarlgym.runtime.checkpoint import CheckpointMixin
+from metarlgym.runtime.checkpoint import COMPLETE, CheckpointMixin
 from metarlgym.seeding import derive
+from metarlgym.serving.handshake import ServerInfo
 from metarlgym.tasks import TaskGroup
-from metarlgym.training.backends import ActingMixin, connect
+from metarlgym.training.backends import Backend, Colocate, GivenPolicy, InProcess, MakePolicy
 from metarlgym.training.batch import TrialBatch
 from metarlgym.training.config import MetaGRPOConfig
 from metarlgym.training.context_limits import context_rooms
+from metarlgym.training.padding import check_padding, precision
 from metarlgym.training.reference import ReferenceMixin
 from metarlgym.training.schedule import Schedule
+from metarlgym.training.server_backend import Servers, connect
 from metarlgym.trial import Trial
 
 os.environ.setdefault(
@@ -50,7 +54,7 @@ def trial_return(prompts: list[Any], trial_return: list[float | None], **_: Any)
     return trial_return
 
 
-class MetaGRPOTrainer(ReferenceMixin, CheckpointMixin, ActingMixin, GRPOTrainer):
+class MetaGRPOTrainer(ReferenceMixin, CheckpointMixin, GRPOTrainer):
     """
     Trainer for trials of several episodes.
 
@@ -74,7 +78,7 @@ class MetaGRPOTrainer(ReferenceMixin, CheckpointMixin, ActingMixin, GRPOTrainer)
         group: TaskGroup,
         processing_class: Any,
         renderer: Renderer,
-        policy: Callable[[Any, Renderer, float], Policy] | None = None,
+        policy: MakePolicy | None = None,
         on_trials: Callable[[int, list[MetaTrajectory]], None] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -103,7 +107,8 @@ class MetaGRPOTrainer(ReferenceMixin, CheckpointMixin, ActingMixin, GRPOTrainer)
             )
         if isinstance(self.model, PeftModel):
             self.model.create_or_update_model_card = _no_card
-        self._init_acting(policy, servers)
+        self._proved = False
+        self.backend = self._make_backend(policy, servers)
         self.rooms = context_rooms(args, self.model.config, servers)
         room = min((room for room in self.rooms.values() if room), default=None)
         self.limits = replace(play.limits, context_tokens=room)
@@ -125,11 +130,8 @@ class MetaGRPOTrainer(ReferenceMixin, CheckpointMixin, ActingMixin, GRPOTrainer)
         gc.set_threshold(200_000, 20, 100)
         try:
             output = super().train(*args, **kwargs)
-            if self._pool is not None and self.state.global_step >= self.state.max_steps:
-                # TRL sends weights before rollouts only: the last step's would be missing. They may also be older ones,
-                # of the best model.
-                self._last_loaded_step = self._settled_step = -1
-                self.sync_servers()
+            if self.state.global_step >= self.state.max_steps:
+                self.backend.after_training()
             return output
         finally:
             gc.set_threshold(*thresholds)
@@ -137,6 +139,40 @@ class MetaGRPOTrainer(ReferenceMixin, CheckpointMixin, ActingMixin, GRPOTrainer)
 
     def create_model_card(self, *_: Any, **__: Any) -> None:
         """None is written: TRL's would show how to ask a chat model, which is not what was trained."""
+
+    # ------------------------------------------------------------------ the policy
+
+    def _make_backend(self, policy: MakePolicy | None, servers: list[ServerInfo]) -> Backend:
+        if policy is not None:
+            return GivenPolicy(self, policy)
+        if servers:
+            return Servers(self, servers)
+        return Colocate(self) if self.args.use_vllm else InProcess(self)
+
+    @contextmanager
+    def acting(self) -> Iterator[Policy]:
+        """The policy with the weights as they are now. All processes enter together; inside none waits for another."""
+        if not self._proved:
+            check_padding(self, precision(self.args, self.model))
+            self.backend.prove()
+            self._proved = True
+        with self.backend.acting() as policy:
+            yield policy
+
+    def stop_run(self, problem: str, detail: str = "", cause: BaseException | None = None) -> NoReturn:
+        """End the run with an error that all processes agree on, after writing a checkpoint of what is done.
+
+        Raises:
+            AgreedError: always.
+        """
+        step = self.state.global_step
+        folder = Path(self.args.output_dir or ".")
+        # The main process looks for all: saving is collective, and another node may not see a new file yet.
+        missing = not (folder / f"checkpoint-{step}" / COMPLETE).exists()
+        if step and gather_object([missing])[0]:
+            self._save_checkpoint(self.model, trial=None)
+        resume = f" Mend it and go on from step {step} with --resume." if step else ""
+        raise AgreedError(f"{problem.rstrip('.')}.{resume}\n{detail}".rstrip()) from cause
 
     # ------------------------------------------------------------------ the rollout
 
@@ -213,8 +249,7 @@ class MetaGRPOTrainer(ReferenceMixin, CheckpointMixin, ActingMixin, GRPOTrainer)
         self._rows = inputs
         if self._entropy_schedule is not None:
             self.entropy_coef = self._entropy_schedule(self.state.global_step)
-        if self._pool is not None:
-            self.sync_servers()  # before TRL would: it does not ask whether all went well
+        self.backend.before_rollout()
         out = super()._generate_and_score_completions(inputs)
         assert self._batch is not None
         step = self.state.global_step
@@ -232,8 +267,7 @@ class MetaGRPOTrainer(ReferenceMixin, CheckpointMixin, ActingMixin, GRPOTrainer)
             out["num_items_in_batch"] = self.accelerator.gather(loss_mask.sum()).sum()
         for name, value in credit.metrics.items():
             self._metrics["train"][name].append(value)
-        if self._pool is not None:
-            self.count_faults()
+        self.backend.after_rollout()
         if shots:
             self._metrics["train"]["free_shots"].append(float(shots))
         return out

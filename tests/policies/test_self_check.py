@@ -177,10 +177,10 @@ def parts(model):
 
 
 def test_a_trainer_checks_once(tmp_path, monkeypatch):
-    from metarlgym.training import backends as acting
+    from metarlgym.training import backends
 
     calls = []
-    monkeypatch.setattr(acting, "self_check", calls.append)
+    monkeypatch.setattr(backends, "self_check", calls.append)
     make_trainer(tmp_path, DOORS, eval_strategy="steps", eval_steps=1, eval_trials=4).train()
     assert len(calls) == 1
 

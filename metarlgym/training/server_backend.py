@@ -1,0 +1,179 @@
+"""Servers: rollouts are played by vLLM servers, which get the weights before each of them.
+
+TRL sends the weights; whether that worked is agreed on between all processes before anyone plays.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate.utils import gather_object
+
+from metarlgym.datatypes import MetaRLGymError
+from metarlgym.policies.server_pool import Server, ServerPool
+from metarlgym.rollout.protocol import Policy
+from metarlgym.runtime.agreement import agree
+from metarlgym.serving.handshake import ServerInfo, check_for_training, check_tokenizer, inspect, wait_for_server
+from metarlgym.serving.logprob_probe import (
+    CONTINUATION_LENGTH,
+    PROMPT_LENGTH,
+    TOLERANCE,
+    compare,
+    probe_prompt,
+    server_continuation,
+)
+from metarlgym.training.backends import VLLMBackend
+from metarlgym.training.config import MetaGRPOConfig
+from metarlgym.training.padding import precision
+
+if TYPE_CHECKING:
+    from metarlgym.training.trainer import MetaGRPOTrainer
+
+
+def connect(
+    args: MetaGRPOConfig, tokenizer: Any, texts: Sequence[str], tell: Callable[[str], None] | None = None
+) -> list[ServerInfo]:
+    """Wait for the run's servers and see that they can be trained with; every process asks for itself.
+
+    Args:
+        args: names the servers.
+        tokenizer: that of the model to be trained.
+        texts: what its tokenizer and the servers' must turn into the same ids.
+        tell: called with a line when there is something to wait for.
+
+    Raises:
+        AgreedError: one is missing, lacks what training needs, or has another tokenizer.
+    """
+    if not args.server_urls:
+        return []
+    servers: list[ServerInfo] = []
+    problem: Exception | None = None
+    deadline = time.monotonic() + args.vllm_server_timeout
+    try:
+        for url in args.server_urls:
+            wait_for_server(url, max(0.0, deadline - time.monotonic()), tell)
+            info = inspect(url)
+            check_for_training(info, "nccl" if args.device.type == "cuda" else "gloo")
+            check_tokenizer(info, tokenizer, texts)
+            servers.append(info)
+    except Exception as error:  # whatever it is, the other processes must hear of it
+        problem = error
+    agree(problem)
+    return servers
+
+
+class Servers(VLLMBackend):
+    """One or several servers share the trials of all processes."""
+
+    def __init__(self, trainer: MetaGRPOTrainer, servers: list[ServerInfo]) -> None:
+        super().__init__(trainer)
+        args = trainer.args
+        # Equally busy servers are taken in order: each process begins with another one.
+        first = trainer.accelerator.process_index % len(servers)
+        self.pool = ServerPool(
+            [Server(info.url, info.model) for info in servers[first:] + servers[:first]],
+            args.server_concurrency,
+            args.server_request_timeout,
+            args.server_retry_seconds,
+        )
+        self._updates = 0
+        self._settled_step = -1
+
+    @contextmanager
+    def acting(self) -> Iterator[Policy]:
+        from metarlgym.policies.vllm_server import VLLMServerPolicy
+
+        self.before_rollout()
+        self.pool.stats = type(self.pool.stats)()
+        trainer = self.trainer
+        yield VLLMServerPolicy(self.pool, trainer.renderer, trainer.temperature, truncation=self.truncation)
+
+    def before_rollout(self) -> None:
+        """Give the servers the weights as they are now, unless they have them, and see that all went well."""
+        trainer = self.trainer
+        self.load_weights()
+        if self._settled_step == trainer.state.global_step:
+            return
+        client = trainer.vllm_generation.vllm_client if trainer.accelerator.is_main_process else None
+        # This gathering is also the barrier that keeps other processes from asking a server in the middle of an update.
+        told = gather_object([(client.failure, client.version) if client else None])
+        failure, version = next(pair for pair in told if pair)
+        if failure:
+            trainer.stop_run(f"the vLLM servers did not get the weights: {failure}")
+        self.pool.weights = version
+        if client is not None:
+            self._log("server/sync_seconds", client.seconds)
+        every = trainer.args.probe_every
+        if every and self._updates % every == 0:
+            self._probe()
+        self._updates += 1
+        self._settled_step = trainer.state.global_step
+
+    def after_rollout(self) -> None:
+        """Log what went wrong between this rollout and the servers, summed over the processes."""
+        stats, accelerator = self.pool.stats, self.trainer.accelerator
+        counts = torch.tensor([stats.retries, stats.deadlines, stats.overflows], dtype=torch.float32)
+        total = accelerator.reduce(counts.to(accelerator.device), "sum").tolist()
+        for name, value in zip(("retries", "deadlines", "overflows"), total, strict=True):
+            self._log(f"server/{name}", value)
+
+    def after_training(self) -> None:
+        """Send the last step's weights: TRL sends weights before rollouts only. They may also be those of the best
+        model, which are older."""
+        self.trainer._last_loaded_step = self._settled_step = -1
+        self.before_rollout()
+
+    def _log(self, name: str, value: float) -> None:
+        self.trainer._metrics["train"][name].append(value)
+
+    def _probe(self) -> None:
+        """Compare each server with the trainer on what it samples after a fixed prompt."""
+        trainer = self.trainer
+        args, servers = trainer.args, self.pool.servers
+        config = trainer.model.config.get_text_config()
+        room = trainer.limits.context_tokens or PROMPT_LENGTH + CONTINUATION_LENGTH
+        length = max(1, min(CONTINUATION_LENGTH, room // 2))
+        special = trainer.renderer.tokenizer.all_special_ids
+        prompt = probe_prompt(config.vocab_size, special, max(1, min(PROMPT_LENGTH, room // 2 - 1)))
+        sampled: list[tuple[list[int], list[float]]] = []
+        problem = None
+        if trainer.accelerator.is_main_process:
+            try:
+                timeout = args.weight_sync_timeout  # a server's first request can be slow: it is not a rollout's
+                for server in servers:
+                    sampled.append(
+                        server_continuation(server.url, server.model, prompt, length, trainer.temperature, timeout)
+                    )
+            except (MetaRLGymError, OSError) as error:
+                problem = str(error)
+        self._stop_if(problem)
+        # The forward pass is TRL's own, and under ZeRO-3 every process takes part in it: one of another form would
+        # leave the weights that DeepSpeed fetches ahead in flight.
+        rows = next(rows for rows in gather_object([sampled]) if rows)
+        tokens = torch.tensor([prompt + ids for ids, _ in rows], device=trainer.accelerator.device)
+        training = trainer.model.training
+        trainer.model.eval()
+        with torch.no_grad():
+            scored, _, _ = trainer._get_per_token_logps_and_entropies(
+                trainer.model, tokens, torch.ones_like(tokens), length
+            )
+        trainer.model.train(training)
+        try:
+            tolerance = args.probe_tolerance or TOLERANCE.get(precision(args, trainer.model), 0.05)
+            for server, (_, logprobs), own in zip(servers, rows, scored.float().tolist(), strict=True):
+                result = compare(server.url, logprobs, own, tolerance)
+                self._log("server/probe_mean", result.mean)
+                self._log("server/probe_max", result.largest)
+        except MetaRLGymError as error:
+            problem = str(error)
+        self._stop_if(problem)
+
+    def _stop_if(self, problem: str | None) -> None:
+        """Collective: stop the run if any process has a problem."""
+        told = next((text for text in gather_object([problem]) if text), None)
+        if told is not None:
+            self.trainer.stop_run(told)
