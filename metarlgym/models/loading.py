@@ -14,9 +14,6 @@ from metarlgym.files import expand
 from metarlgym.models.files import check_files
 from metarlgym.models.saveable import first_line, repair_generation_config
 
-RENDER_FILE = "metarlgym.json"
-"""Kept beside a model: how its rollouts were rendered."""
-
 
 def check_model_path(name: str) -> None:
     """Refuse what is plainly a missing folder, or one with files that are broken, before a hub is asked.

@@ -1,79 +1,48 @@
-"""Compiled functions whose cache on disk is optional: the package may be installed where nobody can write.
-
-Numba decides when a function is decorated where its compiled code will be kept: in `NUMBA_CACHE_DIR` if that is set,
-beside the module, or in the user's cache folder. Where it finds no such place it refuses to go on. Here a temporary
-folder of the user comes next, and then no cache at all: functions are then compiled again in every process.
-"""
+"""Compiled functions: numba's, loaded and compiled when they are first called."""
 
 from __future__ import annotations
 
-import contextlib
-import os
-import stat
-import tempfile
+import functools
 from collections.abc import Callable
-from pathlib import Path
+from functools import cached_property
 from typing import Any
 
-from numba import njit
-from numba.core.caching import CompileResultCacheImpl, FunctionCache, UserWideCacheLocator
 
+class Compiled:
+    """A function that numba compiles when it is first called: importing numba takes longer than most commands do.
 
-class _TemporaryLocator(UserWideCacheLocator):
-    """A folder of this user below the system's temporary folder."""
+    Args:
+        function: in Python; functions of this kind that it calls by name are compiled with it.
+        options: of `numba.njit`.
+    """
 
-    def __init__(self, function: Any, file: str) -> None:
-        super().__init__(function, file)
-        self._cache_path = str(_own_folder() / self.get_suitable_cache_subpath(file))
+    def __init__(self, function: Callable[..., Any], options: dict[str, Any]) -> None:
+        self.function, self.options = function, options
+        functools.update_wrapper(self, function)
 
-    @classmethod
-    def from_function(cls, function: Any, file: str) -> Any:
-        with contextlib.suppress(OSError):  # no such folder
-            return super().from_function(function, file)
-        return None
+    @cached_property
+    def dispatcher(self) -> Any:
+        """Numba's own object, with a cache on disk where there is a place for one."""
+        from numba import njit
 
+        from metarlgym.sequences.sources.numba_cache import optional_cache
 
-class _Implementation(CompileResultCacheImpl):
-    _locator_classes = [*CompileResultCacheImpl._locator_classes, _TemporaryLocator]
-
-
-class _OptionalCache(FunctionCache):
-    _impl_class = _Implementation
-
-    def load_overload(self, *args: Any) -> Any:
-        with contextlib.suppress(OSError):  # unreadable: compile instead
-            return super().load_overload(*args)
-        return None
-
-    def save_overload(self, *args: Any) -> None:
-        with contextlib.suppress(OSError):  # the disk is full: the next process compiles again
-            super().save_overload(*args)
-
-
-def compiled(**options: Any) -> Callable[[Any], Any]:
-    """`numba.njit(**options)` with a cache on disk where there is a place for one."""
-
-    def decorate(function: Any) -> Any:
-        dispatcher = njit(**options)(function)
+        known = self.function.__globals__
+        for name in self.function.__code__.co_names:
+            if isinstance(other := known.get(name), Compiled):
+                known[name] = other.dispatcher  # numba knows its own objects only
+        dispatcher = njit(**self.options)(self.function)
         try:
-            dispatcher._cache = _OptionalCache(function)  # what njit(cache=True) does, with numba's own class
+            dispatcher._cache = optional_cache(self.function)  # what njit(cache=True) does, with numba's own class
         except RuntimeError as error:
             if "cannot cache function" not in str(error):
                 raise
         return dispatcher
 
-    return decorate
+    def __call__(self, *args: Any) -> Any:
+        return self.dispatcher(*args)
 
 
-def _own_folder() -> Path:
-    """A private folder: what lies in a cache is run, so nobody else may write there.
-
-    Raises:
-        OSError: there is none, or it belongs to another user.
-    """
-    folder = Path(tempfile.gettempdir()) / f"metarlgym-numba-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    found = folder.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
-        raise PermissionError(f"{folder} is not private")
-    return folder
+def compiled(**options: Any) -> Callable[[Callable[..., Any]], Compiled]:
+    """`numba.njit(**options)`, put off until the first call, with an optional cache on disk."""
+    return lambda function: Compiled(function, options)

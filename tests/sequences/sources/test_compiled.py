@@ -15,7 +15,7 @@ import numpy as np
 from metarlgym.sequences.sources.random_streams import open_stream
 state = np.empty(2, np.uint64)
 open_stream(np.uint64(5), 3, state)
-print(state.tolist(), open_stream.stats.cache_path)
+print(state.tolist(), open_stream.dispatcher.stats.cache_path)
 """
 
 
@@ -43,7 +43,7 @@ def run(package, temporary, code=CODE, **variables):
 def test_where_compiled_code_is_kept(package, tmp_path):
     own = tmp_path / f"metarlgym-numba-{os.getuid()}"
     state, path = run(package, tmp_path)
-    assert Path(path).parent == own and list(Path(path).glob("streams.open_stream*.nbc"))
+    assert Path(path).parent == own and list(Path(path).glob("random_streams.open_stream*.nbc"))
     assert own.stat().st_mode & 0o777 == 0o700
 
     own.chmod(0o770)  # others could put code there

@@ -6,54 +6,61 @@ import math
 
 import numpy as np
 import pytest
-from numba import njit
 from scipy import stats
 
-from metarlgym.sequences.sources import random_streams as streams
 from metarlgym.sequences.sources.alias import alias_draw, alias_tables
-from metarlgym.sequences.sources.random_streams import stream_key
+from metarlgym.sequences.sources.compiled import compiled
+from metarlgym.sequences.sources.random_streams import (
+    below,
+    dirichlet,
+    log_gamma_variate,
+    normal,
+    open_stream,
+    stream_key,
+    uniform,
+)
 
 KEY = stream_key(2026, "test")
 
 
-@njit
+@compiled()
 def _uniforms(key, first, out):
     state = np.empty(2, np.uint64)
     for b in range(out.shape[0]):
-        streams.open_stream(key, first + b, state)
+        open_stream(key, first + b, state)
         for t in range(out.shape[1]):
-            out[b, t] = streams.uniform(state)
+            out[b, t] = uniform(state)
 
 
-@njit
+@compiled()
 def _draws(key, kind, parameter, out):
     """A stream for each 10 draws, so that what is tested is the draws of many streams."""
     state = np.empty(2, np.uint64)
     for t in range(out.size):
         if t % 10 == 0:
-            streams.open_stream(key, t, state)
+            open_stream(key, t, state)
         if kind == 0:
-            out[t] = streams.below(state, int(parameter))
+            out[t] = below(state, int(parameter))
         elif kind == 1:
-            out[t] = streams.normal(state)
+            out[t] = normal(state)
         else:
-            out[t] = streams.log_gamma_variate(state, parameter)
+            out[t] = log_gamma_variate(state, parameter)
 
 
-@njit
+@compiled()
 def _alias_draws(key, table, out):
     state = np.empty(2, np.uint64)
-    streams.open_stream(key, 0, state)
+    open_stream(key, 0, state)
     for t in range(out.size):
-        out[t] = alias_draw(table, streams.uniform(state))
+        out[t] = alias_draw(table, uniform(state))
 
 
-@njit
+@compiled()
 def _dirichlets(key, concentration, out):
     state = np.empty(2, np.uint64)
     for b in range(out.shape[0]):
-        streams.open_stream(key, b, state)
-        streams.dirichlet(state, concentration, out[b])
+        open_stream(key, b, state)
+        dirichlet(state, concentration, out[b])
 
 
 def uniforms(streams_: int, draws: int, first: int = 0, key: np.uint64 = KEY) -> np.ndarray:
