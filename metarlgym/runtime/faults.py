@@ -7,6 +7,19 @@ import os
 
 PLACE = "check its permissions, or choose another place"
 SPACE = "free some space, or choose another place"
+EXTRA = {
+    "torch",
+    "transformers",
+    "trl",
+    "accelerate",
+    "datasets",
+    "peft",
+    "safetensors",
+    "tokenizers",
+    "aiohttp",
+    "requests",
+}
+"""Packages of the extra `train` that commands import."""
 FIXES = {
     errno.EACCES: PLACE,
     errno.EPERM: PLACE,
@@ -38,6 +51,8 @@ def describe_fault(error: BaseException) -> str | None:
     if isinstance(error, ImportError):
         if (error.name or "").partition(".")[0] == "metarlgym":
             return None
+        if isinstance(error, ModuleNotFoundError) and error.name in EXTRA:
+            return f"models and training need {error.name}, which is not installed: pip install 'metarlgym[train]'."
         return f"{_line(error)}: this package is missing or broken; install it again."
     if isinstance(error, OSError):
         files = [repr(os.fsdecode(name)) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]

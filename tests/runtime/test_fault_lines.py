@@ -36,6 +36,11 @@ def test_read_only_file_system():
     assert describe_fault(error) == "'/usr/x': Read-only file system; check its permissions, or choose another place."
 
 
+def test_a_package_of_the_extra():
+    told = describe_fault(ModuleNotFoundError("No module named 'trl'", name="trl"))
+    assert told == "models and training need trl, which is not installed: pip install 'metarlgym[train]'."
+
+
 def own_import():
     from metarlgym.runtime.faults import nothing  # noqa: F401
 

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -92,8 +93,14 @@ class MetaLM(Source):
         if self.fixed is not None:
             self.n = self.fixed.offsets.shape[1] - 1
             self.l = float(self.fixed.offsets[0, -1] / self.n)
-        self._gaps = _gap_table(self.e)
-        self._lengths = _poisson_table(self.l) if self.fixed is None else np.zeros(0)
+
+    @cached_property
+    def _gaps(self) -> np.ndarray:
+        return _gap_table(self.e)
+
+    @cached_property
+    def _lengths(self) -> np.ndarray:
+        return _poisson_table(self.l) if self.fixed is None else np.zeros(0)
 
     @classmethod
     def unused(cls, arguments: Mapping[str, Any], split: str) -> dict[str, str]:
