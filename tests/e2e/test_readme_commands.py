@@ -1,43 +1,49 @@
-"""Every command of the README works as it is written."""
+"""Every command of the README and the site works as it is written; `tests/doc_commands.py` says which run here."""
 
-import re
+import os
+import shlex
+import subprocess
+import sys
 
 import pytest
 
-from tests.e2e.conftest import ROOT, run_readme
+from tests.doc_commands import PAGES, RUN, blocks
+from tests.e2e.conftest import ROOT
 
 pytestmark = pytest.mark.e2e
 
-README = (ROOT / "README.md").read_text()
+
+@pytest.fixture(scope="module")
+def folder(quickstart):
+    """The quickstart's folder, with the files that pages tell the reader to save."""
+    for page in PAGES:
+        for title, content in blocks(page.read_text(), "python", "yaml"):
+            if title:
+                (quickstart / title).write_text(content)
+    return quickstart
 
 
-def commands() -> list[str]:
-    """Commands in bash blocks and in the first column of tables."""
-    blocks = re.findall(r"```bash\n(.*?)```", README, flags=re.S)
-    lines = [line.strip() for block in blocks for line in block.splitlines() if line.strip()]
-    table = re.findall(r"^\| `(metarlgym [^`]+)` \|", README, flags=re.M)
-    return lines + table
+def run(command: str, folder, answers: str | None) -> subprocess.CompletedProcess[str]:
+    """Run a command in this environment, which is the project's own, so `uv run` is left out."""
+    words = shlex.split(command.removeprefix("uv run "))
+    environment = dict(os.environ)
+    while "=" in words[0]:
+        name, value = words.pop(0).split("=", 1)
+        environment[name] = os.pathsep.join(filter(None, [value, os.environ.get(name)]))
+    assert words[0] == "metarlgym", command
+    words = [sys.executable, "-m", "metarlgym.cli.main", *words[1:]]
+    return subprocess.run(
+        words, cwd=folder, env=environment, capture_output=True, text=True, input=answers, timeout=600
+    )
 
 
-ELSEWHERE = {
-    "uv run metarlgym train --config quickstart",  # the fixture
-    "uv run pytest",  # this very command
-}
-
-
-def test_every_command_is_known():
-    others = [c for c in commands() if not c.startswith(("metarlgym ", "uv run metarlgym "))]
-    assert others == ["git clone https://github.com/metarlgym/metarlgym && cd metarlgym", "uv run pytest"]
-
-
-RUNNABLE = [c for c in commands() if "metarlgym " in c and c not in ELSEWHERE and not c.startswith("git")]
-
-
-@pytest.mark.parametrize("command", RUNNABLE)
-def test_command_runs(command, quickstart):
-    answers = "[1]\n[2]\n[3]\n[4]\n" if " play " in command else None
-    if command == "metarlgym train --config FILE":  # runs/quickstart is taken, as it should be
-        command += " --output_dir runs/short --max_steps 4 --warmup_trials 512 --warmup_max_steps 4"
-    done = run_readme(command.replace("FILE", "quickstart"), quickstart, timeout=600, input=answers)
+@pytest.mark.parametrize("command", RUN)
+def test_command_runs(command, folder):
+    how = RUN[command]
+    shortened = command
+    for old, new in how.change:
+        assert old in shortened
+        shortened = shortened.replace(old, new)
+    done = run(shortened + how.add, folder, how.answers)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.strip()
