@@ -21,7 +21,7 @@ from common import commit, cpu_model, versions
 from rich.console import Console
 from transformers import AutoModelForCausalLM
 
-from metarlgym.evaluation.report import write_json
+from metarlgym.files import write_json
 from metarlgym.models import networks as _networks  # noqa: F401  (registers the recurrent models)
 from metarlgym.pretraining.run import parse, run_pretraining
 from metarlgym.sequences.scoring.expected_loss import Examination

@@ -18,7 +18,7 @@ import torch
 from common import commit, cpu_model, versions
 from rich.console import Console
 
-from metarlgym.evaluation.report import write_json
+from metarlgym.files import write_json
 from metarlgym.pretraining.run import parse, run_pretraining
 
 DEEP = ["--hidden_size", "64", "--num_heads", "4", "--num_layers", "3", "--learning_rate", "2e-3"]

@@ -18,7 +18,7 @@ from metarlgym.datatypes import (
     Turn,
 )
 from metarlgym.env import Env
-from metarlgym.memory import FullHistory, LastK, Memory, NoMemory, Shuffled, make_memory
+from metarlgym.memory import FullHistory, LastK, Memory, NoMemory, Shuffled, make_memory, register_memory
 from metarlgym.parsing import parse_action
 from metarlgym.registry import announce_plugins as _announce_plugins
 from metarlgym.registry import list_envs, make, register
@@ -52,6 +52,7 @@ __all__ = [
     "make_memory",
     "parse_action",
     "register",
+    "register_memory",
 ]
 
 _announce_plugins()

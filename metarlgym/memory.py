@@ -6,7 +6,8 @@ rules, the episodes it recalls, and the new episode's first text.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import importlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from metarlgym.datatypes import ConfigError, Episode
@@ -78,12 +79,54 @@ class Shuffled(Memory):
         return self.donor[: len(earlier)]
 
 
+_MEMORIES: dict[str, Callable[[str | None], Memory | None]] = {}
+
+
+def register_memory(name: str, make: Callable[[str | None], Memory | None]) -> None:
+    """Let a memory be named in settings: `NAME`, `NAME_ARGUMENT`, or `package.module:NAME` from any package.
+
+    Args:
+        name: letters and digits.
+        make: takes the argument after the name (None without one) and returns the memory, or None if the argument does
+            not fit.
+
+    Raises:
+        ConfigError: the name cannot be used, or is taken by another memory.
+    """
+    if not name.isalnum():
+        raise ConfigError(f"memory name {name!r}: use letters and digits only.")
+    if _MEMORIES.get(name, make) is not make:
+        raise ConfigError(f"memory name {name!r} is registered already: choose another.")
+    _MEMORIES[name] = make
+
+
 def make_memory(name: str) -> Memory:
-    """`full`, `none` or `last_K` (such as `last_2`)."""
-    if name == "full":
-        return FullHistory()
-    if name == "none":
-        return NoMemory()
-    if name.startswith("last_") and name[5:].isdigit():
-        return LastK(int(name[5:]))
-    raise ConfigError(f"memory={name!r} is not known: use 'full', 'none' or 'last_K' such as 'last_2'.")
+    """A memory by name: `full`, `none`, `last_K` (such as `last_2`), or one that `register_memory` made known.
+
+    `package.module:NAME` imports the module first.
+
+    Raises:
+        ConfigError: it is not known, or its argument does not fit.
+    """
+    module, _, short = name.rpartition(":")
+    if module:
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise ConfigError(f"memory={name!r}: the module {module!r} cannot be imported ({error}).") from error
+    kind, mark, argument = short.partition("_")
+    make = _MEMORIES.get(kind)
+    memory = None if make is None else make(argument if mark else None)
+    if memory is None:
+        others = "".join(f", {known!r}" for known in sorted(set(_MEMORIES) - {"full", "none", "last"}))
+        raise ConfigError(f"memory={name!r} is not known: use 'full', 'none' or 'last_K' such as 'last_2'{others}.")
+    return memory
+
+
+def _last(argument: str | None) -> Memory | None:
+    return LastK(int(argument)) if argument and argument.isdigit() else None
+
+
+register_memory("full", lambda argument: FullHistory() if argument is None else None)
+register_memory("none", lambda argument: NoMemory() if argument is None else None)
+register_memory("last", _last)

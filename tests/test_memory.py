@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from metarlgym import ConfigError, Episode, FullHistory, LastK, Memory, NoMemory, Shuffled, make_memory
+from metarlgym import ConfigError, Episode, FullHistory, LastK, Memory, NoMemory, Shuffled, make_memory, register_memory
 
 EARLIER = [Episode(f"episode {i}") for i in range(4)]
 
@@ -41,6 +41,30 @@ def test_make_memory():
 def test_unknown_names(name):
     with pytest.raises(ConfigError, match="use 'full', 'none' or 'last_K'"):
         make_memory(name)
+
+
+def test_a_memory_from_outside_is_named_like_the_others(tmp_path, monkeypatch):
+    (tmp_path / "my_memories.py").write_text(
+        "from dataclasses import dataclass\n"
+        "from metarlgym import Memory, register_memory\n"
+        "@dataclass(frozen=True)\n"
+        "class First(Memory):\n"
+        "    k: int = 1\n"
+        "    def recall(self, earlier):\n"
+        "        return earlier[: self.k]\n"
+        "register_memory('first', lambda k: First(int(k or 1)))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigError, match="'first_2' is not known"):
+        make_memory("first_2")
+    memory = make_memory("my_memories:first_2")
+    episodes = [Episode(str(i)) for i in range(3)]
+    assert list(memory.recall(episodes)) == episodes[:2]
+    assert make_memory("first_2") == memory and make_memory("first").k == 1
+    with pytest.raises(ConfigError, match="memory name 'last' is registered already"):
+        register_memory("last", lambda k: None)
+    with pytest.raises(ConfigError, match="module 'no_such' cannot be imported"):
+        make_memory("no_such:first")
 
 
 def test_last_0_is_refused():

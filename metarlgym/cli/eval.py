@@ -7,7 +7,7 @@ import os
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 from rich.console import Console
@@ -19,6 +19,9 @@ from metarlgym.env import Env
 from metarlgym.files import expand, write_json, write_whole
 from metarlgym.rollout.play_settings import PlaySettings
 from metarlgym.tasks import TaskGroup
+
+if TYPE_CHECKING:
+    from metarlgym.evaluation.report import EvalReport
 
 
 class AfterSuccess(StrEnum):
@@ -172,13 +175,13 @@ def command(
         console.print(f"not taken from it: {', '.join(left_out)} (here all tokens may be sampled)", soft_wrap=True)
     played: list[MetaTrajectory] = []
     if policy is not None:
-        from metarlgym.evaluation.report import evaluate_policy
+        from metarlgym.evaluation.run import evaluate_policy
         from metarlgym.policies.scripted import OracleAndRandom
 
         baseline = OracleAndRandom.make(policy.value)
         report = evaluate_policy(group, baseline, None, settings, console, policy.value, None, played)
     else:
-        from metarlgym.evaluation.report import evaluate_model
+        from metarlgym.evaluation.run import evaluate_model
 
         with console.status("loading the model"):
             loaded, shown = _load(cast(str, model), group, play, device, cast(int, threads), trust_remote_code)
@@ -189,7 +192,7 @@ def command(
     _show(report, played, console)
     if written:
         console.print(f"written: {', '.join(written)}", soft_wrap=True)
-    if report["errors"] == report["trials"]:
+    if report.errors == report.trials:
         raise typer.Exit(1)
 
 
@@ -253,25 +256,23 @@ def _context_room(model: Any) -> int | None:
     return context_room(model)
 
 
-def _show(report: dict[str, Any], played: list[MetaTrajectory], console: Console) -> None:
-    from metarlgym.evaluation.report import report_table
-
-    console.print(report_table(report))
+def _show(report: EvalReport, played: list[MetaTrajectory], console: Console) -> None:
+    console.print(report.table())
     for label, value in (
-        ("invalid actions", report["invalid_rate"]),
-        ("trials cut by a limit", report["truncation_rate"]),
+        ("invalid actions", report.invalid_rate),
+        ("trials cut by a limit", report.truncation_rate),
     ):
         if value:
             console.print(f"{label}: {value:.1%}")
-    if report["errors"]:
+    if report.errors:
         first = next(trajectory.error for trajectory in played if trajectory.error)
         console.print(
-            f"{report['errors']} of {report['trials']} trials ended by an error; the first: {first}", style="red"
+            f"{report.errors} of {report.trials} trials ended by an error; the first: {first}", style="red"
         )
 
 
 def _write(
-    report: dict[str, Any],
+    report: EvalReport,
     played: list[MetaTrajectory],
     json_file: Path | None,
     plot: Path | None,
@@ -279,7 +280,7 @@ def _write(
 ) -> list[str]:
     """Write what was asked for, before anything is printed; returns the files."""
     if json_file is not None:
-        write_json(report, json_file)
+        write_json(report.to_dict(), json_file)
     if trajectories is not None:
         with write_whole(trajectories) as file:
             file.writelines((json.dumps(trajectory.to_dict()) + "\n").encode() for trajectory in played)

@@ -13,6 +13,7 @@ import numpy as np
 from metarlgym.datatypes import ConfigError, MetaRLGymError, MetaTrajectory, StopReason, Task
 from metarlgym.evaluation.controls import derangement
 from metarlgym.evaluation.metrics import mean_ci, normalized_score, return_matrix
+from metarlgym.evaluation.report import Control, EvalReport
 from metarlgym.memory import Memory, NoMemory, Shuffled
 from metarlgym.policies.scripted import RandomPolicy
 from metarlgym.rollout.context_limits import no_room, stuck
@@ -55,7 +56,7 @@ def evaluate(
     gather: Gather | None = None,
     progress: Progress | None = None,
     keep: list[MetaTrajectory] | None = None,
-) -> dict[str, Any]:
+) -> EvalReport:
     """Play `settings.trials` held-out trials and report on them.
 
     Trial i plays task i of the eval split with episode noise that depends on the seed and i alone, so that two policies
@@ -72,7 +73,7 @@ def evaluate(
         keep: a list that receives the trajectories of the main pass.
 
     Returns:
-        The fields of `eval.json`, all but those about the model.
+        All but the fields about the model.
 
     Raises:
         ConfigError: a content-split group holds fewer tasks than trials asked for.
@@ -125,7 +126,7 @@ class _Evaluation:
             raise MetaRLGymError(f"the evaluation ({name}) failed: {failed[0]}") from failure
         return self.gather(played)
 
-    def report(self, keep: list[MetaTrajectory] | None) -> dict[str, Any]:
+    def report(self, keep: list[MetaTrajectory] | None) -> EvalReport:
         settings = self.settings
         main = self.play("main", self.policy, self.renderer)
         prompt = stuck(main)
@@ -138,21 +139,17 @@ class _Evaluation:
             keep.extend(main)
         report = self._summary(main)
         optimum = self._optimum()
-        random = None
         if settings.baselines:
             totals = self._matrix(self.play("random", RandomPolicy(), None)).sum(1)
-            random, report["random_ci95"] = mean_ci(totals)
-        report |= {
-            "optimum": optimum.total if optimum else None,
-            "optimum_kind": optimum.kind if optimum else "none",
-            "optimum_curve": list(optimum.curve) if optimum and optimum.curve else None,
-            "random": random,
-            "no_memory_bound": self.group.env.no_memory_bound(settings.trial.most_episodes),
-            "normalized_score": normalized_score(report["return_mean"], optimum.total if optimum else None, random),
-        }
-        if report["normalized_score"] is None and settings.baselines:
-            report["optimum"] = None
-        report["controls"] = self._controls(main) if settings.controls else {"no_memory": None, "shuffled": None}
+            report.random, report.random_ci95 = mean_ci(totals)
+        if optimum:
+            report.optimum, report.optimum_kind = optimum.total, optimum.kind
+            report.optimum_curve = list(optimum.curve) if optimum.curve else None
+        report.no_memory_bound = self.group.env.no_memory_bound(settings.trial.most_episodes)
+        report.normalized_score = normalized_score(report.return_mean, report.optimum, report.random)
+        if report.normalized_score is None and settings.baselines:
+            report.optimum = None
+        report.controls = self._controls(main) if settings.controls else {"no_memory": None, "shuffled": None}
         return report
 
     def _optimum(self) -> Any:
@@ -165,36 +162,35 @@ class _Evaluation:
     def _matrix(self, trajectories: list[MetaTrajectory]) -> np.ndarray:
         return return_matrix(trajectories, self.settings.after_success)
 
-    def _summary(self, main: list[MetaTrajectory]) -> dict[str, Any]:
+    def _summary(self, main: list[MetaTrajectory]) -> EvalReport:
         settings = self.settings
         returns = self._matrix(main)
         mean, interval = mean_ci(returns.sum(1))
         curve = [mean_ci(column) for column in returns.T]
-        report: dict[str, Any] = {
-            "task_group": self.group.env_id,
-            "env_args": self.group.env_args,
-            "episodes": settings.trial.most_episodes,
-            "trials": len(main),
-            "return_mean": mean,
-            "return_ci95": interval,
-            "curve": [value for value, _ in curve],
-            "curve_ci95": [ci for _, ci in curve],
-            "slope": curve[-1][0] - curve[0][0],
-            "invalid_rate": sum(e.invalid for t in main for e in t.episodes) / max(1, sum(t.turns for t in main)),
-            "truncation_rate": sum(t.truncated for t in main) / len(main),
-            "errors": sum(t.stop is StopReason.ERROR for t in main),
-            "memory": settings.trial.memory,
-            "free_shots": settings.trial.free_shots,
-            "seed": settings.seed,
-            "task_keys_hash": _hash_keys(self.tasks),
-        }
-        if shots := settings.trial.free_shots:
-            report["return_weighted_mean"] = float(returns[:, shots:].sum(1).mean())
-        return report
+        shots = settings.trial.free_shots
+        return EvalReport(
+            task_group=self.group.env_id,
+            env_args=self.group.env_args,
+            episodes=settings.trial.most_episodes,
+            trials=len(main),
+            return_mean=mean,
+            return_ci95=interval,
+            curve=[value for value, _ in curve],
+            curve_ci95=[ci for _, ci in curve],
+            slope=curve[-1][0] - curve[0][0],
+            invalid_rate=sum(e.invalid for t in main for e in t.episodes) / max(1, sum(t.turns for t in main)),
+            truncation_rate=sum(t.truncated for t in main) / len(main),
+            errors=sum(t.stop is StopReason.ERROR for t in main),
+            memory=str(settings.trial.memory),
+            free_shots=shots,
+            seed=settings.seed,
+            task_keys_hash=_hash_keys(self.tasks),
+            return_weighted_mean=float(returns[:, shots:].sum(1).mean()) if shots else None,
+        )
 
-    def _controls(self, main: list[MetaTrajectory]) -> dict[str, Any]:
+    def _controls(self, main: list[MetaTrajectory]) -> dict[str, Control | None]:
         wiped = self._matrix(self.play("no_memory", self.policy, self.renderer, lambda i: NoMemory()))
-        controls: dict[str, Any] = {"no_memory": _control(wiped), "shuffled": None}
+        controls: dict[str, Control | None] = {"no_memory": _control(wiped), "shuffled": None}
         donors = derangement([task.key for task in self.tasks], derive(self.settings.seed, "shuffled"))
         if donors is not None:
             mixed = self.play(
@@ -204,7 +200,7 @@ class _Evaluation:
         return controls
 
 
-def _control(returns: np.ndarray) -> dict[str, Any]:
+def _control(returns: np.ndarray) -> Control:
     return {"return_mean": float(returns.sum(1).mean()), "curve": returns.mean(0).tolist()}
 
 

@@ -1,114 +1,101 @@
-"""Evaluate a model or a baseline with progress on the terminal, and write `eval.json` and `adaptation.png`."""
+"""EvalReport: what an evaluation found; as a table for people, and as `eval.json`."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, fields
+from typing import Any, TypedDict
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from metarlgym.datatypes import MetaTrajectory
-from metarlgym.evaluation.evaluate import EvalSettings, Gather, evaluate
-from metarlgym.evaluation.plots import plot_adaptation
-from metarlgym.files import write_json
-from metarlgym.rollout.protocol import Policy
-from metarlgym.rollout.render import Renderer
-from metarlgym.tasks import TaskGroup
-from metarlgym.version import __version__
-
-PASSES = {
-    "main": "held-out trials",
-    "random": "random play",
-    "no_memory": "control: no memory",
-    "shuffled": "control: another task's history",
-}
+OPTIONAL = ("return_weighted_mean", "random_ci95")
+"""Left out of `eval.json` where they do not apply."""
+ABOUT_THE_MODEL = ("decode", "model", "version")
 
 
-def evaluate_policy(
-    group: TaskGroup,
-    policy: Policy,
-    renderer: Renderer | None,
-    settings: EvalSettings,
-    console: Console,
-    model: str,
-    decode: dict[str, Any] | None = None,
-    keep: list[MetaTrajectory] | None = None,
-    shard: tuple[int, int] = (0, 1),
-    gather: Gather | None = None,
-) -> dict[str, Any]:
-    """`evaluate` with a progress bar; adds the fields about the model."""
-    bar = Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
-    )
-    tasks: dict[str, Any] = {}
+class Control(TypedDict):
+    """Returns under a control."""
 
-    def progress(name: str, done: int, total: int) -> None:
-        if name not in tasks:
-            tasks[name] = bar.add_task(PASSES[name], total=total)
-        if done % 64 == 0 or done == total:
-            bar.update(tasks[name], completed=done)
-
-    with bar:
-        report = evaluate(group, policy, renderer, settings, shard=shard, gather=gather, progress=progress, keep=keep)
-    return report | {"decode": decode, "model": model, "version": __version__}
+    return_mean: float
+    curve: list[float]
 
 
-def evaluate_model(
-    group: TaskGroup,
-    model: Any,
-    renderer: Renderer,
-    settings: EvalSettings,
-    console: Console,
-    name: str,
-    temperature: float = 1.0,
-    greedy: bool = False,
-    keep: list[MetaTrajectory] | None = None,
-) -> dict[str, Any]:
-    """Evaluate a model held in this process."""
-    from metarlgym.policies.in_process import InProcessPolicy
-    from metarlgym.policies.self_check import self_check
+@dataclass
+class EvalReport:
+    """Returns of held-out trials, beside the optimum, random play and the controls. Returns are raw, not discounted."""
 
-    self_check(model)
-    policy = InProcessPolicy(model, renderer, temperature, greedy)
-    decode = {"temperature": temperature, "greedy": greedy}
-    return evaluate_policy(group, policy, renderer, settings, console, name, decode, keep)
+    task_group: str
+    env_args: dict[str, Any]
+    episodes: int
+    trials: int
+    return_mean: float
+    """Mean return of a trial, over all its episodes."""
+    return_ci95: list[float]
+    """Its 95% confidence interval."""
+    curve: list[float]
+    """Mean return by episode."""
+    curve_ci95: list[list[float]]
+    slope: float
+    """Return of the last episode minus that of the first."""
+    invalid_rate: float
+    """Share of invalid actions."""
+    truncation_rate: float
+    """Share of trials that a limit ended."""
+    errors: int
+    """Trials that an error ended."""
+    memory: str
+    free_shots: int
+    seed: int
+    task_keys_hash: str
+    """Equal for evaluations on the same tasks."""
+    return_weighted_mean: float | None = None
+    """Mean return without the free shots, where there are any."""
+    random_ci95: list[float] | None = None
+    optimum: float | None = None
+    optimum_kind: str = "none"
+    optimum_curve: list[float] | None = None
+    random: float | None = None
+    """Mean return of random play."""
+    no_memory_bound: float | None = None
+    """The best possible return without memory, where it is known."""
+    normalized_score: float | None = None
+    """0 is random play, 1 the optimum."""
+    controls: dict[str, Control | None] | None = None
+    """`no_memory` and `shuffled`."""
+    decode: dict[str, Any] | None = None
+    model: str | None = None
+    version: str | None = None
 
+    def to_dict(self) -> dict[str, Any]:
+        """The content of `eval.json`."""
+        left_out = {name for name in OPTIONAL if getattr(self, name) is None}
+        if self.model is None:
+            left_out.update(ABOUT_THE_MODEL)
+        return {item.name: getattr(self, item.name) for item in fields(self) if item.name not in left_out}
 
-def write_report(report: dict[str, Any], folder: Path, console: Console, name: str = "eval.json") -> None:
-    """Write the report and its plot into `folder` and show it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(report, folder / name)
-    plot_adaptation(report, folder / "adaptation.png")
-    console.print(report_table(report))
-    console.print(f"written: {folder / name}, {folder / 'adaptation.png'}", highlight=False)
-
-
-def report_table(report: dict[str, Any]) -> Table:
-    """The report as a person reads it."""
-    table = Table(title=f"{report['task_group']}, {report['episodes']} episodes, {report['trials']} held-out trials")
-    table.add_column("")
-    table.add_column("return", justify="right")
-    table.add_column("by episode")
-    low, high = report["return_ci95"]
-    table.add_row("policy", f"{report['return_mean']:.3f} [{low:.3f}, {high:.3f}]", _curve(report["curve"]))
-    if report["optimum"] is not None:
-        curve = _curve(report["optimum_curve"]) if report["optimum_curve"] else ""
-        table.add_row(f"optimum ({report['optimum_kind']})", f"{report['optimum']:.3f}", curve)
-    if report["random"] is not None:
-        table.add_row("random play", f"{report['random']:.3f}", "")
-    if report["no_memory_bound"] is not None:
-        table.add_row("best without memory", f"{report['no_memory_bound']:.3f}", "")
-    for name, label in (("no_memory", "control: memory wiped"), ("shuffled", "control: another's history")):
-        control = report["controls"].get(name)
-        if control is not None:
-            table.add_row(label, f"{control['return_mean']:.3f}", _curve(control["curve"]))
-    if report["normalized_score"] is not None:
-        table.add_row("normalised score", f"{report['normalized_score']:.3f}", "0: random play, 1: optimum")
-    if report["errors"]:
-        table.add_row("[red]trials ended by an error[/red]", str(report["errors"]), "")
-    return table
+    def table(self) -> Table:
+        """The report as a person reads it."""
+        table = Table(title=f"{self.task_group}, {self.episodes} episodes, {self.trials} held-out trials")
+        table.add_column("")
+        table.add_column("return", justify="right")
+        table.add_column("by episode")
+        low, high = self.return_ci95
+        table.add_row("policy", f"{self.return_mean:.3f} [{low:.3f}, {high:.3f}]", _curve(self.curve))
+        if self.optimum is not None:
+            curve = _curve(self.optimum_curve) if self.optimum_curve else ""
+            table.add_row(f"optimum ({self.optimum_kind})", f"{self.optimum:.3f}", curve)
+        if self.random is not None:
+            table.add_row("random play", f"{self.random:.3f}", "")
+        if self.no_memory_bound is not None:
+            table.add_row("best without memory", f"{self.no_memory_bound:.3f}", "")
+        for name, label in (("no_memory", "control: memory wiped"), ("shuffled", "control: another's history")):
+            control = (self.controls or {}).get(name)
+            if control is not None:
+                table.add_row(label, f"{control['return_mean']:.3f}", _curve(control["curve"]))
+        if self.normalized_score is not None:
+            table.add_row("normalised score", f"{self.normalized_score:.3f}", "0: random play, 1: optimum")
+        if self.errors:
+            table.add_row("[red]trials ended by an error[/red]", str(self.errors), "")
+        return table
 
 
 def _curve(curve: list[float]) -> str:

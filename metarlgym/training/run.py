@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from accelerate.utils import gather_object
 from rich.console import Console
@@ -13,7 +12,8 @@ from trl import get_peft_config
 
 from metarlgym.datatypes import MetaRLGymError
 from metarlgym.evaluation.evaluate import EvalSettings
-from metarlgym.evaluation.report import evaluate_policy, report_table, write_report
+from metarlgym.evaluation.report import EvalReport
+from metarlgym.evaluation.run import evaluate_policy, write_report
 from metarlgym.rollout.render import Renderer
 from metarlgym.runtime.launch import quiet
 from metarlgym.runtime.metrics_file import MetricsFile
@@ -32,7 +32,7 @@ from metarlgym.training.trainer import MetaGRPOTrainer
 
 def run_training(
     settings: Settings, console: Console | None = None, dry_run: bool = False, start_only: bool = False
-) -> dict[str, Any] | None:
+) -> EvalReport | None:
     """Train and evaluate; returns the final report, None for a dry run, with `start_only`, and on other ranks.
 
     Everything goes to `output_dir`: `config.yaml`, `metrics.jsonl`, `trials.jsonl`, checkpoints, `final/`, `eval.json`,
@@ -63,7 +63,7 @@ def run_training(
         return _train(run, opened, console)
 
 
-def _train(resolved: Run, opened: OpenRun, console: Console) -> dict[str, Any] | None:
+def _train(resolved: Run, opened: OpenRun, console: Console) -> EvalReport | None:
     """The run in its folder, claimed; returns what `run_training` does."""
     settings, group, folder = resolved.settings, resolved.group, opened.path
     run, args = settings.run, settings.grpo
@@ -106,7 +106,7 @@ def _train(resolved: Run, opened: OpenRun, console: Console) -> dict[str, Any] |
     try:
         write_report(report, folder, console)
     except (OSError, MetaRLGymError) as error:
-        console.print(report_table(report))  # what was computed is not lost
+        console.print(report.table())  # what was computed is not lost
         why = getattr(error, "strerror", None) or str(error).rstrip(".")
         raise MetaRLGymError(
             f"the report cannot be written to {folder} ({why}); the final model is {final}. Evaluate it again with "
@@ -117,7 +117,7 @@ def _train(resolved: Run, opened: OpenRun, console: Console) -> dict[str, Any] |
 
 def _final_report(
     resolved: Run, trainer: MetaGRPOTrainer, renderer: Renderer, final: Path, console: Console
-) -> dict[str, Any]:
+) -> EvalReport:
     """Evaluate with the policy that trained; each process plays its share of the trials."""
     args = resolved.settings.grpo
     eval_settings = EvalSettings(

@@ -298,11 +298,11 @@ class MetaGRPOTrainer(ReferenceMixin, CheckpointMixin, GRPOTrainer):
             raise
         except MetaRLGymError as error:  # by now it is raised on all processes
             self.stop_run(str(error), cause=error)
-        metrics = {f"{metric_key_prefix}_return": report["return_mean"]}
-        metrics |= {f"{metric_key_prefix}_episode_{k + 1}": value for k, value in enumerate(report["curve"])}
-        metrics[f"{metric_key_prefix}_slope"] = report["slope"]
-        metrics[f"{metric_key_prefix}_invalid_rate"] = report["invalid_rate"]
-        metrics[f"{metric_key_prefix}_errors"] = float(report["errors"])
+        metrics = {f"{metric_key_prefix}_return": report.return_mean}
+        metrics |= {f"{metric_key_prefix}_episode_{k + 1}": value for k, value in enumerate(report.curve)}
+        metrics[f"{metric_key_prefix}_slope"] = report.slope
+        metrics[f"{metric_key_prefix}_invalid_rate"] = report.invalid_rate
+        metrics[f"{metric_key_prefix}_errors"] = float(report.errors)
         # Not TRL's own log: it would add the train metrics gathered since the last line, and forget them.
         super(GRPOTrainer, self).log(metrics)
         self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)

@@ -46,7 +46,7 @@ FIELDS = {
 def run(group=DOORS, policy=None, trials=400, episodes=6, **settings):
     names = ("memory", "free_shots", "stop_on_success", "max_total_turns")
     trial = TrialSettings(episodes, **{name: settings.pop(name) for name in names if name in settings})
-    return evaluate(group, policy or OraclePolicy(), None, EvalSettings(trial, trials, **settings))
+    return evaluate(group, policy or OraclePolicy(), None, EvalSettings(trial, trials, **settings)).to_dict()
 
 
 @pytest.fixture(scope="module")
@@ -276,7 +276,7 @@ def test_a_models_trials_under_the_controls_differ_only_in_what_is_shown():
     from metarlgym.policies.in_process import InProcessPolicy
 
     policy = InProcessPolicy(model, renderer)
-    report = evaluate(DOORS, policy, renderer, EvalSettings(TrialSettings(3), trials=64))
+    report = evaluate(DOORS, policy, renderer, EvalSettings(TrialSettings(3), trials=64)).to_dict()
     assert report["errors"] == 0
     assert report["controls"]["no_memory"]["curve"][0] == pytest.approx(report["curve"][0], abs=0.25)
     assert report["invalid_rate"] > 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -12,7 +13,8 @@ from tiny import terse, word_parts
 from metarlgym import __version__, list_envs
 from metarlgym.evaluation.evaluate import EvalSettings, _Evaluation, evaluate
 from metarlgym.evaluation.plots import plot_adaptation
-from metarlgym.evaluation.report import evaluate_model, evaluate_policy, report_table, write_json, write_report
+from metarlgym.evaluation.run import evaluate_model, evaluate_policy, write_report
+from metarlgym.files import write_json
 from metarlgym.policies.scripted import OraclePolicy
 from metarlgym.trial import TrialSettings
 
@@ -31,21 +33,21 @@ def report():
 
 
 def test_fields_about_the_model(report):
-    assert (report["model"], report["version"], report["decode"]) == ("oracle", __version__, None)
+    assert (report.model, report.version, report.decode) == ("oracle", __version__, None)
 
 
 @pytest.mark.parametrize(("temperature", "greedy"), [(1.0, False), (0.5, True)])
 def test_a_models_report_says_how_it_was_decoded(temperature, greedy):
     model, _, renderer = word_parts(DOORS)
     report = evaluate_model(DOORS, model, renderer, SETTINGS, quiet(), "here", temperature, greedy)
-    assert report["decode"] == {"temperature": temperature, "greedy": greedy}
-    assert report["model"] == "here"
+    assert report.decode == {"temperature": temperature, "greedy": greedy}
+    assert report.model == "here"
 
 
 def test_the_files_are_written(tmp_path, report):
     console = quiet()
     write_report(report, tmp_path / "new", console)
-    assert json.loads((tmp_path / "new" / "eval.json").read_text()) == report
+    assert json.loads((tmp_path / "new" / "eval.json").read_text()) == report.to_dict()
     assert (tmp_path / "new" / "adaptation.png").read_bytes().startswith(PNG)
     assert sorted(p.name for p in (tmp_path / "new").iterdir()) == ["adaptation.png", "eval.json"]
     assert "eval.json" in console.file.getvalue()
@@ -68,14 +70,14 @@ def test_a_plot_of_any_length(tmp_path, episodes):
 
 
 def test_a_plot_without_optimum_baselines_and_controls(tmp_path, report):
-    bare = report | {"optimum": None, "optimum_curve": None, "random": None, "normalized_score": None}
-    plot_adaptation(bare | {"controls": {"no_memory": None, "shuffled": None}}, tmp_path / "a.png")
+    bare = replace(report, optimum=None, optimum_curve=None, random=None, normalized_score=None)
+    plot_adaptation(replace(bare, controls={"no_memory": None, "shuffled": None}), tmp_path / "a.png")
     assert (tmp_path / "a.png").read_bytes().startswith(PNG)
 
 
 def test_the_table_tells_what_a_person_asks(report):
     console = quiet()
-    console.print(report_table(report))
+    console.print(report.table())
     text = console.file.getvalue()
     for part in ("policy", "optimum (exact)", "random play", "memory wiped", "another's history", "normalised score"):
         assert part in text
@@ -84,7 +86,7 @@ def test_the_table_tells_what_a_person_asks(report):
 
 def test_the_table_tells_of_errors(report):
     console = quiet()
-    console.print(report_table(report | {"errors": 7}))
+    console.print(replace(report, errors=7).table())
     assert "trials ended by an error" in console.file.getvalue()
 
 
@@ -102,4 +104,4 @@ def test_every_oracle_plays_under_every_control_without_an_error(env_id, monkeyp
     report = evaluate(terse(env_id), OraclePolicy(), None, EvalSettings(TrialSettings(3), trials=30))
     if "has no oracle" not in str(errors[:1]):
         assert errors == []
-        assert report["return_mean"] > report["random"]
+        assert report.return_mean > report.random

@@ -64,7 +64,8 @@ def _made(name):
 def run(folder, *flags, **changes):
     """(report, what was printed)."""
     console = Console(file=io.StringIO(), width=200)
-    return run_training(settings(folder, *flags, **changes), console), console.file.getvalue()
+    report = run_training(settings(folder, *flags, **changes), console)
+    return report and report.to_dict(), console.file.getvalue()
 
 
 def weights(folder):
@@ -104,7 +105,7 @@ def test_the_final_model_plays_as_the_report_says(done):
     group = TaskGroup("Doors-v0", {"style": "terse"})
     renderer = make_renderer("auto", load_tokenizer(str(folder / "final")), group)
     policy = InProcessPolicy(load_model(str(folder / "final")), renderer)
-    again = evaluate(group, policy, renderer, EvalSettings(TrialSettings(3), trials=16))
+    again = evaluate(group, policy, renderer, EvalSettings(TrialSettings(3), trials=16)).to_dict()
     assert again["return_mean"] == report["return_mean"]
     assert again["controls"] == report["controls"]
 
@@ -408,5 +409,5 @@ def test_the_result_of_a_lora_run_loads(done, tmp_path):
     group = TaskGroup("Doors-v0", {"style": "terse"})
     renderer = make_renderer("auto", load_tokenizer(str(tmp_path / "lora" / "final")), group)
     policy = InProcessPolicy(load_model(str(tmp_path / "lora" / "final")), renderer)
-    again = evaluate(group, policy, renderer, EvalSettings(TrialSettings(3), trials=16))
+    again = evaluate(group, policy, renderer, EvalSettings(TrialSettings(3), trials=16)).to_dict()
     assert again["return_mean"] == report["return_mean"]

@@ -1,0 +1,86 @@
+"""Evaluate a model or a baseline with progress on the terminal, and write `eval.json` and `adaptation.png`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from metarlgym.datatypes import MetaTrajectory
+from metarlgym.evaluation.evaluate import EvalSettings, Gather, evaluate
+from metarlgym.evaluation.plots import plot_adaptation
+from metarlgym.evaluation.report import EvalReport
+from metarlgym.files import write_json
+from metarlgym.rollout.protocol import Policy
+from metarlgym.rollout.render import Renderer
+from metarlgym.tasks import TaskGroup
+from metarlgym.version import __version__
+
+PASSES = {
+    "main": "held-out trials",
+    "random": "random play",
+    "no_memory": "control: no memory",
+    "shuffled": "control: another task's history",
+}
+
+
+def evaluate_policy(
+    group: TaskGroup,
+    policy: Policy,
+    renderer: Renderer | None,
+    settings: EvalSettings,
+    console: Console,
+    model: str,
+    decode: dict[str, Any] | None = None,
+    keep: list[MetaTrajectory] | None = None,
+    shard: tuple[int, int] = (0, 1),
+    gather: Gather | None = None,
+) -> EvalReport:
+    """`evaluate` with a progress bar; adds the fields about the model."""
+    bar = Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
+    )
+    tasks: dict[str, Any] = {}
+
+    def progress(name: str, done: int, total: int) -> None:
+        if name not in tasks:
+            tasks[name] = bar.add_task(PASSES[name], total=total)
+        if done % 64 == 0 or done == total:
+            bar.update(tasks[name], completed=done)
+
+    with bar:
+        report = evaluate(group, policy, renderer, settings, shard=shard, gather=gather, progress=progress, keep=keep)
+    return replace(report, decode=decode, model=model, version=__version__)
+
+
+def evaluate_model(
+    group: TaskGroup,
+    model: Any,
+    renderer: Renderer,
+    settings: EvalSettings,
+    console: Console,
+    name: str,
+    temperature: float = 1.0,
+    greedy: bool = False,
+    keep: list[MetaTrajectory] | None = None,
+) -> EvalReport:
+    """Evaluate a model held in this process."""
+    from metarlgym.policies.in_process import InProcessPolicy
+    from metarlgym.policies.self_check import self_check
+
+    self_check(model)
+    policy = InProcessPolicy(model, renderer, temperature, greedy)
+    decode = {"temperature": temperature, "greedy": greedy}
+    return evaluate_policy(group, policy, renderer, settings, console, name, decode, keep)
+
+
+def write_report(report: EvalReport, folder: Path, console: Console, name: str = "eval.json") -> None:
+    """Write the report and its plot into `folder` and show it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(report.to_dict(), folder / name)
+    plot_adaptation(report, folder / "adaptation.png")
+    console.print(report.table())
+    console.print(f"written: {folder / name}, {folder / 'adaptation.png'}", highlight=False)
