@@ -36,7 +36,9 @@ def commands(page: Path) -> list[str]:
     lines = [re.sub(r"(^|\s)# .*", "", line) for line in lines]
     prose = re.sub(r"^```.*?^```", "", text, flags=re.S | re.M)
     cells = re.findall(r"^\| `([^`]+)` \|", prose, flags=re.M)
-    spans = [code for code in re.findall(r"(?<!`)`([^`]+)`(?!`)", prose) if not MENTION.fullmatch(" ".join(code.split()))]
+    spans = [
+        code for code in re.findall(r"(?<!`)`([^`]+)`(?!`)", prose) if not MENTION.fullmatch(" ".join(code.split()))
+    ]
     found = [" ".join(command.split()) for command in (*lines, *cells, *spans)]
     found = found[: len(lines)] + [command for command in found[len(lines) :] if COMMAND.fullmatch(command)]
     return [command for command in dict.fromkeys(found) if command and not ACTIVATION.fullmatch(command)]
@@ -103,9 +105,9 @@ RUN: dict[str, Run] = {
     "metarlgym plot piecewise --law lin --out lin.png": Run(),
     "metarlgym read piecewise --help": Run(),
     # pretraining: the first model is read, the second resumed
-    "metarlgym pretrain --config mbml_lstm --source_args '{\"law\": \"lin\", \"T\": 256}' "
+    'metarlgym pretrain --config mbml_lstm --source_args \'{"law": "lin", "T": 256}\' '
     "--output_dir runs/mbml_lstm_lin": Run(add=" --max_steps 4" + SHORT_PRETRAIN),
-    "metarlgym read piecewise --model runs/mbml_lstm_lin/final --source-args '{\"law\": \"lin\"}' --plot read.png": Run(),
+    'metarlgym read piecewise --model runs/mbml_lstm_lin/final --source-args \'{"law": "lin"}\' --plot read.png': Run(),
     "metarlgym pretrain --config rlm_adamw --max_steps 400": Run((("400", "4"),), SHORT_PRETRAIN),
     "metarlgym pretrain --config rlm_adamw --max_steps 400 --resume": Run((("400", "4"),), SHORT_PRETRAIN),
     "metarlgym pretrain --help-config": Run(),
@@ -124,7 +126,7 @@ ELSEWHERE: dict[str, str] = {
     "metarlgym plot tokens --out tokens.png": "tests/cli/test_plot.py::test_makes_a_picture",
     "metarlgym plot entropy --out entropy.png": "tests/cli/test_plot.py::test_makes_a_picture",
     "metarlgym plot metalm --out metalm.png": "tests/cli/test_plot.py::test_makes_a_picture",
-    "metarlgym read rlm --server http://127.0.0.1:8000 --source-args '{\"v\": 16, \"L\": 4}' --json read.json": (
+    'metarlgym read rlm --server http://127.0.0.1:8000 --source-args \'{"v": 16, "L": 4}\' --json read.json': (
         "tests/e2e/servers/test_reading_server.py::test_server_reads_as_the_model_does"
     ),
     "python -m metarlgym.examples.reading_mode": "tests/test_examples.py::test_reading_mode_trains_and_reads",
@@ -183,7 +185,7 @@ NOT_RUN: dict[str, str] = {
     "uv sync --extra vllm": GPU,
     "uv pip install flash-attn --no-build-isolation": GPU,
     "metarlgym yardsticks rlm": "37 s on two cores; tests/sequences checks the same values on fewer grammars",
-    "VLLM_SERVER_DEV_MODE=1 vllm serve MODEL --host 127.0.0.1 --weight-transfer-config '{\"backend\": \"nccl\"}' "
+    'VLLM_SERVER_DEV_MODE=1 vllm serve MODEL --host 127.0.0.1 --weight-transfer-config \'{"backend": "nccl"}\' '
     "--logprobs-mode processed_logprobs --max-logprobs -1 --generation-config vllm": GPU,
     "trl vllm-serve --model MODEL --host 127.0.0.1": GPU,
 }

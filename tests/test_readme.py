@@ -86,4 +86,6 @@ def test_commands_in_sentences_exist():
 
 
 def test_the_source_documents_command_is_there():
-    assert "accelerate launch --config-file configs/zero3.yaml" in (ROOT / "docs/tutorials/two_terminals.md").read_text()
+    assert (
+        "accelerate launch --config-file configs/zero3.yaml" in (ROOT / "docs/tutorials/two_terminals.md").read_text()
+    )
