@@ -1,7 +1,7 @@
 """The shell commands of the README, CONTRIBUTING.md and the site, and what becomes of each.
 
-A command is a line of a `bash` or `sh` block, the code in the first column of a table, or code in a sentence with options
-or arguments. Each stands in one of three lists here: `RUN` (an end-to-end test runs it, some with fewer steps),
+A command is a line of a `bash` or `sh` block, the code in the first column of a table, or code in a sentence that has
+options or arguments. Each stands in one of three lists here: `RUN` (an end-to-end test runs it, some with fewer steps),
 `ELSEWHERE` (another test runs it, or the same code) or `NOT_RUN` (with the reason). `tests/test_readme.py` fails on a
 command that is in none, on an entry that no page has any more, and on an option that does not exist.
 """
@@ -14,8 +14,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
-PROGRAM = r"(?:[A-Z][A-Z0-9_]*=\S+ )*(?:metarlgym|uv|accelerate|python|pip|pytest|vllm|trl|sbatch|git|touch|scripts/\S+|\S*/python)"
-COMMAND = re.compile(rf"{PROGRAM} \S.*")
+VARIABLES = r"(?:[A-Z][A-Z0-9_]*=\S+ )*"
+PROGRAM = r"(?:metarlgym|uv|accelerate|\S*python|pip|pytest|vllm|trl|sbatch|git|touch|scripts/\S+)"
+COMMAND = re.compile(rf"{VARIABLES}{PROGRAM} \S.*")
 
 
 def blocks(text: str, *languages: str) -> list[tuple[str, str]]:
@@ -116,10 +117,10 @@ RUN: dict[str, Run] = {
     "metarlgym selflearn --help-config": Run(),
 }
 
+QUICKSTART = "tests/e2e/test_quickstart.py::test_quickstart_learns_to_explore"
 TWO_TERMINALS = "tests/e2e/servers/test_readme_two_terminals.py::test_two_terminals"
 ELSEWHERE: dict[str, str] = {
-    "git clone https://github.com/metarlgym/metarlgym && cd metarlgym": "tests/e2e/test_quickstart.py::test_quickstart_learns_to_explore",
-    "uv run metarlgym train --config quickstart": "tests/e2e/test_quickstart.py::test_quickstart_learns_to_explore",
+    "uv run metarlgym train --config quickstart": QUICKSTART,
     "pip install metarlgym": "tests/e2e/test_light_install.py::test_what_works",
     "metarlgym yardsticks piecewise": "tests/e2e/test_light_install.py::test_what_works",
     "metarlgym plot tree --out tree.png": "tests/cli/test_plot.py::test_makes_a_picture",
@@ -180,6 +181,7 @@ NOT_RUN: dict[str, str] = {
     "uv run pytest -m slow -n 2": "the slow suite itself",
     "uv run mkdocs serve": "serves until it is stopped; the build is checked",
     "uv run pre-commit install": "changes the checkout's git hooks",
+    "git clone https://github.com/metarlgym/metarlgym && cd metarlgym": "CI starts in a clone",
     "pip install uv": NETWORK,
     "pip install 'metarlgym[train]'": NETWORK + "; continuous integration installs the same extra by uv sync",
     "uv sync --extra vllm": GPU,

@@ -17,8 +17,8 @@ from tests.doc_commands import ELSEWHERE, NOT_RUN, PAGES, ROOT, RUN, blocks, com
 COMMANDS = {command: page for page in PAGES for command in commands(page)}
 CLI = typer.main.get_command(app)
 # Their blocks use what the page does not define: a trainer that somebody has built.
-NOT_SELF_CONTAINED = {"docs/selflearning.md": "tests/training/test_hack_alarm.py"}
-PYTHON = [page for page in PAGES[2:] if blocks(page.read_text(), "python")]
+NOT_SELF_CONTAINED = {"selflearning.md": "tests/training/test_hack_alarm.py"}
+PYTHON = [page for page in PAGES[2:] if blocks(page.read_text(), "python") and page.name not in NOT_SELF_CONTAINED]
 
 
 def test_python_example_runs(tmp_path, monkeypatch):
@@ -32,15 +32,11 @@ def test_python_example_runs(tmp_path, monkeypatch):
 @pytest.mark.parametrize("page", PYTHON, ids=lambda page: page.stem)
 def test_python_of_the_site_runs(page, tmp_path):
     """The blocks of a page are one program; those with a title are files beside it."""
-    name = page.relative_to(ROOT).as_posix()
-    if name in NOT_SELF_CONTAINED:
-        assert (ROOT / NOT_SELF_CONTAINED[name]).exists()
-        return
     found = blocks(page.read_text(), "python")
-    for title, content in found:
-        (tmp_path / (title or "program.py")).write_text("\n".join(c for t, c in found if t == title))
-    for title in {title or "program.py" for title, _ in found}:
-        command = [sys.executable, title]
+    for title in dict.fromkeys(title for title, _ in found):
+        program = tmp_path / (title or "program.py")
+        program.write_text("\n".join(content for of, content in found if of == title))
+        command = [sys.executable, program.name]
         environment = os.environ | {"PYTHONPATH": str(ROOT)}
         done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr
@@ -54,7 +50,7 @@ def test_every_command_is_in_one_list():
     assert not [command for command in lists if command not in COMMANDS], "no page has them any more"
 
 
-@pytest.mark.parametrize("test", sorted({*ELSEWHERE.values()}))
+@pytest.mark.parametrize("test", sorted({*ELSEWHERE.values(), *NOT_SELF_CONTAINED.values()}))
 def test_the_named_test_exists(test):
     path, _, name = test.partition("::")
     assert not name or f"def {name}(" in (ROOT / path).read_text()

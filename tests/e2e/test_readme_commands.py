@@ -8,7 +8,6 @@ import sys
 import pytest
 
 from tests.doc_commands import PAGES, RUN, blocks
-from tests.e2e.conftest import ROOT
 
 pytestmark = pytest.mark.e2e
 
