@@ -1,9 +1,10 @@
 """The shell commands of the README, CONTRIBUTING.md and the site, and what becomes of each.
 
 A command is a line of a `bash` or `sh` block, the code in the first column of a table, or code in a sentence that has
-options or arguments. Each stands in one of three lists here: `RUN` (an end-to-end test runs it, some with fewer steps),
-`ELSEWHERE` (another test runs it, or the same code) or `NOT_RUN` (with the reason). `tests/test_readme.py` fails on a
-command that is in none, on an entry that no page has any more, and on an option that does not exist.
+options or arguments. Each stands in one list here: `RUN` (an end-to-end test runs it, some with fewer steps), `LIKE`
+(one that differs only in an option is run), `ELSEWHERE` (another test runs it, or the same code) or `NOT_RUN` (the reason).
+`tests/test_readme.py` fails on a command that is in none, on an entry that no page has any more, and on an option that
+does not exist.
 """
 
 from __future__ import annotations
@@ -73,15 +74,12 @@ RUN: dict[str, Run] = {
     "metarlgym play Doors-v0 --episodes 4": Run(answers="[1]\n[2]\n[3]\n[4]\n"),
     "metarlgym play Doors-v0 --policy oracle --seed 3": Run(),
     "metarlgym check Doors-v0": Run(),
-    "metarlgym train --config FILE": Run((("FILE", "quickstart"),), " --output_dir runs/short_quickstart" + SHORT),
     "metarlgym train --config FILE --dry-run": Run((("FILE", "quickstart"),)),
-    "metarlgym train --config FILE --resume": Run((("FILE", "quickstart"),)),
     "metarlgym eval --model runs/quickstart/final --env Doors-v0 --episodes 6 --trials 2000 --json eval.json": Run(),
     "metarlgym eval --policy oracle --env Bandit-v0 --episodes 10 --trials 2000 --json oracle.json": Run(),
     "metarlgym bench env Doors-v0 --trials 64": Run(),
     "uv run metarlgym bench --help": Run(),
     # tutorials
-    "metarlgym train --config my.yaml --dry-run": Run(),
     "metarlgym train --config my.yaml --max_steps 100 --output_dir runs/short": Run(
         (("--max_steps 100", "--max_steps 2"),), SHORT.replace(" --max_steps 4", "")
     ),
@@ -90,8 +88,6 @@ RUN: dict[str, Run] = {
     ),
     "metarlgym train --help-config": Run(),
     "metarlgym eval --model runs/quickstart/final --json eval.json --plot adaptation.png": Run(add=" --trials 200"),
-    "metarlgym eval --model runs/quickstart/final --episodes 3 --trials 500 --greedy": Run(),
-    "metarlgym eval --policy oracle --env Bandit-v0 --episodes 10 --trials 2000": Run(),
     "metarlgym eval --policy random --env Doors-v0 --env-args '{\"doors\": 6}' --episodes 8": Run(),
     "PYTHONPATH=. metarlgym check coin:Coin-v0": Run(),
     "PYTHONPATH=. metarlgym play coin:Coin-v0 --episodes 4": Run(answers="[heads]\n[tails]\n[tails]\n[tails]\n"),
@@ -116,6 +112,21 @@ RUN: dict[str, Run] = {
     "metarlgym selflearn --config self_critic --only score-live-0": Run(add=" --steps 10 --phase_a_steps 10 --held 16"),
     "metarlgym selflearn --help-config": Run(),
 }
+
+LIKE: dict[str, str] = {
+    "metarlgym train --config FILE": "metarlgym train --config my.yaml --max_steps 100 --output_dir runs/short",
+    "metarlgym train --config FILE --resume": (
+        "metarlgym train --config my.yaml --max_steps 100 --output_dir runs/short --resume"
+    ),
+    "metarlgym train --config my.yaml --dry-run": "metarlgym train --config FILE --dry-run",
+    "metarlgym eval --model runs/quickstart/final --episodes 3 --trials 500 --greedy": (
+        "metarlgym eval --model runs/quickstart/final --json eval.json --plot adaptation.png"
+    ),
+    "metarlgym eval --policy oracle --env Bandit-v0 --episodes 10 --trials 2000": (
+        "metarlgym eval --policy oracle --env Bandit-v0 --episodes 10 --trials 2000 --json oracle.json"
+    ),
+}
+"""Commands that differ only in an option from one that is run."""
 
 QUICKSTART = "tests/e2e/test_quickstart.py::test_quickstart_learns_to_explore"
 TWO_TERMINALS = "tests/e2e/servers/test_readme_two_terminals.py::test_two_terminals"

@@ -12,7 +12,7 @@ import pytest
 import typer
 
 from metarlgym.cli.main import app
-from tests.doc_commands import ELSEWHERE, NOT_RUN, PAGES, ROOT, RUN, blocks, commands, mentioned
+from tests.doc_commands import ELSEWHERE, LIKE, NOT_RUN, PAGES, ROOT, RUN, blocks, commands, mentioned
 
 COMMANDS = {command: page for page in PAGES for command in commands(page)}
 CLI = typer.main.get_command(app)
@@ -43,11 +43,12 @@ def test_python_of_the_site_runs(page, tmp_path):
 
 
 def test_every_command_is_in_one_list():
-    lists = [*RUN, *ELSEWHERE, *NOT_RUN]
+    lists = [*RUN, *LIKE, *ELSEWHERE, *NOT_RUN]
     assert len(lists) == len(set(lists))
     missing = {command: page.name for command, page in COMMANDS.items() if command not in lists}
     assert not missing, "say in tests/doc_commands.py what runs them"
     assert not [command for command in lists if command not in COMMANDS], "no page has them any more"
+    assert set(LIKE.values()) <= set(RUN)
 
 
 @pytest.mark.parametrize("test", sorted({*ELSEWHERE.values(), *NOT_SELF_CONTAINED.values()}))
