@@ -266,9 +266,7 @@ def _show(report: EvalReport, played: list[MetaTrajectory], console: Console) ->
             console.print(f"{label}: {value:.1%}")
     if report.errors:
         first = next(trajectory.error for trajectory in played if trajectory.error)
-        console.print(
-            f"{report.errors} of {report.trials} trials ended by an error; the first: {first}", style="red"
-        )
+        console.print(f"{report.errors} of {report.trials} trials ended by an error; the first: {first}", style="red")
 
 
 def _write(

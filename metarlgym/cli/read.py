@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,16 +18,8 @@ if TYPE_CHECKING:
     from metarlgym.sequences.scoring.log_loss import SymbolCodec
 
 
-class SourceName(StrEnum):
-    """Sources that have exact predictors."""
-
-    metalm = "metalm"
-    rlm = "rlm"
-    piecewise = "piecewise"
-
-
 def command(
-    source: Annotated[SourceName, typer.Argument(help="What the sequences come from.")],
+    source: Annotated[str, typer.Argument(help="What the sequences come from: metalm, rlm or piecewise.")],
     model: Annotated[
         str | None, typer.Option("--model", help="Folder or hub id; with --server, only its tokenizer is used.")
     ] = None,
@@ -78,37 +69,33 @@ def command(
     console = output()
     with console.status("loading"):
         from metarlgym.sequences.scoring.report import plot_reading, report, yardstick_losses
-        from metarlgym.sequences.sources import RLM, MetaLM, Piecewise, Source
+        from metarlgym.sequences.sources import find_source
         from metarlgym.sequences.sources.settings import make_source
 
-        kinds: dict[str, type[Source]] = {"metalm": MetaLM, "rlm": RLM, "piecewise": Piecewise}
         arguments = parse_json(source_args, "source-args", "write it like --source-args '{\"L\": 4}'")
-        made = make_source(kinds[source.value], arguments, seed, "source-args", "seed", "eval")
-    if noisy and not isinstance(made, MetaLM):
+        made = make_source(find_source(source, exact=True), arguments, seed, "source-args", "seed", "eval")
+    if noisy and not made.labelled:
         raise ConfigError("noisy goes with metalm, whose tokens have clean labels: leave it out.")
     if made.length < 2:
         raise ConfigError("source-args: sequences of 1 symbol leave nothing to predict: make them longer.")
-    labelled = isinstance(made, MetaLM) and not noisy
+    labelled = made.labelled and not noisy
     if labelled and server is not None:
         raise ConfigError(
             f"server={server!r} tells log-probabilities of the prompt only, none of clean labels: add --noisy."
         )
-    tokens = made.tokens(start, sequences, "eval")
-    labels = made.batch(start, sequences, "eval")[1] if labelled and isinstance(made, MetaLM) else None
-    words = None
-    if isinstance(made, MetaLM):  # as in MetaLM-v0; V is never used
-        words = ["_", *map(str, range(1, made.V)), str(made.V), "|"]
+    columns = made.columns(start, sequences, "eval")
+    tokens, labels = columns["tokens"], columns["labels"] if labelled else None
     name, losses = _read(
-        model, server, made.vocab_size, words, tokens, labels, renormalise, device or "auto", threads or 1
+        model, server, made.vocab_size, made.words(), tokens, labels, renormalise, device or "auto", threads or 1
     )
     with console.status("running the exact predictors"):
         found = report(losses, yardstick_losses(made, start, sequences, labelled))
-    settings = {"source": source.value, "source_args": source_args, "sequences": sequences, "start": start}
+    settings = {"source": source, "source_args": source_args, "sequences": sequences, "start": start}
     settings |= {"seed": seed, "model": name, "noisy": noisy, "renormalise": renormalise}
     if json_file is not None:  # before anything is printed, which may fail
         write_json(settings | {"curves": found}, json_file)
     if plot is not None:
-        plot_reading(found, f"{name} reads {source.value}, {sequences} sequences", plot)
+        plot_reading(found, f"{name} reads {source}, {sequences} sequences", plot)
     _show(found)
     for path in (json_file, plot):
         if path is not None:
