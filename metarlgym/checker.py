@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, redirect_stderr, redirect_stdout
 
+from metarlgym.author_errors import error_line
 from metarlgym.checks import fair, interface, optional, reproducible
 from metarlgym.checks.subject import Subject, shorten, unchanged_globals
 from metarlgym.datatypes import MetaRLGymError
@@ -89,8 +90,10 @@ def run_checks(
                 stack.enter_context(redirect_stderr(io.StringIO()))
             try:
                 problem = contract(subject)
-            except Exception as error:  # an author's mistake may raise anything
-                problem = f"raises {type(error).__name__}: {shorten(str(error), 200)}"
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # an author's mistake may raise anything
+                problem = f"raises {shorten(error_line(error), 200)}"
         yield name, problem
 
 

@@ -223,7 +223,7 @@ def _load(
     import torch
     from transformers.utils import logging
 
-    from metarlgym.training.loading import check_model_path, load_model, load_tokenizer, make_renderer
+    from metarlgym.training.loading import check_model_path, check_vocabulary, load_model, load_tokenizer, make_renderer
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -234,6 +234,7 @@ def _load(
         tokenizer = load_tokenizer(name, trust_remote_code=trust_remote_code)
         renderer = make_renderer(kind, tokenizer, group, template_kwargs)
         loaded = load_model(name, dtype="auto", trust_remote_code=trust_remote_code)
+        check_vocabulary(name, tokenizer, loaded.config)
         return loaded.to(place).eval(), renderer
     except ConfigError as error:
         raise ConfigError(str(error).replace("model_name_or_path=", "model=")) from error

@@ -19,6 +19,7 @@ import typer
 from metarlgym.cli.common import check_writable, output, used
 from metarlgym.datatypes import ConfigError, MetaRLGymError
 from metarlgym.files import expand
+from metarlgym.runtime.interrupt import Terminated
 from metarlgym.serving.command import LOOPBACK, ServerOptions, cpu_build, server_command
 from metarlgym.training.model_files import check_files
 
@@ -29,7 +30,7 @@ def command(
     context: typer.Context,
     model: Annotated[str, typer.Option("--model", help="Model folder or hub id: the one training starts from.")],
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
+    port: Annotated[int, typer.Option(min=1, max=65_535, help="Port to listen on.")] = 8000,
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16; auto is float32 on a CPU.")] = "auto",
     max_model_len: Annotated[int | None, typer.Option(help="Longest context in tokens; default: the model's.")] = None,
     tensor_parallel_size: Annotated[
@@ -105,8 +106,8 @@ def command(
         _stop(server)
 
 
-def _interrupt(*_: Any) -> None:
-    raise KeyboardInterrupt
+def _interrupt(number: int, frame: Any) -> None:
+    raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
 
 
 def _url(host: str, port: int) -> str:

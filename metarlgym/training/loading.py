@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from metarlgym.author_values import checked_text
 from metarlgym.datatypes import ConfigError
 from metarlgym.files import expand
 from metarlgym.rollout.render import ChatRenderer, PlainRenderer, Renderer
@@ -71,6 +72,21 @@ def load_tokenizer(name: str, **kwargs: Any) -> Any:
     return tokenizer
 
 
+def check_vocabulary(name: str, tokenizer: Any, config: Any) -> None:
+    """Refuse a tokenizer with tokens that the model's embedding does not have; an embedding may be larger.
+
+    Raises:
+        ConfigError: naming both sizes.
+    """
+    tokens = max([len(tokenizer), *(i + 1 for i in getattr(tokenizer, "added_tokens_decoder", ()))])
+    rows = getattr(config.get_text_config(), "vocab_size", None)
+    if rows is not None and tokens > rows:
+        raise ConfigError(
+            f"model_name_or_path={name!r}: the tokenizer has {tokens:,} tokens, the model's embedding {rows:,}: use "
+            "the model's own tokenizer."
+        )
+
+
 def _load(name: str, failure: str, from_pretrained: Callable[..., Any], **kwargs: Any) -> Any:
     know_our_networks()
     check_model_path(name)
@@ -112,7 +128,7 @@ def make_renderer(
         fixed = group.env.action_words if group.env.style == "terse" else None
         renderer = PlainRenderer(tokenizer, fixed, separator="")
         unknown = tokenizer.unk_token_id
-        if unknown in renderer.encode(group.env.rules()):
+        if unknown in renderer.encode(checked_text(group.env_id, "rules() returned", group.env.rules())):
             raise ConfigError(
                 f"the model's word-level tokenizer does not know the words of {group.env_id}'s rules: it was made for "
                 "another task group (or style). Evaluate it on its own, or train a new one."

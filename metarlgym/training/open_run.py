@@ -15,7 +15,7 @@ from rich.console import Console
 from transformers import TrainerCallback
 
 from metarlgym.datatypes import ConfigError, MetaRLGymError
-from metarlgym.runtime.interrupt import INTERRUPTED, TERMINATED, Interrupted, Terminated, stopped_by
+from metarlgym.runtime.interrupt import Interrupted, status_of, stopped_by
 from metarlgym.runtime.lines import cut_lines
 from metarlgym.runtime.run_folder import Mode, RunFolder
 from metarlgym.runtime.sound import damage
@@ -80,7 +80,7 @@ class OpenRun(TrainerCallback):
 
     def stopped(self, by: type[BaseException]) -> Interrupted:
         """What a stop by signal says: how far the run came, what is saved, how to go on."""
-        status = TERMINATED if issubclass(by, Terminated) else INTERRUPTED
+        status = status_of(by)
         last, _ = latest_complete(self.path)
         kept = f"the last complete checkpoint is {last}" if last else "no checkpoint is written yet"
         if PartialState().num_processes > 1:

@@ -14,6 +14,7 @@ from transformers import PrinterCallback, set_seed
 from transformers.utils import logging as hf_logging
 from trl import get_peft_config
 
+from metarlgym.author_errors import error_line
 from metarlgym.checks.quick import quick_check
 from metarlgym.datatypes import ConfigError, MetaRLGymError
 from metarlgym.evaluation.adaptation import EvalSettings
@@ -143,7 +144,7 @@ def prepare(
     except MetaRLGymError:
         raise
     except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, MemoryError) as error:
-        cause = f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(".")
+        cause = " ".join(error_line(error).split()).rstrip(".")
         raise ConfigError(f"env_args={show(run.env_args)} do not fit {run.env_id}: {cause}.") from error
     agree(quick_check(group, make_trial))
     if group.content_split:

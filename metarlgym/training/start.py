@@ -20,7 +20,7 @@ from metarlgym.tasks import TaskGroup
 from metarlgym.training.agreement import agree
 from metarlgym.training.arguments import Settings
 from metarlgym.training.checkpoint import COMPLETE
-from metarlgym.training.loading import load_config, load_model, load_tokenizer, make_renderer
+from metarlgym.training.loading import check_vocabulary, load_config, load_model, load_tokenizer, make_renderer
 from metarlgym.training.saveable import saveable
 from metarlgym.training.scratch import byte_tokenizer, sample_text, scratch_model, word_tokenizer
 from metarlgym.training.warmup import random_play, warm_up
@@ -60,6 +60,7 @@ def inspect_model(settings: Settings, group: TaskGroup) -> tuple[Any, Any, Rende
     source = model_source(settings)
     config = load_config(name, **source)
     tokenizer = load_tokenizer(name, **source)
+    check_vocabulary(name, tokenizer, config)
     renderer = make_renderer(settings.run.renderer, tokenizer, group, args.chat_template_kwargs)
     if args.chat_template_kwargs and not isinstance(renderer, ChatRenderer):
         raise ConfigError(
