@@ -16,8 +16,9 @@ def check_whole(name: str, value: Any, least: int, most: int | None = None, why:
     """
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise ConfigError(f"{name}={value!r} must be a whole number of at least {least}.")
-    if value < least:
-        raise ConfigError(f"{name}={value} must be at least {least}{why}.")
-    if most is not None and value > most:
-        raise ConfigError(f"{name}={value} must be at most {most}{why}.")
-    return int(value)
+    whole = int(value)
+    if whole < least:
+        raise ConfigError(f"{name}={whole} must be at least {least}{why}.")
+    if most is not None and whole > most:
+        raise ConfigError(f"{name}={whole} must be at most {most}{why}.")
+    return whole

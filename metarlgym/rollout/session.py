@@ -10,7 +10,7 @@ import itertools
 import time
 from collections.abc import Sequence
 
-from metarlgym.author_errors import error_detail, error_text
+from metarlgym.author_errors import error_detail, error_line
 from metarlgym.datatypes import Episode, MetaRLGymError, MetaTrajectory, StopReason, Task, Turn
 from metarlgym.rollout.limits import Limits
 from metarlgym.rollout.protocol import ActReply, ActRequest
@@ -97,7 +97,7 @@ class Session:
 
     def fail(self, error: BaseException) -> None:
         """End the trial with a recorded error; what was played stays."""
-        self.trajectory.error = f"{type(error).__name__}: {error_text(error)}"
+        self.trajectory.error = error_line(error)
         self.trajectory.error_detail = error_detail(error)
         self.stop(StopReason.ERROR)
 
