@@ -22,6 +22,7 @@ from metarlgym.files import expand
 from metarlgym.runtime.interrupt import Terminated
 from metarlgym.serving.command import LOOPBACK, ServerOptions, cpu_build, server_command
 from metarlgym.training.model_files import check_files
+from metarlgym.whole_numbers import check_whole
 
 PASS_THROUGH: dict[str, Any] = {"allow_extra_args": True, "ignore_unknown_options": True}
 
@@ -30,7 +31,7 @@ def command(
     context: typer.Context,
     model: Annotated[str, typer.Option("--model", help="Model folder or hub id: the one training starts from.")],
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65_535, help="Port to listen on.")] = 8000,
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16; auto is float32 on a CPU.")] = "auto",
     max_model_len: Annotated[int | None, typer.Option(help="Longest context in tokens; default: the model's.")] = None,
     tensor_parallel_size: Annotated[
@@ -54,6 +55,7 @@ def command(
       metarlgym serve --model runs/tiny --port 8001
     """
     console = output()
+    check_whole("port", port, 1, 65_535)
     model = expand(model)
     if not Path(model).exists() and model.startswith((".", "/", "~", "runs")):
         raise ConfigError(f"model={model!r}: no such folder. Give a model folder or a hub id.")
