@@ -10,7 +10,6 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Sequence
 from functools import cache
-from numbers import Real
 from typing import Any
 
 from metarlgym.datatypes import JSON, ConfigError, Episode, Optimum, Step
@@ -33,7 +32,7 @@ class Doors(Env):
     def __init__(self, doors: int = 4, safe: float = 0.4, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         doors = check_whole("doors", doors, 2)
-        if not isinstance(safe, Real) or not 0.0 <= safe <= 1.0:
+        if not isinstance(safe, int | float) or not 0.0 <= safe <= 1.0:
             raise ConfigError(f"safe={safe!r} must be a number in [0, 1].")
         self.doors = doors
         self.safe = safe
