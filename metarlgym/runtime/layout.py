@@ -118,7 +118,11 @@ def entries(folder: Path, tree: Tree) -> Iterator[Path]:
 def written(folder: Path, tree: Tree) -> Tree:
     """What a run wrote into a folder: what its `COMPLETE` lists; where it lists nothing, what may be written."""
     names = recorded(folder)
-    return _exactly([tuple(name.split("/")) for name in (*names, COMPLETE, f"{COMPLETE}.part")]) if names else tree
+    if not names:
+        return tree
+    listed = _exactly([tuple(name.split("/")) for name in (*names, COMPLETE, f"{COMPLETE}.part")])
+    # Folders that a run makes may be left empty, such as start/warmup. `below` takes the first that fits.
+    return Tree(listed.files, {**listed.folders, **{name: Tree() for name in tree.folders.keys() - listed.folders}})
 
 
 def _exactly(names: Iterable[tuple[str, ...]]) -> Tree:
