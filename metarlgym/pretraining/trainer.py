@@ -218,6 +218,12 @@ class PretrainTrainer(CheckpointMixin, Trainer):
             logs["data_share"] = round(self.fetch_seconds / (time.perf_counter() - self._train_start), 4)
         super().log(logs, *args, **kwargs)
 
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True  # transformers would take one more step
+            return
+        super()._run_epoch(*args, **kwargs)
+
     def train(self, *args: Any, **kwargs: Any) -> Any:
         self._train_start, self.fetch_seconds = time.perf_counter(), 0.0
         result = super().train(*args, **kwargs)
