@@ -12,7 +12,16 @@ from typing import Annotated, Any, cast
 import typer
 from rich.console import Console
 
-from metarlgym.cli.common import Baseline, EnvArgs, check_plot, check_writable, output, parse_env_args, used
+from metarlgym.cli.common import (
+    Baseline,
+    EnvArgs,
+    check_apart,
+    check_plot,
+    check_writable,
+    output,
+    parse_env_args,
+    used,
+)
 from metarlgym.cli.run_settings import LIMITS, RunSettings
 from metarlgym.datatypes import ConfigError, MetaTrajectory
 from metarlgym.env import Env
@@ -118,6 +127,7 @@ def command(
     check_writable(json_file, "json")
     check_writable(trajectories, "trajectories")
     check_plot(plot)
+    check_apart(json=json_file, trajectories=trajectories, plot=plot)
     if model is not None and model.startswith("~"):
         model = expand(model)
     if policy is not None:

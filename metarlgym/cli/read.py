@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from metarlgym.cli.common import check_plot, check_writable, output, parse_json, used
+from metarlgym.cli.common import check_apart, check_plot, check_writable, output, parse_json, used
 from metarlgym.datatypes import ConfigError
 from metarlgym.files import expand, write_json
 
@@ -70,6 +70,7 @@ def command(
     """
     check_writable(json_file, "json")
     check_plot(plot)
+    check_apart(json=json_file, plot=plot)
     if model is None and server is None:
         raise ConfigError("read needs a model: --model runs/quickstart/final, or --server http://127.0.0.1:8000.")
     if server is not None:

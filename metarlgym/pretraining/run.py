@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,10 @@ from metarlgym.pretraining.probing import probe
 from metarlgym.pretraining.progress import PretrainProgress
 from metarlgym.pretraining.regret import Examination, curves, summarise
 from metarlgym.pretraining.trainer import PretrainTrainer
+from metarlgym.runtime.layout import MODEL
 from metarlgym.runtime.run_folder import Mode
 from metarlgym.runtime.same import SETTINGS, as_text, check_same, everything
+from metarlgym.runtime.sound import marked
 from metarlgym.sources import Piecewise, Source
 from metarlgym.training.bounds import check_values
 from metarlgym.training.callbacks import MetricsFile
@@ -161,10 +164,12 @@ def _train(
     finally:
         progress.close()
     opened.stage = "final"
-    trainer.save_model(str(folder / "final"))
+    with _marked(folder / "final", trainer, main):
+        trainer.save_model(str(folder / "final"))
     if trainer.words is not None and main:
         for name in ("final", "best"):
-            trainer.words.tokenizer().save_pretrained(folder / name)
+            with _marked(folder / name, trainer, main):
+                trainer.words.tokenizer().save_pretrained(folder / name)
     with console.status("examining the final model"):
         line = examination.model(trainer.model, prefix=trainer.prefix)
         summary = summarise(line, examination.exact)
@@ -192,6 +197,10 @@ def _train(
     plot_dynamics(folder / "metrics.jsonl", folder / "dynamics.png")
     _show(summary, folder, console)
     return summary
+
+
+def _marked(folder: Path, trainer: PretrainTrainer, main: bool) -> AbstractContextManager[None]:
+    return marked(folder, MODEL, trainer.state.global_step) if main else nullcontext()
 
 
 def _last(args: PretrainConfig) -> bool:

@@ -131,7 +131,7 @@ def run_selflearning(settings: SelfLearnSettings, console: Console | None = None
         if by is None:
             raise
         ended = by()
-        done = sum(_result_path(path, name).exists() for name in names)
+        done = len(_results(path, names)[0])
         saved = f"{done} of {len(names)} arms are done and kept; go on with: " if folder.committed else ""
         again = go_on("selflearn", settings.arguments) if saved else f"{path} is left as it was."
         raise Interrupted(saved + again, TERMINATED if by is Terminated else INTERRUPTED) from None
@@ -153,7 +153,11 @@ def _run(
         _check(settings, folder)
     text = yaml.safe_dump(settings.resolved(), sort_keys=False, allow_unicode=True)
     (folder / "arms").mkdir(parents=True, exist_ok=True)
-    done = {name: _result(folder, name) for name in names if _result_path(folder, name).exists()}
+    found, damaged = _results(folder, every)
+    for name in damaged:
+        what = "runs again" if name in names else "is left out of the summary; it runs again without --only"
+        console.print(f"{_result_path(folder, name)} is damaged: this arm {what}", highlight=False, soft_wrap=True)
+    done = {name for name in names if name in found}
     console.print(
         f"plan {run.plan}: {len(names)} arms"
         + (f", {len(done)} of them done" if done else "")
@@ -167,7 +171,7 @@ def _run(
         claimed.check()
     claimed.commit({"config.yaml": text})
     # All that is there, of earlier runs of this config too: `only` adds to them.
-    results = {name: _result(folder, name) for name in every if _result_path(folder, name).exists()}
+    results, _ = _results(folder, every)
     summary = {
         "plan": run.plan,
         **plan.summarise(config, results),
@@ -292,6 +296,23 @@ def _result_path(folder: Path, name: str) -> Path:
 
 def _result(folder: Path, name: str) -> dict[str, Any]:
     return json.loads(_result_path(folder, name).read_text(encoding="utf-8"))
+
+
+def _results(folder: Path, names: list[str]) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """The results of those arms that are done, by name, and the arms whose results are damaged."""
+    found, damaged = {}, []
+    for name in names:
+        if not _result_path(folder, name).exists():
+            continue
+        try:
+            result = _result(folder, name)
+        except (ValueError, OSError):
+            result = None
+        if isinstance(result, dict) and len(result) > 1 and isinstance(result.get("seconds"), int | float):
+            found[name] = result
+        else:
+            damaged.append(name)
+    return found, damaged
 
 
 def _check(settings: SelfLearnSettings, folder: Path) -> None:

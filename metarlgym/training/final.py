@@ -4,7 +4,7 @@ trained."""
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,8 @@ from accelerate.utils import gather_object
 from peft import PeftModel
 from transformers.integrations import deepspeed as hf_deepspeed
 
+from metarlgym.runtime.layout import FINAL
+from metarlgym.runtime.sound import marked
 from metarlgym.training.arguments import Settings
 from metarlgym.training.loading import load_model
 from metarlgym.training.saveable import first_line
@@ -47,6 +49,15 @@ def save_final(trainer: MetaGRPOTrainer, tokenizer: Any, settings: Settings, fol
 
 def _write(trainer: MetaGRPOTrainer, tokenizer: Any, settings: Settings, folder: Path, final: Path) -> None:
     accelerator = trainer.accelerator
+    main = accelerator.is_main_process
+    with marked(final, FINAL, trainer.state.global_step) if main else nullcontext():
+        _write_model(trainer, settings, folder, final)
+        if main:
+            tokenizer.save_pretrained(final)
+
+
+def _write_model(trainer: MetaGRPOTrainer, settings: Settings, folder: Path, final: Path) -> None:
+    accelerator = trainer.accelerator
     if not isinstance(accelerator.unwrap_model(trainer.model), PeftModel):
         trainer.save_model(str(final))
     else:
@@ -59,8 +70,6 @@ def _write(trainer: MetaGRPOTrainer, tokenizer: Any, settings: Settings, folder:
             with torch.no_grad():
                 merged: Any = PeftModel.from_pretrained(model, str(final / ADAPTER)).merge_and_unload()
             merged.save_pretrained(final)
-    if accelerator.is_main_process:
-        tokenizer.save_pretrained(final)
 
 
 @contextmanager

@@ -64,7 +64,7 @@ class OpenRun(TrainerCallback):
         if self.first_step and getattr(args, "eval_on_start", False):
             args.eval_on_start = False  # a start from a checkpoint has been evaluated at its step
         if self.folder is not None and self.folder.resumed:
-            cut_lines(self.path / "metrics.jsonl", self.first_step)
+            cut_lines(self.path / "metrics.jsonl", self.first_step, summary=self.first_step >= state.max_steps)
             cut_lines(self.path / "trials.jsonl", self.first_step - 1)  # a trial's step is the one before it counts
             self.folder.commit(self.texts)
 

@@ -16,10 +16,11 @@ from transformers import AutoModelForCausalLM
 from metarlgym.datatypes import ConfigError, MetaRLGymError
 from metarlgym.files import expand
 from metarlgym.rollout.render import ChatRenderer, Renderer
+from metarlgym.runtime.layout import LAYOUTS
+from metarlgym.runtime.sound import COMPLETE, damage, marked
 from metarlgym.tasks import TaskGroup
 from metarlgym.training.agreement import agree
 from metarlgym.training.arguments import Settings
-from metarlgym.training.checkpoint import COMPLETE
 from metarlgym.training.loading import check_vocabulary, load_config, load_model, load_tokenizer, make_renderer
 from metarlgym.training.saveable import saveable
 from metarlgym.training.scratch import byte_tokenizer, sample_text, scratch_model, word_tokenizer
@@ -96,23 +97,32 @@ def starting_policy(
             args.model_init_kwargs = {"revision": source["revision"]}  # TRL loads the reference model with them
         return saveable(load_model(name, **source, **model_form(settings)), name), tokenizer, renderer
     start = folder / "start"
-    if not (start / COMPLETE).exists():
-        if args.world_size > 1:
-            _make_start_apart(settings, start)
-        else:
-            make_start(settings, group, make_trial, start, console)
+    if args.world_size > 1:
+        _make_start_apart(settings, start, console)
+    elif _missing(start, console):
+        make_start(settings, group, make_trial, start, console)
     tokenizer = load_tokenizer(str(start))
     return load_model(str(start)), tokenizer, make_renderer("plain", tokenizer, group)
 
 
-def _make_start_apart(settings: Settings, start: Path) -> None:
-    """Make `start/` in a process of its own, while the other processes of the launch wait.
+def _missing(start: Path, console: Console) -> bool:
+    """Whether `start/` has to be made: it is not there whole. Its seed makes the same one again."""
+    if not (start / COMPLETE).exists():
+        return True
+    wrong = damage(start)
+    if wrong:
+        console.print(f"{start} is damaged ({wrong}): it is made again", highlight=False, soft_wrap=True)
+    return wrong is not None
+
+
+def _make_start_apart(settings: Settings, start: Path, console: Console) -> None:
+    """Make `start/`, if it is missing, in a process of its own, while the other processes of the launch wait.
 
     The warm-up's trainer would otherwise join this launch's process group, and its result depend on the group's size.
     """
     state = settings.grpo.distributed_state
     problem: MetaRLGymError | None = None
-    if state.is_main_process:
+    if state.is_main_process and _missing(start, console):
         launcher = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "GROUP_RANK")
         prefixes = ("TORCHELASTIC_", "ACCELERATE_", "FSDP_")
         clean = {k: v for k, v in os.environ.items() if k not in launcher and not k.startswith(prefixes)}
@@ -157,9 +167,9 @@ def make_start(
             highlight=False,
         )
     start.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(start)
-    tokenizer.save_pretrained(start)
-    (start / COMPLETE).write_text("start\n")
+    with marked(start, LAYOUTS["train"].folders["start"]):
+        model.save_pretrained(start)
+        tokenizer.save_pretrained(start)
 
 
 def context_needed(renderer: Renderer, group: TaskGroup, make_trial: Callable[[], Trial], action_tokens: int) -> int:
