@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from metarlgym.cli.common import check_plot, check_writable, output, parse_json, used
+from metarlgym.cli.common import check_apart, check_plot, check_writable, output, parse_json, used
 from metarlgym.datatypes import ConfigError
 from metarlgym.files import expand, write_json
 
@@ -61,6 +61,7 @@ def command(
     """
     check_writable(json_file, "json")
     check_plot(plot)
+    check_apart(json=json_file, plot=plot)
     if model is None and server is None:
         raise ConfigError("read needs a model: --model runs/quickstart/final, or --server http://127.0.0.1:8000.")
     if server is not None:
@@ -145,18 +146,25 @@ def _read(
             loaded = loaded.to(best_device() if device == "auto" else torch.device(device))
         except (RuntimeError, AssertionError) as error:
             raise ConfigError(f"device={device!r} cannot be used ({str(error).splitlines()[0][:120]}).") from None
-        codec = _codec(model, alphabet, words)
+        codec = _codec(model, alphabet, words, loaded.config)
         return model, read_in_process(loaded, codec, tokens, labels, renormalise, progress)
 
 
-def _codec(model: str, alphabet: int, words: list[str] | None) -> SymbolCodec:
-    from metarlgym.models.loading import load_tokenizer
+def _codec(model: str, alphabet: int, words: list[str] | None, config: Any = None) -> SymbolCodec:
+    """Symbols to tokens; a tokenizer that does not go with the model's configuration is refused."""
+    from metarlgym.models.loading import check_vocabulary, load_tokenizer
     from metarlgym.sequences.scoring.log_loss import SymbolCodec
 
     files = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "tokenizer.model")
     folder = Path(expand(model))
     bare = folder.is_dir() and not any((folder / file).exists() for file in files)
-    return SymbolCodec(None if bare else load_tokenizer(model), alphabet, words)
+    tokenizer = None if bare else load_tokenizer(model)
+    if tokenizer is not None and config is not None:
+        try:
+            check_vocabulary(model, tokenizer, config)
+        except ConfigError as error:
+            raise ConfigError(str(error).replace("model_name_or_path=", "model=")) from None
+    return SymbolCodec(tokenizer, alphabet, words)
 
 
 def _show(found: dict[str, Any]) -> None:

@@ -140,7 +140,7 @@ def run_selflearning(settings: SelfLearnSettings, console: Console | None = None
         if by is None:
             raise
         ended = by()
-        done = sum(_result_path(path, name).exists() for name in names)
+        done = len(_results(path, names)[0])
         saved = f"{done} of {len(names)} variants are done and kept; go on with: " if folder.committed else ""
         again = go_on("selflearn", settings.arguments) if saved else f"{path} is left as it was."
         raise Interrupted(saved + again, TERMINATED if by is Terminated else INTERRUPTED) from None
@@ -162,7 +162,11 @@ def _run(
         _check(settings, folder)
     text = yaml.safe_dump(settings.resolved(), sort_keys=False, allow_unicode=True)
     (folder / "variants").mkdir(parents=True, exist_ok=True)
-    done = {name: _result(folder, name) for name in names if _result_path(folder, name).exists()}
+    found, damaged = _results(folder, every)
+    for name in damaged:
+        what = "runs again" if name in names else "is left out of the summary; it runs again without --only"
+        console.print(f"{_result_path(folder, name)} is damaged: this variant {what}", highlight=False, soft_wrap=True)
+    done = {name for name in names if name in found}
     console.print(
         f"experiment {run.experiment}: {len(names)} variants"
         + (f", {len(done)} of them done" if done else "")
@@ -176,7 +180,7 @@ def _run(
         claimed.check()
     claimed.commit({"config.yaml": text})
     # All that is there, of earlier runs of this config too: `only` adds to them.
-    results = {name: _result(folder, name) for name in every if _result_path(folder, name).exists()}
+    results, _ = _results(folder, every)
     summary = {
         "experiment": run.experiment,
         **experiment.summarise(config, results),
@@ -302,6 +306,23 @@ def _result_path(folder: Path, name: str) -> Path:
 
 def _result(folder: Path, name: str) -> dict[str, Any]:
     return json.loads(_result_path(folder, name).read_text(encoding="utf-8"))
+
+
+def _results(folder: Path, names: list[str]) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """The results of those variants that are done, by name, and the variants whose results are damaged."""
+    found, damaged = {}, []
+    for name in names:
+        if not _result_path(folder, name).exists():
+            continue
+        try:
+            result = _result(folder, name)
+        except (ValueError, OSError):
+            result = None
+        if isinstance(result, dict) and len(result) > 1 and isinstance(result.get("seconds"), int | float):
+            found[name] = result
+        else:
+            damaged.append(name)
+    return found, damaged
 
 
 def _check(settings: SelfLearnSettings, folder: Path) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 
 from metarlgym.datatypes import ConfigError
 from metarlgym.sequences.sources.random_streams import MOST_SEED, stream_key
+from metarlgym.whole_numbers import check_whole as check_whole
 
 SPLITS = ("train", "eval")
 CONCENTRATIONS = (1e-280, 1e100)
@@ -123,21 +124,6 @@ def check_concentration(name: str, value: Any) -> float:
         ConfigError: no number, or outside `CONCENTRATIONS`.
     """
     return check_number(name, value, *CONCENTRATIONS)
-
-
-def check_whole(name: str, value: Any, least: int, most: int | None = None, why: str = "") -> int:
-    """`value` as an int.
-
-    Raises:
-        ConfigError: no whole number, or out of range.
-    """
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise ConfigError(f"{name}={value!r} must be a whole number of at least {least}.")
-    if value < least:
-        raise ConfigError(f"{name}={value} must be at least {least}{why}.")
-    if most is not None and value > most:
-        raise ConfigError(f"{name}={value} must be at most {most}{why}.")
-    return int(value)
 
 
 def check_number(name: str, value: Any, low: float, high: float, open_low: bool = False) -> float:
