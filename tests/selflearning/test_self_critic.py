@@ -252,7 +252,7 @@ def flags(folder, **changes):
 
 def test_a_run_and_its_resume(tmp_path, capsys):
     folder = tmp_path / "run"
-    assert main(flags(folder)) == 0
+    assert main(flags(folder, workers=2)) == 0  # side by side; what is left below runs in this process
     summary = json.loads((folder / "summary.json").read_text())
     assert list(summary["critics"]["live"]) == ["hack_step"] and len(summary["critics"]["live"]["hack_step"]) == 1
     assert summary["forms"]["score"]["closed_loop"].keys() == {"live-stop"}
@@ -270,7 +270,7 @@ def test_a_run_and_its_resume(tmp_path, capsys):
 
 def test_damaged_results_of_an_arm_are_made_again(tmp_path, capsys):
     folder = tmp_path / "run"
-    assert main(flags(folder)) == 0
+    assert main(flags(folder, workers=2)) == 0  # side by side; what is left below runs in this process
     summary = json.loads((folder / "summary.json").read_text())
     variants = folder / "variants"
     kept = (variants / "score-live-stop.json").stat().st_mtime_ns
@@ -376,7 +376,7 @@ def test_several_plans(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"only": "score-dead-0"}, "no variant"),
+        ({"only": "score-dead-0"}, "not a variant"),
         ({"seeds": (0, 0)}, "twice"),
         ({"workers": 0}, "workers=0"),
         ({"speed": 3}, "'speed'"),
