@@ -35,14 +35,31 @@ def checked_step(env_id: str, step: Any) -> Step:
 
 
 def checked_text(env_id: str, what: str, value: Any) -> str:
-    """A str, also from a subclass of it.
+    """A str that can be encoded as UTF-8, also from a subclass of str.
 
     Raises:
-        MetaRLGymError: another type.
+        MetaRLGymError: another type, or a text with a lone surrogate, which no tokenizer takes.
     """
     if isinstance(value, str):
-        return str(value)
+        text = str(value)
+        if not encodable(text):
+            raise MetaRLGymError(
+                f"{env_id}: {what} {_shown(value)}, which holds a lone surrogate and cannot be encoded as UTF-8: "
+                "decode the text with errors='replace'."
+            )
+        return text
     raise MetaRLGymError(f"{env_id}: {what} {_describe(value)}: return a str, which may be empty.")
+
+
+def encodable(text: str) -> bool:
+    """Whether a text can be encoded as UTF-8: it holds no lone surrogate."""
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def checked_flag(env_id: str, name: str, value: Any) -> bool:

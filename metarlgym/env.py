@@ -30,7 +30,7 @@ from typing import Any, ClassVar, Literal
 
 import gymnasium
 
-from metarlgym.author_values import RewardError, checked_flag, checked_step, checked_text
+from metarlgym.author_values import RewardError, checked_flag, checked_step, checked_text, encodable
 from metarlgym.datatypes import JSON, ConfigError, Episode, EpisodeOver, MetaRLGymError, Optimum, Step, StopReason, Task
 from metarlgym.seeding import derive, stream
 from metarlgym.spaces import AnyText
@@ -195,7 +195,8 @@ class Env(gymnasium.Env[str, str]):
         self._success = False
         self._stop = None
         first = self.on_reset(task.params, stream(self.env_id, "episode", episode_seed))
-        self._observation = first if type(first) is str else checked_text(self.env_id, "on_reset returned", first)
+        plain = type(first) is str and first.isascii()
+        self._observation = first if plain else checked_text(self.env_id, "on_reset returned", first)
         self._live = True
         return self._observation
 
@@ -212,8 +213,8 @@ class Env(gymnasium.Env[str, str]):
 
         Raises:
             EpisodeOver: before `reset` and after the end.
-            MetaRLGymError: `on_step` returned something else than a `Step` of a str, a number within `reward_range`,
-                two flags, and a dict or None. The episode is over then.
+            MetaRLGymError: `on_step` returned something else than a `Step` of a str that UTF-8 can encode, a number
+                within `reward_range`, two flags, and a dict or None. The episode is over then.
         """
         if not self._live:
             raise EpisodeOver(f"{self.env_id}: step() needs a live episode. Call reset() first.")
@@ -224,6 +225,7 @@ class Env(gymnasium.Env[str, str]):
         observation, reward, terminated, truncated, info = step
         if not (
             type(observation) is str
+            and (observation.isascii() or encodable(observation))
             and type(reward) is float
             and type(terminated) is bool
             and type(truncated) is bool

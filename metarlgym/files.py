@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from metarlgym.datatypes import MetaRLGymError
+from metarlgym.datatypes import ConfigError, MetaRLGymError
 
 
 def expand(path: str | Path) -> str:
@@ -61,9 +61,16 @@ def write_whole(path: Path) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def renamed(path: Path, temporary: Path) -> Iterator[BinaryIO]:
-    """A file to fill under the name `temporary`, which becomes `path` when it is complete and on the disk."""
+    """A file to fill under the name `temporary`, which becomes `path` when it is complete and on the disk.
+
+    A file that an earlier attempt left at `temporary` goes.
+
+    Raises:
+        ConfigError: something else is there, such as a link.
+    """
+    filling = _new_file(temporary)
     try:
-        with temporary.open("wb") as file:
+        with filling as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -74,6 +81,14 @@ def renamed(path: Path, temporary: Path) -> Iterator[BinaryIO]:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
+
+
+def _new_file(path: Path) -> BinaryIO:
+    """A file to fill that nobody else has, nor a link leads to."""
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise ConfigError(f"{str(path)!r} is in the way, a link or a folder where a file is to be: move it away.")
+    path.unlink(missing_ok=True)
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666), "wb")
 
 
 def write_text(path: Path, text: str) -> None:

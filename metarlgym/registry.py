@@ -23,6 +23,7 @@ from typing import Any
 
 import gymnasium
 
+from metarlgym.author_errors import contained, error_line, error_text
 from metarlgym.datatypes import ConfigError, MetaRLGymError
 from metarlgym.env import Env
 from metarlgym.trial import TrialSettings
@@ -125,14 +126,16 @@ def load_plugins() -> list[str]:
     problems, called = [], []
     for point in _plugins():
         try:
-            plugin = point.load()
+            with contained("importing it"):
+                plugin = point.load()
             if plugin in called:
                 continue  # several names may share a function
             if inspect.isfunction(plugin):
                 called.append(plugin)
-            _load_plugin(point.name, plugin)
+            with contained("calling it"):
+                _load_plugin(point.name, plugin)
         except Exception as error:  # one broken plugin must not hide the others; the caller shows the line
-            problems.append(f"plugin {point.name} ({point.value}): {type(error).__name__}: {error}")
+            problems.append(f"plugin {point.name} ({point.value}): {error_line(error)}")
     return problems
 
 
@@ -159,20 +162,25 @@ def spec(env_id: str) -> EnvSpec:
     Raises:
         ConfigError: unknown id; the message holds the nearest names.
     """
+    given = env_id
     env_id = env_id.removeprefix("metarlgym/")
     module, _, name = env_id.rpartition(":")
     if module:  # gymnasium's form for environments that no package registers: import this, then look again
         try:
-            importlib.import_module(module)
+            with contained(f"env={env_id!r}: importing {module!r}"):
+                importlib.import_module(module)
         except ImportError as error:
-            raise ConfigError(f"env={env_id!r}: the module {module!r} cannot be imported ({error}).") from error
+            raise ConfigError(
+                f"env={env_id!r}: the module {module!r} cannot be imported ({error_text(error)})."
+            ) from error
         env_id = name
     problems = [] if env_id in _REGISTRY else load_plugins()
     if env_id not in _REGISTRY:
         lowered = {known.lower(): known for known in _REGISTRY}
-        near = [lowered[m] for m in difflib.get_close_matches(env_id.lower(), lowered, n=3, cutoff=0.4)]
+        prefix = f"{module}:" if module else ""
+        near = [prefix + lowered[m] for m in difflib.get_close_matches(env_id.lower(), lowered, n=3, cutoff=0.4)]
         hint = f"Did you mean {' or '.join(near)}?" if near else f"Known: {', '.join(sorted(_REGISTRY))}."
-        raise ConfigError(f"env={env_id!r} is not registered. {hint}" + "".join(f" ({p})" for p in problems))
+        raise ConfigError(f"env={given!r} is not registered. {hint}" + "".join(f" ({p})" for p in problems))
     return _REGISTRY[env_id]
 
 
@@ -194,18 +202,47 @@ def make(env_id: str, *, episodes: int | None = None, **kwargs: Any) -> Env:
     cls: Any = entry.entry_point
     if isinstance(cls, str):
         module, _, name = cls.partition(":")
-        cls = getattr(importlib.import_module(module), name)
+        with contained(f"{entry.env_id}: importing {module!r}"):
+            cls = getattr(importlib.import_module(module), name)
     try:
-        env = cls(**{**entry.kwargs, **kwargs})
+        with contained(f"{entry.env_id}: making the environment"):
+            env = cls(**{**entry.kwargs, **kwargs})
     except TypeError as error:
-        reason = str(error).rstrip(".")
+        reason = error_text(error).rstrip(".")
+        known = _arguments(cls)
+        unknown = [name for name in kwargs if name not in known]
+        if unknown and "unexpected keyword argument" in reason:
+            raise ConfigError(
+                f"env_args={kwargs!r}: {entry.env_id} has no argument {' and no '.join(map(repr, unknown))}: "
+                f"use {', '.join(known) or 'none'}."
+            ) from error
         raise ConfigError(f"env_args={kwargs!r} do not fit {entry.env_id}: {reason}.") from error
+    except MemoryError as error:
+        raise ConfigError(
+            f"env_args={kwargs!r}: there is not enough memory for such a {entry.env_id}: use smaller arguments."
+        ) from error
     if not isinstance(env, Env):
         raise MetaRLGymError(f"{entry.env_id}: {cls!r} made {type(env).__name__}, which is not a metarlgym.Env.")
     env.env_id = entry.env_id
     if not is_trial:
         return env
     return TrialSettings(episodes, **trial_kwargs).make(env)
+
+
+def _arguments(maker: Callable[..., Env]) -> list[str]:
+    """Names of the keyword arguments of a class or function that makes environments."""
+    makers: list[Any] = [vars(cls).get("__init__") for cls in maker.__mro__] if isinstance(maker, type) else [maker]
+    names: list[str] = []
+    for each in filter(None, makers):
+        try:
+            parameters = inspect.signature(each).parameters.values()
+        except (TypeError, ValueError):  # not every callable has one
+            break
+        kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+        names += [p.name for p in parameters if p.kind in kinds and p.name not in ("self", *names)]
+        if all(p.kind is not inspect.Parameter.VAR_KEYWORD for p in parameters):
+            break  # nothing is handed on to the base class
+    return names
 
 
 def list_envs() -> list[EnvSpec]:

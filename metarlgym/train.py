@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
+from metarlgym.author_errors import error_text
 from metarlgym.datatypes import MetaRLGymError
-from metarlgym.runtime.faults import describe_fault
+from metarlgym.runtime.faults import describe_exit, describe_fault
 from metarlgym.runtime.launch import end_processes, leave_processes, without_gpu
 from metarlgym.runtime.terminal import prepare_output, say
 
@@ -19,7 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     dry_run = "--dry-run" in arguments or "--dry_run" in arguments
     start_only = "--start-only" in arguments  # set by ourselves: see training/start.py
     arguments = [a for a in arguments if a not in ("--dry-run", "--dry_run", "--start-only")]
-    from metarlgym.runtime.interrupt import INTERRUPTED, Interrupted, stoppable
+    from metarlgym.runtime.interrupt import Interrupted, status_of, stoppable
 
     prepare_output()
     try:
@@ -32,21 +33,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
             leave_processes()
     except (KeyboardInterrupt, Interrupted) as error:  # the bare one while libraries are loaded
         if not start_only:  # else the run that asked for it says so
-            say(str(error) or "nothing was started.", stopped=True)
-        return end_processes(getattr(error, "status", INTERRUPTED))
+            say(error_text(error) or "nothing was started.", stopped=True)
+        return end_processes(getattr(error, "status", status_of(type(error))))
     except MetaRLGymError as error:
         from metarlgym.runtime.agreement import AgreedError
         from metarlgym.training.preemption import EXIT_STATUS, Preempted
 
         stopped = isinstance(error, Preempted)
         # What all processes raise, the main one says for all.
-        say(str(error), stopped, by_all=isinstance(error, AgreedError | Preempted))
+        say(error_text(error), stopped, by_all=isinstance(error, AgreedError | Preempted))
         return EXIT_STATUS if stopped else 2
     except Exception as error:
         fault = describe_fault(error)
         if fault is None:
             raise
         say(fault, by_all=False)
+        return 2
+    except SystemExit as error:
+        say(describe_exit(error), by_all=False)
         return 2
     return 0
 

@@ -8,9 +8,14 @@ from typing import Any
 
 import gymnasium
 
+from metarlgym.author_values import checked_text
 from metarlgym.datatypes import ConfigError, Episode, EpisodeOver, Message, Optimum, Step, StopReason, Task, Turn
 from metarlgym.env import Env
 from metarlgym.memory import FullHistory, Memory, make_memory
+from metarlgym.whole_numbers import check_whole
+
+MOST_EPISODES = 100_000
+"""Episodes that a trial can have at most."""
 
 
 def _described(env: object) -> str:
@@ -60,9 +65,8 @@ class Trial(Env):
         if episodes is None:
             if max_total_turns is None:
                 raise ConfigError("episodes=None needs a budget: give max_total_turns, or a number of episodes.")
-            episodes = max_total_turns
-        if episodes < 1:
-            raise ConfigError(f"episodes={episodes} must be at least 1.")
+            episodes = check_whole("max_total_turns", max_total_turns, 1, MOST_EPISODES, " where episodes is not given")
+        episodes = check_whole("episodes", episodes, 1, MOST_EPISODES)
         if not 0 <= free_shots < episodes:
             raise ConfigError(
                 f"free_shots={free_shots} must be at least 0 and below episodes={episodes}: at least one must count."
@@ -133,7 +137,7 @@ class Trial(Env):
     # ------------------------------------------------------------------ Env
 
     def rules(self) -> str:
-        return self.env.rules()
+        return checked_text(self.env_id, "rules() returned", self.env.rules())
 
     def sample_task(self, rng: Any) -> Any:
         return self.env.sample_task(rng)
@@ -216,6 +220,8 @@ class Trial(Env):
         index = len(self.history)
         first = self.env._begin(self.task, (self.trial_seed, index))
         boundary = self.env.boundary(index, self._announced) if self.memory.numbered else ""
+        if boundary:
+            boundary = checked_text(self.env_id, "boundary() returned", boundary)
         opening = self.join(boundary, first)
         self._episode = Episode(opening)
         self.history.append(self._episode)

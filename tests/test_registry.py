@@ -69,12 +69,50 @@ def test_register_a_class_with_defaults():
 
 
 def test_wrong_arguments_name_the_environment():
-    with pytest.raises(ConfigError, match=r"env_args=\{'rooms': 3\} do not fit Doors-v0"):
+    with pytest.raises(
+        ConfigError, match=r"env_args=\{'rooms': 3\}: Doors-v0 has no argument 'rooms': use doors, safe, "
+    ):
         make("Doors-v0", rooms=3)
     register("Picky-v0", _picky)
     with pytest.raises(ConfigError) as caught:
         make("Picky-v0")
     assert str(caught.value).endswith("give rooms.")
+
+
+def test_unknown_arguments_are_named_beside_the_known_ones():
+    class Middle(Doors):
+        def __init__(self, width=1, **kwargs):
+            super().__init__(**kwargs)
+
+    class Closed(Doors):
+        def __init__(self, height=1):
+            super().__init__()
+
+    register("Middle-v0", Middle)
+    register("Closed-v0", Closed)
+    register("Function-v0", lambda depth=1: Doors())
+    for name, known in (("Middle", "width, doors, safe, style, split"), ("Closed", "height"), ("Function", "depth")):
+        with pytest.raises(ConfigError) as caught:
+            make(f"{name}-v0", pegs=6, pins=2)
+        line = f"env_args={{'pegs': 6, 'pins': 2}}: {name}-v0 has no argument 'pegs' and no 'pins': use {known}."
+        assert str(caught.value) == line
+    assert make("Middle-v0", width=2, doors=7).doors == 7
+
+
+def test_an_environment_too_large_for_the_memory():
+    def too_large(**_):
+        raise MemoryError
+
+    register("Large-v0", too_large)
+    with pytest.raises(ConfigError, match=r"env_args=\{'size': 9\}: there is not enough memory for such a Large-v0"):
+        make("Large-v0", size=9)
+
+
+def test_an_unregistered_id_of_a_module_is_told_as_given():
+    with pytest.raises(
+        ConfigError, match=r"env='metarlgym.envs.doors:Doors' is not registered\. Did you mean metarlgym"
+    ):
+        make("metarlgym.envs.doors:Doors")
 
 
 def _picky(**kwargs):

@@ -310,3 +310,19 @@ def test_a_trial_of_something_else_is_refused():
     assert Trial(wrapped.unwrapped).env is wrapped.unwrapped
     with pytest.raises(ConfigError, match=r"env='Doors-v0' is not a metarlgym\.Env"):
         Trial("Doors-v0")
+
+
+@pytest.mark.parametrize(
+    ("episodes", "budget", "line"),
+    [
+        (100_001, None, "episodes=100001 must be at most 100000."),
+        (0, None, "episodes=0 must be at least 1."),
+        (2.5, None, "episodes=2.5 must be a whole number of at least 1."),
+        (None, 100_001, "max_total_turns=100001 must be at most 100000 where episodes is not given."),
+    ],
+)
+def test_the_number_of_episodes_is_bounded(episodes, budget, line):
+    with pytest.raises(ConfigError) as caught:
+        Trial(Doors(), episodes, max_total_turns=budget)
+    assert str(caught.value) == line
+    assert Trial(Doors(), 2, max_total_turns=10**9).episodes == 2

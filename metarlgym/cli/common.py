@@ -13,6 +13,7 @@ from rich.console import Console
 from metarlgym.datatypes import ConfigError
 from metarlgym.files import place_problem
 from metarlgym.runtime.faults import describe_fault
+from metarlgym.runtime.guard import owner
 
 ENV_ARGS_HELP = "Arguments of the environment as JSON, such as '{\"doors\": 6}'."
 ENV_ARGS_FIX = "write it like --env-args '{\"doors\": 6}'"
@@ -70,7 +71,7 @@ def parse_json(text: str | None, option: str, fix: str) -> dict[str, Any]:
 
 
 def check_writable(path: Path | None, option: str, suffixes: tuple[str, ...] = ()) -> None:
-    """Refuse a file that could not be written, before any work is done.
+    """Refuse a file that could not be written, or that belongs to a run or a model, before any work is done.
 
     Raises:
         ConfigError: naming the option, the path and the fix.
@@ -80,8 +81,25 @@ def check_writable(path: Path | None, option: str, suffixes: tuple[str, ...] = (
     problem = place_problem(path)
     if problem is None and suffixes and path.suffix not in suffixes:
         problem = f"has no known ending; use {' or '.join(suffixes)}"
+    if problem is None and (whose := owner(path)):
+        problem = f"{whose}, and would be replaced: name another file"
     if problem:
         raise ConfigError(f"{option}={str(path)!r} {problem}.")
+
+
+def check_apart(**outputs: Path | None) -> None:
+    """Refuse two outputs, by option, that are the same file; devices and pipes take any number.
+
+    Raises:
+        ConfigError: naming both options.
+    """
+    seen: dict[Path, str] = {}
+    for option, path in outputs.items():
+        if path is None or (path.exists() and not path.is_file()):
+            continue
+        other = seen.setdefault(path.resolve(), option)
+        if other != option:
+            raise ConfigError(f"{option}={str(path)!r} is the file of {other} too: give each its own.")
 
 
 def check_plot(path: Path | None, option: str = "plot") -> None:

@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 from rich.console import Console
 
-from metarlgym.cli.common import Baseline, EnvArgs, check_plot, check_writable, output, parse_env_args, used
+from metarlgym.cli.common import (
+    Baseline,
+    EnvArgs,
+    check_apart,
+    check_plot,
+    check_writable,
+    output,
+    parse_env_args,
+    used,
+)
 from metarlgym.cli.run_settings import RunSettings
 from metarlgym.datatypes import ConfigError, MetaTrajectory
 from metarlgym.env import Env
@@ -119,6 +128,7 @@ def command(
     check_writable(json_file, "json")
     check_writable(trajectories, "trajectories")
     check_plot(plot)
+    check_apart(json=json_file, trajectories=trajectories, plot=plot)
     if model is not None and model.startswith("~"):
         model = expand(model)
     if policy is not None:
@@ -221,7 +231,7 @@ def _load(
     import torch
     from transformers.utils import logging
 
-    from metarlgym.models.loading import check_model_path, load_model, load_tokenizer
+    from metarlgym.models.loading import check_model_path, check_vocabulary, load_model, load_tokenizer
     from metarlgym.rollout.make_renderer import make_renderer
 
     logging.set_verbosity_error()
@@ -233,6 +243,7 @@ def _load(
         tokenizer = load_tokenizer(name, trust_remote_code=trust_remote_code)
         renderer = make_renderer(play.renderer, tokenizer, group, play.chat_template_kwargs)
         loaded = load_model(name, dtype="auto", trust_remote_code=trust_remote_code)
+        check_vocabulary(name, tokenizer, loaded.config)
         return loaded.to(place).eval(), renderer
     except ConfigError as error:
         raise ConfigError(str(error).replace("model_name_or_path=", "model=")) from error
@@ -266,9 +277,7 @@ def _show(report: EvalReport, played: list[MetaTrajectory], console: Console) ->
             console.print(f"{label}: {value:.1%}")
     if report.errors:
         first = next(trajectory.error for trajectory in played if trajectory.error)
-        console.print(
-            f"{report.errors} of {report.trials} trials ended by an error; the first: {first}", style="red"
-        )
+        console.print(f"{report.errors} of {report.trials} trials ended by an error; the first: {first}", style="red")
 
 
 def _write(

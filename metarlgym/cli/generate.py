@@ -19,6 +19,7 @@ from rich.text import Text
 
 from metarlgym.cli.common import High, Low, Period, output, used
 from metarlgym.datatypes import ConfigError
+from metarlgym.runtime.interrupt import Interrupted, status_of
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -215,9 +216,9 @@ def _generate(
     try:
         with bar:
             written = write(export, out, progress, lambda text: console.print(text, style="yellow", soft_wrap=True))
-    except KeyboardInterrupt:
-        console.print(f"{out} is not complete: run the same command again to go on from the parts that are there.")
-        raise
+    except KeyboardInterrupt as error:
+        text = f"{out} is not complete: run the same command again to go on from the parts that are there."
+        raise Interrupted(text, status_of(type(error))) from None
     state = "" if written.fresh else " (was complete already; nothing was done)"
     console.print(f"{out}: {written.rows:,} rows, {_readable(written.size)}{state}", soft_wrap=True)
 

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from metarlgym import registry
+from metarlgym.author_errors import error_line
 from metarlgym.cli.common import output
 from metarlgym.env import Env
 
@@ -41,5 +42,5 @@ def describe(entry: registry.EnvSpec) -> dict[str, Any]:
     try:
         env = registry.make(entry.env_id)
     except Exception as error:  # an author's mistake may raise anything, and must not hide the others
-        return row | {"problem": f"{type(error).__name__}: {error}"}
+        return row | {"problem": error_line(error)}
     return row | {"split": env.split, "optimum": type(env).optimal_returns is not Env.optimal_returns}

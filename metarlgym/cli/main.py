@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -10,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from metarlgym.author_errors import error_text
 from metarlgym.cli import (
     bench,
     check,
@@ -27,8 +29,8 @@ from metarlgym.cli import (
     yardsticks,
 )
 from metarlgym.datatypes import MetaRLGymError
-from metarlgym.runtime.faults import describe_fault
-from metarlgym.runtime.interrupt import INTERRUPTED, Interrupted
+from metarlgym.runtime.faults import describe_exit, describe_fault
+from metarlgym.runtime.interrupt import Interrupted, status_of, stoppable
 from metarlgym.runtime.terminal import finish_output, prepare_output
 from metarlgym.version import __version__
 
@@ -59,8 +61,14 @@ app.add_typer(yardsticks.app, name="yardsticks")
 STOPPED = {
     "eval": "the evaluation is not done, and nothing is written; start the same command again.",
     "read": "the reading is not done, and nothing is written; start the same command again.",
+    "yardsticks": "the table is not done, and nothing is written; start the same command again.",
+    "play": "the trial is not done, and nothing is written.",
+    "plot": "the picture is not done, and nothing is written; start the same command again.",
+    "new-model": "the model is not done; start the same command again.",
+    "check": "not all contracts are checked; start the same command again.",
+    "serve": "the server is stopped.",
 }
-"""What Ctrl-C leaves, of commands that write at their end."""
+"""What Ctrl-C and SIGTERM leave, by command."""
 
 
 def _version(value: bool) -> None:
@@ -87,20 +95,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str] | None) -> int:
+    words = list(sys.argv[1:] if arguments is None else arguments)
     command = typer.main.get_command(app)
     try:
-        result: Any = command.main(
-            list(sys.argv[1:] if arguments is None else arguments), prog_name="metarlgym", standalone_mode=False
-        )
+        # Not `command.main`, which ends a command without a word at Ctrl-C. Commands take Ctrl-C as Python has it:
+        # `serve` has a server to end when it comes a second time.
+        with stoppable(signal.SIGTERM), command.make_context("metarlgym", words) as context:
+            result: Any = command.invoke(context)
+    except typer.Exit as error:
+        return error.exit_code
     except Interrupted as error:
         return _complain(str(error), error.status, "stopped: ", "bold yellow")
     except MetaRLGymError as error:
-        return _complain(str(error), 2)
-    except KeyboardInterrupt:
-        name = next(iter(sys.argv[1:] if arguments is None else arguments), "")
-        return _complain(STOPPED.get(name, "interrupted."), INTERRUPTED, "stopped: ", "bold yellow")
-    except typer.Abort:
+        return _complain(error_text(error), 2)
+    except KeyboardInterrupt as error:
+        text = STOPPED.get(next(iter(words), ""), "nothing more is done.")
+        return _complain(text, status_of(type(error)), "stopped: ", "bold yellow")
+    except (typer.Abort, EOFError):
         return _complain("input ended", 1)
+    except SystemExit as error:
+        return _complain(describe_exit(error), 2)
     except Exception as error:
         fault = describe_fault(error)
         if fault is not None:

@@ -49,15 +49,21 @@ def command(
         from metarlgym.runtime.launch import quiet
 
         quiet()
-        sizes = ScratchArguments(scratch_hidden_size=hidden_size, scratch_layers=layers, scratch_heads=heads)
+        try:
+            sizes = ScratchArguments(scratch_hidden_size=hidden_size, scratch_layers=layers, scratch_heads=heads)
+        except ConfigError as error:  # which names them as train does
+            text = str(error).replace("scratch_hidden_size", "hidden-size").replace("scratch_", "")
+            raise ConfigError(text) from None
         tokenizer = chat_tokenizer()
         model = scratch_model(sizes, tokenizer, context, seed, tied)
         try:
             model.save_pretrained(out)
             tokenizer.save_pretrained(out)
-        except (OSError, SafetensorError) as error:
+        except BaseException as error:
             with contextlib.suppress(OSError):  # half a model is none; there was no such file before
                 (out / "config.json").unlink(missing_ok=True)
+            if not isinstance(error, OSError | SafetensorError):
+                raise
             why = getattr(error, "strerror", None) or error
             raise MetaRLGymError(f"out={str(out)!r} cannot be written ({why}): choose another place.") from error
     output().print(f"{model.num_parameters():,} parameters, {len(tokenizer)} tokens, context {context}: {out}")

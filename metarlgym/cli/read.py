@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from metarlgym.cli.common import check_plot, check_writable, output, parse_json, used
+from metarlgym.cli.common import check_apart, check_plot, check_writable, output, parse_json, used
 from metarlgym.datatypes import ConfigError
 from metarlgym.files import expand, write_json
 
@@ -19,16 +18,8 @@ if TYPE_CHECKING:
     from metarlgym.sequences.scoring.log_loss import SymbolCodec
 
 
-class SourceName(StrEnum):
-    """Sources that have exact predictors."""
-
-    metalm = "metalm"
-    rlm = "rlm"
-    piecewise = "piecewise"
-
-
 def command(
-    source: Annotated[SourceName, typer.Argument(help="What the sequences come from.")],
+    source: Annotated[str, typer.Argument(help="What the sequences come from: metalm, rlm or piecewise.")],
     model: Annotated[
         str | None, typer.Option("--model", help="Folder or hub id; with --server, only its tokenizer is used.")
     ] = None,
@@ -70,6 +61,7 @@ def command(
     """
     check_writable(json_file, "json")
     check_plot(plot)
+    check_apart(json=json_file, plot=plot)
     if model is None and server is None:
         raise ConfigError("read needs a model: --model runs/quickstart/final, or --server http://127.0.0.1:8000.")
     if server is not None:
@@ -78,37 +70,33 @@ def command(
     console = output()
     with console.status("loading"):
         from metarlgym.sequences.scoring.report import plot_reading, report, yardstick_losses
-        from metarlgym.sequences.sources import RLM, MetaLM, Piecewise, Source
+        from metarlgym.sequences.sources import find_source
         from metarlgym.sequences.sources.settings import make_source
 
-        kinds: dict[str, type[Source]] = {"metalm": MetaLM, "rlm": RLM, "piecewise": Piecewise}
         arguments = parse_json(source_args, "source-args", "write it like --source-args '{\"L\": 4}'")
-        made = make_source(kinds[source.value], arguments, seed, "source-args", "seed", "eval")
-    if noisy and not isinstance(made, MetaLM):
+        made = make_source(find_source(source, exact=True), arguments, seed, "source-args", "seed", "eval")
+    if noisy and not made.labelled:
         raise ConfigError("noisy goes with metalm, whose tokens have clean labels: leave it out.")
     if made.length < 2:
         raise ConfigError("source-args: sequences of 1 symbol leave nothing to predict: make them longer.")
-    labelled = isinstance(made, MetaLM) and not noisy
+    labelled = made.labelled and not noisy
     if labelled and server is not None:
         raise ConfigError(
             f"server={server!r} tells log-probabilities of the prompt only, none of clean labels: add --noisy."
         )
-    tokens = made.tokens(start, sequences, "eval")
-    labels = made.batch(start, sequences, "eval")[1] if labelled and isinstance(made, MetaLM) else None
-    words = None
-    if isinstance(made, MetaLM):  # as in MetaLM-v0; V is never used
-        words = ["_", *map(str, range(1, made.V)), str(made.V), "|"]
+    columns = made.columns(start, sequences, "eval")
+    tokens, labels = columns["tokens"], columns["labels"] if labelled else None
     name, losses = _read(
-        model, server, made.vocab_size, words, tokens, labels, renormalise, device or "auto", threads or 1
+        model, server, made.vocab_size, made.words(), tokens, labels, renormalise, device or "auto", threads or 1
     )
     with console.status("running the exact predictors"):
         found = report(losses, yardstick_losses(made, start, sequences, labelled))
-    settings = {"source": source.value, "source_args": source_args, "sequences": sequences, "start": start}
+    settings = {"source": source, "source_args": source_args, "sequences": sequences, "start": start}
     settings |= {"seed": seed, "model": name, "noisy": noisy, "renormalise": renormalise}
     if json_file is not None:  # before anything is printed, which may fail
         write_json(settings | {"curves": found}, json_file)
     if plot is not None:
-        plot_reading(found, f"{name} reads {source.value}, {sequences} sequences", plot)
+        plot_reading(found, f"{name} reads {source}, {sequences} sequences", plot)
     _show(found)
     for path in (json_file, plot):
         if path is not None:
@@ -158,18 +146,25 @@ def _read(
             loaded = loaded.to(best_device() if device == "auto" else torch.device(device))
         except (RuntimeError, AssertionError) as error:
             raise ConfigError(f"device={device!r} cannot be used ({str(error).splitlines()[0][:120]}).") from None
-        codec = _codec(model, alphabet, words)
+        codec = _codec(model, alphabet, words, loaded.config)
         return model, read_in_process(loaded, codec, tokens, labels, renormalise, progress)
 
 
-def _codec(model: str, alphabet: int, words: list[str] | None) -> SymbolCodec:
-    from metarlgym.models.loading import load_tokenizer
+def _codec(model: str, alphabet: int, words: list[str] | None, config: Any = None) -> SymbolCodec:
+    """Symbols to tokens; a tokenizer that does not go with the model's configuration is refused."""
+    from metarlgym.models.loading import check_vocabulary, load_tokenizer
     from metarlgym.sequences.scoring.log_loss import SymbolCodec
 
     files = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "tokenizer.model")
     folder = Path(expand(model))
     bare = folder.is_dir() and not any((folder / file).exists() for file in files)
-    return SymbolCodec(None if bare else load_tokenizer(model), alphabet, words)
+    tokenizer = None if bare else load_tokenizer(model)
+    if tokenizer is not None and config is not None:
+        try:
+            check_vocabulary(model, tokenizer, config)
+        except ConfigError as error:
+            raise ConfigError(str(error).replace("model_name_or_path=", "model=")) from None
+    return SymbolCodec(tokenizer, alphabet, words)
 
 
 def _show(found: dict[str, Any]) -> None:

@@ -20,7 +20,9 @@ from metarlgym.cli.common import check_writable, output, used
 from metarlgym.datatypes import ConfigError, MetaRLGymError
 from metarlgym.files import expand
 from metarlgym.models.files import check_files
+from metarlgym.runtime.interrupt import Terminated
 from metarlgym.serving.command import LOOPBACK, ServerOptions, cpu_build, server_command
+from metarlgym.whole_numbers import check_whole
 
 PASS_THROUGH: dict[str, Any] = {"allow_extra_args": True, "ignore_unknown_options": True}
 
@@ -53,6 +55,7 @@ def command(
       metarlgym serve --model runs/tiny --port 8001
     """
     console = output()
+    check_whole("port", port, 1, 65_535)
     model = expand(model)
     if not Path(model).exists() and model.startswith((".", "/", "~", "runs")):
         raise ConfigError(f"model={model!r}: no such folder. Give a model folder or a hub id.")
@@ -105,8 +108,8 @@ def command(
         _stop(server)
 
 
-def _interrupt(*_: Any) -> None:
-    raise KeyboardInterrupt
+def _interrupt(number: int, frame: Any) -> None:
+    raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
 
 
 def _url(host: str, port: int) -> str:

@@ -15,9 +15,8 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, redirect_stderr, redirect_stdout
 
-from metarlgym.contracts import fairness as fair
-from metarlgym.contracts import interface, optional
-from metarlgym.contracts import reproducibility as reproducible
+from metarlgym.author_errors import error_line
+from metarlgym.contracts import fairness, interface, optional, reproducibility
 from metarlgym.contracts.subject import Subject, shorten, unchanged_globals
 from metarlgym.datatypes import MetaRLGymError
 from metarlgym.env import Env
@@ -32,30 +31,30 @@ Contract = Callable[[Subject], str | None]
 """Returns what is wrong and how to mend it, in one line, or None."""
 
 CONTRACTS: list[tuple[str, Contract]] = [
-    ("task_json", reproducible.task_json),
+    ("task_json", reproducibility.task_json),
     ("interface", interface.interface),
     ("rewards", interface.rewards),
-    ("junk", fair.junk),
+    ("junk", fairness.junk),
     ("info", interface.info),
     ("lifecycle", interface.lifecycle),
     ("turn_limit", interface.turn_limit),
     ("silent", interface.silent),
-    ("global_rng", reproducible.global_rng),
-    ("deterministic", reproducible.deterministic),
+    ("global_rng", reproducibility.global_rng),
+    ("deterministic", reproducibility.deterministic),
     ("observation", interface.observation),
-    ("task", reproducible.task),
-    ("all_tasks", reproducible.all_tasks),
-    ("second_reset", reproducible.second_reset),
-    ("copies", reproducible.copies),
-    ("secret_text", fair.secret_text),
-    ("secret_info", fair.secret_info),
-    ("secret_state", fair.secret_state),
+    ("task", reproducibility.task),
+    ("all_tasks", reproducibility.all_tasks),
+    ("second_reset", reproducibility.second_reset),
+    ("copies", reproducibility.copies),
+    ("secret_text", fairness.secret_text),
+    ("secret_info", fairness.secret_info),
+    ("secret_state", fairness.secret_state),
     ("random_action", optional.random_action),
     ("styles", optional.styles),
     ("oracle", optional.oracle),
     ("optimum", optional.optimum),
     ("gymnasium", interface.gymnasium_api),
-    ("hash_seed", reproducible.hash_seed),
+    ("hash_seed", reproducibility.hash_seed),
     ("cheap", optional.cheap),
 ]
 """Name and function of each contract, the simplest first."""
@@ -91,8 +90,10 @@ def run_checks(
                 stack.enter_context(redirect_stderr(io.StringIO()))
             try:
                 problem = contract(subject)
-            except Exception as error:  # an author's mistake may raise anything
-                problem = f"raises {type(error).__name__}: {shorten(str(error), 200)}"
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # an author's mistake may raise anything
+                problem = f"raises {shorten(error_line(error), 200)}"
         yield name, problem
 
 

@@ -38,7 +38,9 @@ def junk(s: Subject) -> str | None:
             env, log = s.make(style), []
             try:
                 log = play(env, here, i, always(action))
-            except Exception as error:  # the fault looked for
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # the fault looked for
                 return f"action {shorten(action)!r} raises {type(error).__name__}: answer it with valid=False."
             if not all(isinstance(e[2], float) for e in log[1:]):
                 return f"action {shorten(action)!r} pays {log[-1][2]!r}: every reward must be a float."

@@ -7,7 +7,8 @@ import io
 import itertools
 import math
 
-from metarlgym.author_values import RewardError
+from metarlgym.author_errors import error_text
+from metarlgym.author_values import RewardError, checked_text
 from metarlgym.contracts.subject import Subject, difference, ended, games, limit_of, mixed, play, replay, shorten
 from metarlgym.datatypes import EpisodeOver, MetaRLGymError, Step
 from metarlgym.env import Env
@@ -18,8 +19,10 @@ def interface(s: Subject) -> str | None:
     env = s.make()
     if not isinstance(env, Env):
         return f"is a {type(env).__name__}, no metarlgym.Env: subclass Env."
-    if not isinstance(env.rules(), str):
-        return f"rules() returned {type(env.rules()).__name__}: return a str."
+    try:
+        checked_text(env.env_id, "rules() returned", env.rules())
+    except MetaRLGymError as error:
+        return error_text(error)
     start = env.reset(options={"task": s.tasks[0], "episode_seed": 0})
     if not (isinstance(start, tuple) and len(start) == 2 and type(start[0]) is str and type(start[1]) is dict):
         return f"reset() returned {shorten(start)}: on_reset must return a str."
@@ -30,7 +33,7 @@ def interface(s: Subject) -> str | None:
         except RewardError:  # which the next contract explains
             return None
         except MetaRLGymError as error:
-            return str(error)
+            return error_text(error)
         if not isinstance(step, Step):
             return f"step() returned a {type(step).__name__}: on_step must return a metarlgym.Step."
         if type(step.observation) is not str:
@@ -91,7 +94,7 @@ def rewards(s: Subject) -> str | None:
                         f"reward_range={env.reward_range}: return a float, or widen reward_range."
                     )
     except MetaRLGymError as error:
-        return str(error)
+        return error_text(error)
     return None
 
 
@@ -114,7 +117,7 @@ def gymnasium_api(s: Subject) -> str | None:
     try:
         check_env(s.make(), skip_render_check=True)
     except Exception as error:  # it raises errors of many kinds
-        return f"gymnasium's check_env says: {shorten(str(error), 200)}"
+        return f"gymnasium's check_env says: {shorten(error_text(error), 200)}"
     return None
 
 

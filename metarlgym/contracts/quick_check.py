@@ -7,7 +7,8 @@ from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from metarlgym.author_values import RewardError
+from metarlgym.author_errors import error_line, error_text
+from metarlgym.author_values import RewardError, checked_text
 from metarlgym.contracts.subject import (
     JUNK,
     Chooser,
@@ -72,16 +73,15 @@ class _Check:
     def run(self) -> None:
         try:
             self.problem = self._problem()
-        except Exception as error:  # whatever is not a trial: rules, the tasks, building the environment
-            self.problem = "interface", f"raises {type(error).__name__}: {shorten(str(error), 200)}"
+        except BaseException as error:  # whatever is not a trial: rules, the tasks, building the environment
+            self.problem = "interface", f"raises {shorten(error_line(error), 200)}"
 
     def late(self) -> bool:
         return self.over or monotonic() > self.deadline
 
     def _problem(self) -> tuple[str, str] | None:
         rules = self.group.env.rules()
-        if not isinstance(rules, str):
-            return "interface", f"rules() returned {type(rules).__name__}: return a str."
+        checked_text(self.group.env_id, "rules() returned", rules)
         used = self.make_trial()
         raised = []
         for i in range(TRIALS):
@@ -98,11 +98,11 @@ class _Check:
                 if problem is not None:
                     return problem
             except RewardError as error:
-                return "rewards", str(error)
+                return "rewards", error_text(error)
             except MetaRLGymError as error:
-                return "interface", str(error)
-            except Exception as error:  # an author's mistake may raise anything
-                raised.append(f"{type(error).__name__}: {shorten(str(error), 200)}")
+                return "interface", error_text(error)
+            except BaseException as error:  # an author's mistake may raise anything; Ctrl-C comes to no thread
+                raised.append(shorten(error_line(error), 200))
             used = trial
         if len(raised) == TRIALS:
             return "interface", f"every one of {TRIALS} random trials raised, the first {raised[0]}."

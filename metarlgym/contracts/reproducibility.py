@@ -11,6 +11,7 @@ import random
 from collections.abc import Callable, Iterator
 from functools import partial
 
+from metarlgym.author_errors import error_line
 from metarlgym.contracts.subject import (
     UNLIMITED,
     Subject,
@@ -186,8 +187,10 @@ def copies(s: Subject) -> str | None:
             log = play(env, here, i, replay(script[:middle]))
             try:
                 twin = way(env)
-            except Exception as error:  # whatever the environment's parts raise
-                return f"{name} fails ({type(error).__name__}: {shorten(str(error))}): keep only plain values on self."
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # whatever the environment's parts raise
+                return f"{name} fails ({shorten(error_line(error))}): keep only plain values on self."
             for which, each in (("the copy", twin), ("the original", env)):
                 if found := difference(whole, go_on(each, copy.deepcopy(log), replay(script))):
                     return f"after {name}, {which} goes on otherwise ({found}): keep all state on self, share none."

@@ -10,10 +10,11 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-from metarlgym.datatypes import JSON, ConfigError, Episode, Optimum, Step
+from metarlgym.datatypes import JSON, Episode, Optimum, Step
 from metarlgym.env import Env
 from metarlgym.envs import bandit_optimum as best
 from metarlgym.parsing import parse_action
+from metarlgym.whole_numbers import check_whole
 
 BLIND_LEFT = 10
 """Pulls the oracle takes to be left when it does not know."""
@@ -34,9 +35,7 @@ class Bandit(Env):
 
     def __init__(self, arms: int = 5, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if not isinstance(arms, int) or arms < 2:
-            raise ConfigError(f"arms={arms!r} must be a whole number of at least 2.")
-        self.arms = arms
+        self.arms = arms = check_whole("arms", arms, 2)
         self._names = {name: a for a in range(arms) for name in (str(a + 1), f"[{a + 1}]")}
 
     def rules(self) -> str:

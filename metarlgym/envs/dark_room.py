@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from metarlgym.datatypes import JSON, ConfigError, Episode, Optimum, Step
+from metarlgym.datatypes import JSON, Episode, Optimum, Step
 from metarlgym.env import Env
 from metarlgym.parsing import parse_action
+from metarlgym.whole_numbers import check_whole
 
 MOVES = {"up": (0, 1), "down": (0, -1), "left": (-1, 0), "right": (1, 0), "stay": (0, 0)}
 EXACT_SIZE = 3
@@ -39,14 +40,8 @@ class DarkRoom(Env):
 
     def __init__(self, size: int = 3, steps: int | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if not isinstance(size, int) or size < 2:
-            raise ConfigError(f"size={size!r} must be a whole number of at least 2.")
-        if steps is None:
-            steps = 2 * size
-        if not isinstance(steps, int) or steps < 1:
-            raise ConfigError(f"steps={steps!r} must be a whole number of at least 1, or None for twice the size.")
-        self.size = size
-        self.steps = self.max_turns = steps
+        self.size = size = check_whole("size", size, 2)
+        self.steps = self.max_turns = 2 * size if steps is None else check_whole("steps", steps, 1)
         self._start = (size // 2, size // 2)
 
     def rules(self) -> str:

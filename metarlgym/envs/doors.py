@@ -15,6 +15,7 @@ from typing import Any
 from metarlgym.datatypes import JSON, ConfigError, Episode, Optimum, Step
 from metarlgym.env import Env
 from metarlgym.parsing import parse_action
+from metarlgym.whole_numbers import check_whole
 
 
 class Doors(Env):
@@ -30,10 +31,9 @@ class Doors(Env):
 
     def __init__(self, doors: int = 4, safe: float = 0.4, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if doors < 2:
-            raise ConfigError(f"doors={doors} must be at least 2.")
-        if not 0.0 <= safe <= 1.0:
-            raise ConfigError(f"safe={safe} must lie in [0, 1].")
+        doors = check_whole("doors", doors, 2)
+        if not isinstance(safe, int | float) or not 0.0 <= safe <= 1.0:
+            raise ConfigError(f"safe={safe!r} must be a number in [0, 1].")
         self.doors = doors
         self.safe = safe
         self._names = {str(d + 1): d for d in range(doors)} | {"safe": doors}

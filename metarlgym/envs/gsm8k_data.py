@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
-from collections.abc import Iterable, Mapping
+import logging
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -65,7 +68,7 @@ def load_problems(data: str) -> Problems:
 def _problems(data: str, split: str, rows: Iterable[Mapping[str, Any]]) -> tuple[Problem, ...]:
     """The rows of a split, checked; of equal questions the first."""
     found: dict[str, Problem] = {}
-    for number, row in enumerate(rows, start=1):
+    for number, row in enumerate(_decoded(data, split, rows), start=1):
         place = f"data={data!r}: row {number} of {split}"
         for column in ("question", "answer"):
             if not isinstance(row.get(column), str):
@@ -81,6 +84,14 @@ def _problems(data: str, split: str, rows: Iterable[Mapping[str, Any]]) -> tuple
         question = row["question"].strip()
         found.setdefault(question, Problem(question, answer.rstrip("%")))
     return tuple(found.values())
+
+
+def _decoded(data: str, split: str, rows: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    """The rows, which Parquet files may hold as bytes that are not UTF-8."""
+    try:
+        yield from rows
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"data={data!r}: a text of {split} is not UTF-8 ({error}): write the file again.") from error
 
 
 def _is_local(data: str) -> bool:
@@ -118,13 +129,79 @@ def _load(data: str, path: str, **kwargs: Any) -> dict[str, Any]:
     """`datasets.load_dataset`; imported here, as it takes a second and the bundled problems do without."""
     import datasets
 
+    local = path in ENDINGS.values()
+    for file in itertools.chain.from_iterable(kwargs["data_files"].values()) if local else ():
+        if problem := _file_problem(Path(file)):
+            raise ConfigError(f"data={data!r}: {file} {problem}.")
     try:
-        return datasets.load_dataset(path, **kwargs)
+        with _quiet(datasets) if local else contextlib.nullcontext():
+            return datasets.load_dataset(path, **kwargs)
     # Missing data, no network, files that are not what they should be: it raises errors of all these kinds. The last is
     # what it does with an empty file.
     except (OSError, ValueError, datasets.exceptions.DatasetsError, StopIteration) as error:
-        reason = " ".join(str(error).split()) or ("no rows" if isinstance(error, StopIteration) else repr(error))
+        cause = error.__cause__ or error  # "An error occurred while generating the dataset" says nothing
+        reason = " ".join(str(cause).split()) or ("no rows" if isinstance(error, StopIteration) else repr(error))
         raise ConfigError(
             f"data={data!r} cannot be loaded ({reason[:200].rstrip('.')}): give the path of a folder with train and "
             f"test files, the id of a hub data set that can be reached, or {BUNDLED!r}."
         ) from error
+
+
+def _file_problem(path: Path) -> str | None:
+    """What is wrong with a file of rows and the fix, in words that follow its name; None if it can be read.
+
+    `datasets` reads some broken files without a word, and names neither file nor place of others.
+    """
+    if path.suffix == ".parquet":
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        try:
+            pq.read_schema(path)
+        except (pa.ArrowException, OSError) as error:
+            return (
+                f"is not a Parquet file that can be read ({' '.join(str(error).split()).rstrip('.')}): write it again"
+            )
+        return None
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        return f"is not UTF-8 ({error.reason} {error.object[error.start]:#04x} at byte {error.start}): save it as UTF-8"
+    decoder, place = json.JSONDecoder(), _next_value(text, 0)
+    while place < len(text):
+        try:
+            value, end = decoder.raw_decode(text, place)
+        except (ValueError, RecursionError) as error:
+            line = text.count("\n", 0, getattr(error, "pos", place)) + 1
+            return f"is not JSON ({getattr(error, 'msg', 'nested too deeply')} in line {line}): correct that line"
+        for row in value if isinstance(value, list) else [value]:
+            if not isinstance(row, dict):
+                line = text.count("\n", 0, place) + 1
+                return (
+                    f"holds {str(row)[:40]!r} in line {line}, which is not a row: "
+                    'write {"question": "...", "answer": "... #### 42"}'
+                )
+        place = _next_value(text, end)
+    return None
+
+
+def _next_value(text: str, place: int) -> int:
+    """Where the first character at or after `place` is that is not white space."""
+    while place < len(text) and text[place].isspace():
+        place += 1
+    return place
+
+
+@contextlib.contextmanager
+def _quiet(datasets: Any) -> Iterator[None]:
+    """Within this, `datasets` shows neither progress bars nor log lines."""
+    shown, level = not datasets.are_progress_bars_disabled(), datasets.logging.get_verbosity()
+    if shown:
+        datasets.disable_progress_bars()
+    datasets.logging.set_verbosity(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        datasets.logging.set_verbosity(level)
+        if shown:
+            datasets.enable_progress_bars()

@@ -10,9 +10,10 @@ import random
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from metarlgym.datatypes import JSON, ConfigError, Episode, Optimum, Step
+from metarlgym.datatypes import JSON, Episode, Optimum, Step
 from metarlgym.env import Env
 from metarlgym.parsing import parse_action
+from metarlgym.whole_numbers import check_whole
 
 TABLE_LIMIT = 1000
 """Numbers up to this are read from a table, larger ones are parsed."""
@@ -30,12 +31,8 @@ class GuessNumber(Env):
 
     def __init__(self, numbers: int = 20, guesses: int = 3, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if not isinstance(numbers, int) or numbers < 2:
-            raise ConfigError(f"numbers={numbers!r} must be a whole number of at least 2.")
-        if not isinstance(guesses, int) or guesses < 1:
-            raise ConfigError(f"guesses={guesses!r} must be a whole number of at least 1.")
-        self.numbers = numbers
-        self.guesses = self.max_turns = guesses
+        self.numbers = numbers = check_whole("numbers", numbers, 2)
+        self.guesses = self.max_turns = check_whole("guesses", guesses, 1)
         self._table = {text: n for n in range(1, min(numbers, TABLE_LIMIT) + 1) for text in (str(n), f"[{n}]")}
         if self.style == "terse":
             self._higher, self._lower, self._correct, self._no = "higher", "lower", "correct", "invalid"

@@ -17,6 +17,7 @@ from metarlgym.datatypes import JSON, ConfigError, Episode, MetaRLGymError, Opti
 from metarlgym.env import Env
 from metarlgym.envs import mastermind_search as play
 from metarlgym.parsing import parse_action
+from metarlgym.whole_numbers import check_whole
 
 BLIND_EPISODES = 3
 """Episodes the oracle takes to be left, this one included, when it does not know."""
@@ -38,11 +39,8 @@ class Mastermind(Env):
         self, length: int = 3, symbols: int = 6, repeats: bool = False, guesses: int = 3, **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
-        for name, value, low in (("length", length, 1), ("symbols", symbols, 2), ("guesses", guesses, 1)):
-            if not isinstance(value, int) or value < low:
-                raise ConfigError(f"{name}={value!r} must be a whole number of at least {low}.")
-        if symbols > 26:
-            raise ConfigError(f"symbols={symbols} must be at most 26, the letters a to z.")
+        length, guesses = check_whole("length", length, 1), check_whole("guesses", guesses, 1)
+        symbols = check_whole("symbols", symbols, 2, 26, ", the letters a to z")
         if not repeats and length > symbols:
             raise ConfigError(
                 f"length={length} is more than symbols={symbols}: without repeats no code exists; set repeats=True."

@@ -18,6 +18,7 @@ import numpy as np
 from metarlgym.datatypes import JSON, ConfigError, Step
 from metarlgym.env import Env
 from metarlgym.parsing import parse_action
+from metarlgym.whole_numbers import check_whole
 
 MIX = 0.01
 """Share of the uniform distribution that is mixed into stated probabilities, so that no score is infinite."""
@@ -244,14 +245,13 @@ class PredictionGame(Env):
 
 
 def check_counts(**counts: Any) -> None:
-    """Refuse what is no whole number of at least 1, by name.
+    """Refuse what is not a whole number of at least 1, by name.
 
     Raises:
         ConfigError: naming it.
     """
     for name, value in counts.items():
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ConfigError(f"{name}={value!r} must be a whole number of at least 1.")
+        check_whole(name, value, 1)
 
 
 def log_score(p: float, outcomes: int) -> float:

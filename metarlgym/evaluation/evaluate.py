@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from metarlgym.author_errors import error_line
 from metarlgym.datatypes import ConfigError, MetaRLGymError, MetaTrajectory, StopReason, Task
 from metarlgym.evaluation.controls import derangement
 from metarlgym.evaluation.metrics import mean_ci, normalized_score, return_matrix
@@ -121,7 +122,7 @@ class _Evaluation:
             played = manager.run([spec(i) for i in self.own])
         except Exception as error:  # shared first: the other processes wait for this one's trials
             failure = error
-        failed = [text for text in self.gather([f"{type(failure).__name__}: {failure}" if failure else None]) if text]
+        failed = [text for text in self.gather([error_line(failure) if failure else None]) if text]
         if failed:
             raise MetaRLGymError(f"the evaluation ({name}) failed: {failed[0]}") from failure
         return self.gather(played)

@@ -66,6 +66,21 @@ def load_tokenizer(name: str, **kwargs: Any) -> Any:
     return tokenizer
 
 
+def check_vocabulary(name: str, tokenizer: Any, config: Any) -> None:
+    """Refuse a tokenizer with tokens that the model's embedding does not have; an embedding may be larger.
+
+    Raises:
+        ConfigError: naming both sizes.
+    """
+    tokens = max([len(tokenizer), *(i + 1 for i in getattr(tokenizer, "added_tokens_decoder", ()))])
+    rows = getattr(config.get_text_config(), "vocab_size", None)
+    if rows is not None and tokens > rows:
+        raise ConfigError(
+            f"model_name_or_path={name!r}: the tokenizer has {tokens:,} tokens, the model's embedding {rows:,}: use "
+            "the model's own tokenizer."
+        )
+
+
 def _load(name: str, failure: str, from_pretrained: Callable[..., Any], **kwargs: Any) -> Any:
     know_our_networks()
     check_model_path(name)

@@ -124,7 +124,9 @@ class HumanPolicy(Policy):
                 raise EOFError
         except EOFError:
             done(PlayerQuit("the player ended the trial"))
-        except Exception as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # the environment's texts are asked for here
             done(error)
         else:
             done(ActReply([], [], "end", line))

@@ -25,7 +25,9 @@ class ScriptedPolicy(Policy):
     def _reply(self, request: ActRequest, done: Callback) -> None:
         try:
             text = self.act(request.trial, stream(request.seed, "script"))
-        except Exception as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # of an environment's oracle or random_action, sys.exit() included
             done(error)
         else:
             done(ActReply([], [], "end", text))
@@ -99,7 +101,9 @@ class RandomTokenPolicy(Policy):
             ids = list(self.renderer.encode(text))
             if self.renderer.fixed_action_tokens is None:
                 ids.append(self.renderer.end_id)
-        except Exception as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # of an environment's oracle or random_action, sys.exit() included
             done(error)
         else:
             done(ActReply(ids, [0.0] * len(ids)))

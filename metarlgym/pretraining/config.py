@@ -12,11 +12,11 @@ from transformers import TrainingArguments
 from metarlgym.datatypes import ConfigError
 from metarlgym.pretraining.game_tokenizer import Words
 from metarlgym.runtime.launch import check_launch
-from metarlgym.sequences.sources import RLM, MetaLM, Piecewise, Source
+from metarlgym.sequences.sources import SOURCES, Source, find_source
 from metarlgym.sequences.sources.settings import make_source
 from metarlgym.settings.ranges import check_values
 
-SOURCES: dict[str, type[Source]] = {"piecewise": Piecewise, "rlm": RLM, "metalm": MetaLM}
+LEARNABLE = [name for name, kind in SOURCES.items() if kind.exact]
 
 
 @dataclass
@@ -42,7 +42,7 @@ class PretrainConfig(TrainingArguments):
         context (`int`, *optional*): longest context of a network from scratch; trials may need more than a sequence.
     """
 
-    source: str = field(default="", metadata={"help": f"What to learn: {', '.join(SOURCES)}."})
+    source: str = field(default="", metadata={"help": f"What to learn: {', '.join(LEARNABLE)}."})
     source_args: dict[str, Any] | str | None = field(default=None, metadata={"help": "Its settings, as JSON."})
     source_seed: int = field(default=0, metadata={"help": "Draws the sequences."})
     loss_on: str = field(default="all", metadata={"help": "all positions, or the last symbol of each sequence."})
@@ -82,9 +82,8 @@ class PretrainConfig(TrainingArguments):
         check_values(self)
         self.source_args = _mapping("source_args", self.source_args, '{"law": "lin"}')
         self.words_args = _mapping("words_args", self.words_args, '{"n": 5}')
-        if self.source not in SOURCES:
-            raise ConfigError(f"source={self.source!r} is not known: use one of {', '.join(SOURCES)}.")
-        if self.loss_on == "last" and self.source != "rlm":
+        source = find_source(self.source, exact=True)
+        if self.loss_on == "last" and not source.ends_in_target:
             raise ConfigError(f"loss_on='last' is for source=rlm, not {self.source}: leave it out.")
         if self.gradient_chunk is not None and self.loss_on == "last":
             raise ConfigError("gradient_chunk goes with loss_on='all': most chunks would have no loss.")
@@ -110,7 +109,9 @@ class PretrainConfig(TrainingArguments):
             ConfigError: a setting it has not, or a value that does not fit.
         """
         assert not isinstance(self.source_args, str)
-        return make_source(SOURCES[self.source], self.source_args or {}, self.source_seed, "source_args", "source_seed")
+        return make_source(
+            find_source(self.source), self.source_args or {}, self.source_seed, "source_args", "source_seed"
+        )
 
 
 def _mapping(name: str, value: dict[str, Any] | str | None, example: str) -> dict[str, Any] | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,9 @@ from metarlgym.pretraining.plots import plot_curves, plot_dynamics
 from metarlgym.pretraining.progress import PretrainProgress
 from metarlgym.pretraining.trainer import PretrainTrainer
 from metarlgym.runtime.before_claim import check_loggers, inputs_of, mode_of
+from metarlgym.runtime.integrity import marked
 from metarlgym.runtime.launch import quiet
+from metarlgym.runtime.layout import MODEL
 from metarlgym.runtime.metrics_file import MetricsFile
 from metarlgym.runtime.open_run import OpenRun, open_run
 from metarlgym.runtime.optimizer_check import check_optimizer
@@ -162,10 +165,12 @@ def _train(
     finally:
         progress.close()
     opened.stage = "final"
-    trainer.save_model(str(folder / "final"))
+    with _marked(folder / "final", trainer, main):
+        trainer.save_model(str(folder / "final"))
     if trainer.words is not None and main:
         for name in ("final", "best"):
-            trainer.words.tokenizer().save_pretrained(folder / name)
+            with _marked(folder / name, trainer, main):
+                trainer.words.tokenizer().save_pretrained(folder / name)
     with console.status("examining the final model"):
         line = examination.model(trainer.model, prefix=trainer.prefix)
         summary = summarise(line, examination.exact)
@@ -193,6 +198,10 @@ def _train(
     plot_dynamics(folder / "metrics.jsonl", folder / "dynamics.png")
     _show(summary, folder, console)
     return summary
+
+
+def _marked(folder: Path, trainer: PretrainTrainer, main: bool) -> AbstractContextManager[None]:
+    return marked(folder, MODEL, trainer.state.global_step) if main else nullcontext()
 
 
 def _last(args: PretrainConfig) -> bool:

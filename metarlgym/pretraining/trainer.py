@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from transformers import Trainer, TrainerCallback
 from metarlgym.datatypes import ConfigError, MetaRLGymError
 from metarlgym.pretraining.config import PretrainConfig
 from metarlgym.runtime.checkpoint import CheckpointMixin, latest_complete
+from metarlgym.runtime.integrity import marked
+from metarlgym.runtime.layout import MODEL
 from metarlgym.seeding import derive
 from metarlgym.sequences.data.torch_dataset import IGNORED, BatchStream, SequenceStream
 from metarlgym.sequences.scoring.expected_loss import Examination, summarise
@@ -215,6 +218,12 @@ class PretrainTrainer(CheckpointMixin, Trainer):
             logs["data_share"] = round(self.fetch_seconds / (time.perf_counter() - self._train_start), 4)
         super().log(logs, *args, **kwargs)
 
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True  # transformers would take one more step
+            return
+        super()._run_epoch(*args, **kwargs)
+
     def train(self, *args: Any, **kwargs: Any) -> Any:
         self._train_start, self.fetch_seconds = time.perf_counter(), 0.0
         result = super().train(*args, **kwargs)
@@ -239,7 +248,9 @@ class PretrainTrainer(CheckpointMixin, Trainer):
         self.log({name: value for name, value in metrics.items() if value is not None})
         if self.state.best_metric is None or metrics["eval_loss"] < self.state.best_metric:
             self.state.best_metric = metrics["eval_loss"]
-            self.save_model(str(Path(str(self.args.output_dir)) / "best"))
+            best = Path(str(self.args.output_dir)) / "best"
+            with marked(best, MODEL, self.state.global_step) if self.args.should_save else nullcontext():
+                self.save_model(str(best))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from metarlgym.author_values import checked_text
 from metarlgym.datatypes import ConfigError
 from metarlgym.rollout.render import ChatRenderer, PlainRenderer, Renderer
 from metarlgym.tasks import TaskGroup
@@ -30,7 +31,7 @@ def make_renderer(
         fixed = group.env.action_words if group.env.style == "terse" else None
         renderer = PlainRenderer(tokenizer, fixed, separator="")
         unknown = tokenizer.unk_token_id
-        if unknown in renderer.encode(group.env.rules()):
+        if unknown in renderer.encode(checked_text(group.env_id, "rules() returned", group.env.rules())):
             raise ConfigError(
                 f"the model's word-level tokenizer does not know the words of {group.env_id}'s rules: it was made for "
                 "another task group (or style). Evaluate it on its own, or train a new one."

@@ -12,6 +12,7 @@ import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from metarlgym.author_errors import contained
 from metarlgym.datatypes import MetaTrajectory, StopReason, Task
 from metarlgym.rollout.limits import Limits
 from metarlgym.rollout.protocol import ActReply, ActRequest, Policy, PolicyLost, PolicyStop
@@ -167,7 +168,8 @@ class Play:
     def __init__(self, run: Rollout, index: int, spec: TrialSpec) -> None:
         self.run = run
         self.index = index
-        trial = spec.make_trial()
+        with contained("making a trial's environment"):
+            trial = spec.make_trial()
         self.session = Session(trial, spec.task, spec.seed, spec.policy_seed, run.renderer, run.limits)
         self.timer: asyncio.TimerHandle | None = None
         self.job: Job | None = None

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import itertools
 import time
-import traceback
 from collections.abc import Sequence
 
+from metarlgym.author_errors import error_detail, error_line
 from metarlgym.datatypes import Episode, MetaRLGymError, MetaTrajectory, StopReason, Task, Turn
 from metarlgym.rollout.limits import Limits
 from metarlgym.rollout.protocol import ActReply, ActRequest
@@ -79,7 +79,9 @@ class Session:
             self._open_context(opening)
             self._episode_start = len(self._transcript.ids) if self._transcript is not None else 0
             return self._request()
-        except Exception as error:
+        except KeyboardInterrupt:  # and SIGTERM
+            raise
+        except BaseException as error:  # sys.exit() in an environment ends its trial, not the program
             self.fail(error)
             return None
 
@@ -87,14 +89,16 @@ class Session:
         """Take the policy's action, step the trial, and ask for the next action."""
         try:
             return self._receive(reply)
-        except Exception as error:
+        except KeyboardInterrupt:  # and SIGTERM
+            raise
+        except BaseException as error:  # sys.exit() in an environment ends its trial, not the program
             self.fail(error)
             return None
 
     def fail(self, error: BaseException) -> None:
         """End the trial with a recorded error; what was played stays."""
-        self.trajectory.error = f"{type(error).__name__}: {error}"
-        self.trajectory.error_detail = "".join(traceback.format_exception(error))
+        self.trajectory.error = error_line(error)
+        self.trajectory.error_detail = error_detail(error)
         self.stop(StopReason.ERROR)
 
     def stop(self, reason: StopReason) -> None:

@@ -14,8 +14,8 @@ from typing import Any
 from torch.optim.lr_scheduler import LambdaLR
 
 from metarlgym.datatypes import MetaRLGymError
-from metarlgym.runtime.integrity import COMPLETE, damage, mark_complete
-from metarlgym.runtime.layout import CHECKPOINT, remove_tree
+from metarlgym.runtime.integrity import COMPLETE, begin, damage, mark_complete
+from metarlgym.runtime.layout import CHECKPOINT, remove_tree, written
 
 __all__ = ["COMPLETE", "CheckpointMixin", "checkpoints", "is_disk_error", "latest_complete"]
 
@@ -48,13 +48,13 @@ class CheckpointMixin:
         limit, args.save_total_limit = args.save_total_limit, None  # else old ones go before this one is complete
         try:
             if args.should_save:
-                (path / COMPLETE).unlink(missing_ok=True)  # of a damaged one that was passed over
+                users = begin(path, CHECKPOINT)  # a damaged one that was passed over may be there
             super()._save_checkpoint(model, trial)  # type: ignore[misc]
             if args.should_save:
                 self._save_more(path)
             self.accelerator.wait_for_everyone()  # type: ignore[attr-defined]
             if args.should_save:
-                mark_complete(path, step)
+                mark_complete(path, step, users)
                 best = self.state.best_model_checkpoint  # type: ignore[attr-defined]
                 _rotate(folder, limit, {path, Path(best or path)})
         except Exception as error:  # safetensors has an exception class of its own
@@ -94,8 +94,9 @@ def _rotate(folder: Path, limit: int | None, kept: set[Path]) -> None:
     every = sorted(complete, key=lambda path: path.stat().st_mtime)
     excess = len(every) - max(limit, len(kept))
     for path in [path for path in every if path not in kept][: max(0, excess)]:
+        tree = written(path, CHECKPOINT)
         (path / COMPLETE).unlink(missing_ok=True)  # first: one that is half removed is not complete
-        remove_tree(path, CHECKPOINT)
+        remove_tree(path, tree)
 
 
 def is_disk_error(error: BaseException) -> bool:

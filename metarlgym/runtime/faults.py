@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 
+from metarlgym.author_errors import error_text
+
 PLACE = "check its permissions, or choose another place"
 SPACE = "free some space, or choose another place"
 EXTRA = {
@@ -44,9 +46,9 @@ def describe_fault(error: BaseException) -> str | None:
     does not exist.
     """
     if isinstance(error, MemoryError):
-        why = f" ({error})" if str(error) else ""
-        return f"not enough memory{why}: use fewer or shorter sequences, smaller batches, or a smaller model."
-    if type(error).__name__ == "SafetensorError" and "I/O error" in str(error):
+        why = f" ({text})" if (text := error_text(error)) else ""
+        return f"not enough memory{why}: make it smaller (model, batches, sequences, environment), or free some memory."
+    if type(error).__name__ == "SafetensorError" and "I/O error" in error_text(error):
         return f"{_line(error)}; {SPACE}."
     if isinstance(error, ImportError):
         if (error.name or "").partition(".")[0] == "metarlgym":
@@ -60,9 +62,18 @@ def describe_fault(error: BaseException) -> str | None:
         why = error.strerror or _line(error)
         fix = FIXES.get(error.errno or 0)
         return (f"{what}: " if what else "") + why + (f"; {fix}." if fix else ".")
-    if isinstance(error, ValueError) and _raised_by_matplotlib(error) and "backend" in str(error):
+    if isinstance(error, ValueError) and _raised_by_matplotlib(error) and "backend" in error_text(error):
         return backend_fault()
     return None
+
+
+def describe_exit(error: SystemExit) -> str:
+    """One line about a `sys.exit()` in code that a command ran: of an environment, a plugin or a library."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    place = "" if trace is None else f" at {trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"
+    return f"sys.exit({error.code!r}) was called{place}, in the middle of this command: raise an Exception there."
 
 
 def backend_fault() -> str:
@@ -81,5 +92,5 @@ def _raised_by_matplotlib(error: BaseException) -> bool:
 
 
 def _line(error: BaseException, most: int = 300) -> str:
-    text = " ".join(str(error).split()).rstrip(".")
+    text = " ".join(error_text(error).split()).rstrip(".")
     return (text or type(error).__name__) if len(text) <= most else f"{text[:most]} ..."

@@ -1,35 +1,69 @@
-"""Whether a checkpoint can be loaded: nothing is missing, cut short or changed since it was written."""
+"""Whether a folder that a run wrote can be loaded: nothing is missing, cut short or changed since it was written."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from metarlgym.runtime.layout import Tree, foreign_inside
+from metarlgym.runtime.mark import COMPLETE, recorded
 from metarlgym.runtime.run_folder import replace_text
 
-COMPLETE = "COMPLETE"
+__all__ = ["COMPLETE", "begin", "damage", "mark_complete", "marked", "missing_weights"]
+
 HASHED = 1 << 20
 """Files up to this many bytes are hashed; of larger ones the size is compared."""
 
 
-def mark_complete(folder: Path, step: int) -> None:
-    """Write `COMPLETE` last: the step, and size and hash of every file."""
-    files = {path.relative_to(folder).as_posix(): _print_of(path) for path in _files(folder)}
+@contextmanager
+def marked(folder: Path, tree: Tree, step: int = 0) -> Iterator[None]:
+    """Take the mark off a folder that is written within this, and mark it at the end.
+
+    Args:
+        folder: it need not exist.
+        tree: what may be written there.
+        step: of the run.
+    """
+    users = begin(folder, tree)
+    yield
+    mark_complete(folder, step, users)
+
+
+def begin(folder: Path, tree: Tree) -> dict[Path, int]:
+    """Take the mark off a folder that is written next; returns what no run wrote there, and when it was changed."""
+    users = {}
+    if folder.is_dir():
+        users = {path: path.lstat().st_mtime_ns for path in foreign_inside(folder, tree)}
+    (folder / COMPLETE).unlink(missing_ok=True)
+    return users
+
+
+def mark_complete(folder: Path, step: int, users: Mapping[Path, int] | None = None) -> None:
+    """Write `COMPLETE` last: the step, and size and hash of every file but those that were there before."""
+    users = users or {}
+    # One that has been written over since is the run's.
+    kept = {
+        path for path, time in users.items() if path.is_dir() or (path.exists() and path.lstat().st_mtime_ns == time)
+    }
+    ours = [path for path in _files(folder) if not kept.intersection((path, *path.parents))]
+    files = {path.relative_to(folder).as_posix(): _print_of(path) for path in ours}
     replace_text(folder / COMPLETE, json.dumps({"step": step, "files": files}, indent=1) + "\n")
 
 
 def damage(folder: Path) -> str | None:
-    """What is wrong with a complete checkpoint, as `FILE is ...`; None if nothing is.
+    """What is wrong with a folder that was marked, as `FILE is ...`; None if nothing is.
 
-    A checkpoint of an earlier version, whose `COMPLETE` holds no sizes, is checked by its contents alone.
+    One of an earlier version, whose `COMPLETE` holds no sizes, is checked by its contents alone.
     """
-    recorded = _recorded(folder)
-    for name, print_ in recorded.items():
+    listed = recorded(folder)
+    for name, print_ in listed.items():
         path = folder / name
         if not path.is_file():
             return f"{name} is missing"
@@ -38,7 +72,7 @@ def damage(folder: Path) -> str | None:
         if print_ != _print_of(path):
             return f"{name} has changed since it was written"
     # Where files are recorded, others that a user put there do not count.
-    for path in [folder / name for name in recorded] or _files(folder):
+    for path in [folder / name for name in listed] or _files(folder):
         wrong = _wrong(path)
         if wrong:
             return f"{path.relative_to(folder).as_posix()} {wrong}"
@@ -62,14 +96,6 @@ def _files(folder: Path) -> list[Path]:
 def _print_of(path: Path) -> list[Any]:
     size = path.stat().st_size
     return [size, hashlib.sha256(path.read_bytes()).hexdigest() if size <= HASHED else None]
-
-
-def _recorded(folder: Path) -> dict[str, list[Any]]:
-    try:
-        content = json.loads((folder / COMPLETE).read_text(encoding="utf-8"))
-    except ValueError:
-        return {}
-    return content["files"] if isinstance(content, dict) else {}
 
 
 def _wrong(path: Path) -> str | None:

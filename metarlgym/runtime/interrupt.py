@@ -40,11 +40,19 @@ def stopped_by(error: BaseException | None = None) -> type[BaseException] | None
     return _seen
 
 
+def status_of(by: type[BaseException]) -> int:
+    """Exit status of a command that `KeyboardInterrupt` or `Terminated` ended."""
+    return TERMINATED if issubclass(by, Terminated) else INTERRUPTED
+
+
 @contextmanager
-def stoppable() -> Iterator[None]:
+def stoppable(*signals: signal.Signals) -> Iterator[None]:
     """Within this, the first Ctrl-C or SIGTERM raises; a second Ctrl-C ends the process at once.
 
     Where signals cannot be had (not the main thread) it does nothing.
+
+    Args:
+        signals: those to take care of; both if none is named.
     """
     global _seen
     _seen = None
@@ -61,7 +69,7 @@ def stoppable() -> Iterator[None]:
 
     before: dict[signal.Signals, Any] = {}
     try:
-        for which in (signal.SIGINT, signal.SIGTERM):
+        for which in signals or (signal.SIGINT, signal.SIGTERM):
             before[which] = signal.signal(which, stop)
     except ValueError:
         pass  # not the main thread

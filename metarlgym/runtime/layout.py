@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from metarlgym.runtime.lock import LOCK
+from metarlgym.runtime.mark import COMPLETE, recorded
 
 RUN = "run.json"
 PICTURE_MARK = b"metarlgym selflearn"
@@ -45,47 +47,64 @@ def _written_by_us(path: Path) -> bool:
 PICTURES = r"\d+_[a-z0-9_]*\.png"
 TOKENIZER = (
     r"(tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab|chat_template|tekken)\.json",
-    r"(vocab|merges)\.txt|.*\.(model|jinja|tiktoken|spm|bpe)",
-    r"(processor|preprocessor|video_preprocessor|image_processor|feature_extractor)_?config\.json",
+    r"(vocab|merges)\.txt|chat_template\.jinja",
+    r"(tokenizer|spiece|sentencepiece|sentencepiece\.bpe|spm)\.model",
 )
 WEIGHTS = (
-    r"(model|pytorch_model|adapter_model)(-\d+-of-\d+)?\.(safetensors|bin)(\.index\.json)?",
+    r"(model|pytorch_model|adapter_model)(-\d{5}-of-\d{5})?\.(safetensors|bin)",
+    r"(model|pytorch_model|adapter_model)\.(safetensors|bin)\.index\.json",
     r"(config|generation_config|adapter_config)\.json",
-    r"(configuration|modeling|tokenization)_\w+\.py",  # of models that bring their own code
 )
-MARKS = (r"COMPLETE(\.part)?", r"README\.md", r"metarlgym\.json", r"training_args\.bin")
-TEMPLATES = {"additional_chat_templates": Tree((r".*\.jinja",))}
-MODEL = Tree((*TOKENIZER, *WEIGHTS, *MARKS), TEMPLATES)
-SHARDS = Tree((r".*\.(pt|bin|distcp)", r"\.metadata"))
+MARKS = (rf"{COMPLETE}(\.part)?", r"README\.md", r"metarlgym\.json", r"training_args\.bin")
+MODEL = Tree((*TOKENIZER, *WEIGHTS, *MARKS))
+"""Names that libraries always use. The code that comes with some models has others: see `written`."""
+SHARDS = Tree(
+    (
+        r"((bf16|fp16)_)?(zero_pp_rank_\d+_)?mp_rank_\d+_(model|optim)_states\.pt",  # DeepSpeed
+        r"__\d+_\d+\.distcp|\.metadata",  # FSDP
+    )
+)
 CHECKPOINT = Tree(
     (
         *MODEL.files,
-        r"(optimizer|scheduler|scaler)(_\d+)?\.(pt|bin)|rng_state(_\d+)?\.pth",
+        r"optimizer\.(pt|bin)|(scheduler|scaler)\.pt|rng_state(_\d+)?\.pth",
         r"(trainer_state|entropy_ctrl_state)\.json|ref_model\.safetensors",
         r"latest|zero_to_fp32\.py",  # DeepSpeed
     ),
-    {**TEMPLATES, r"global_step\d+": SHARDS, r"(pytorch_model_fsdp|optimizer)_\d+": SHARDS},
+    {r"global_step\d+": SHARDS, r"(pytorch_model_fsdp|optimizer)_\d+": SHARDS},
 )
+FINAL = Tree(MODEL.files, {"adapter": MODEL})
 CHECKPOINT_NAME = r"checkpoint-\d+"
-EVERY_RUN = (RUN, LOCK, "config.yaml", "settings.json", r"version\.txt", r"(config|settings|run)\.(yaml|json)\.part")
+_WRITTEN_WHOLE = r"config\.yaml|settings\.json|run\.json|version\.txt"
+EVERY_RUN = (re.escape(LOCK), rf"({_WRITTEN_WHOLE})(\.part)?")
 LOGS = (r"metrics\.jsonl(\.part)?", r"trials\.jsonl(\.part)?")
+VARIANTS = "|".join(
+    (
+        r"(score|target|target_seen)-(live|live_detached|frozen|ema_[\d.e+-]+|refreshed|grounded|phase_a)"
+        r"-(\d+|stop|reanchor|phase_a)",
+        r"(gist-\d+|no_bottleneck|no_gist|space-(token|frozen|ema|live|guarded|noise))-seed\d+",
+        r"hypergradient",
+        r"(uniform|oracle|(weights|weights_full|gist|gist_ce)-(next|random|similar)|redrawn|redrawn_uniform)-seed\d+",
+    )
+)
+"""Names of the variants of the three experiments of self-learning."""
 LAYOUTS = {
     "train": Tree(
-        (*EVERY_RUN, *LOGS, r"eval\.json(\.part)?", r"adaptation\.png", r"README\.md", "STOP", "STOPPED"),
+        (*EVERY_RUN, *LOGS, r"eval\.json", r"adaptation\.png", r"README\.md", "STOP", "STOPPED"),
         {
-            "start": Tree(MODEL.files, {**TEMPLATES, "warmup": Tree((r"README\.md",))}),
-            "final": Tree(MODEL.files, {**TEMPLATES, "adapter": MODEL}),
+            "start": Tree(MODEL.files, {"warmup": Tree((r"README\.md",))}),
+            "final": FINAL,
             CHECKPOINT_NAME: CHECKPOINT,
             "completions": Tree((r"completions_\d+\.parquet", r"README\.md")),
         },
     ),
     "pretrain": Tree(
-        (*EVERY_RUN, *LOGS, r"(summary|curves)\.json(\.part)?", r"(curves|dynamics)\.png"),
+        (*EVERY_RUN, *LOGS, r"(summary|curves)\.json", r"(curves|dynamics)\.png"),
         {"best": MODEL, "final": MODEL, CHECKPOINT_NAME: CHECKPOINT},
     ),
     "selflearn": Tree(
-        (*EVERY_RUN, r"summary\.json(\.part)?", r"report\.html", PICTURES),
-        {"variants": Tree((r".+\.(json|jsonl|part)",))},
+        (*EVERY_RUN, r"summary\.json", r"report\.html", PICTURES),
+        {"variants": Tree((rf"({VARIANTS})\.(jsonl|json(\.part)?)",))},
     ),
 }
 """By kind of run. TensorBoard's event files are left out: they lie under names of their own, and are never removed."""
@@ -96,30 +115,58 @@ def entries(folder: Path, tree: Tree) -> Iterator[Path]:
     yield from (path for path in sorted(folder.iterdir()) if tree.named(path.name))
 
 
-def foreign(folder: Path, tree: Tree, inside: bool = False) -> Path | None:
+def written(folder: Path, tree: Tree) -> Tree:
+    """What a run wrote into a folder: what its `COMPLETE` lists; where it lists nothing, what may be written."""
+    names = recorded(folder)
+    if not names:
+        return tree
+    listed = _exactly([tuple(name.split("/")) for name in (*names, COMPLETE, f"{COMPLETE}.part")])
+    # Folders that a run makes may be left empty, such as start/warmup. `below` takes the first that fits.
+    return Tree(listed.files, {**listed.folders, **{name: Tree() for name in tree.folders.keys() - listed.folders}})
+
+
+def _exactly(names: Iterable[tuple[str, ...]]) -> Tree:
+    files, folders = [], defaultdict(list)
+    for first, *rest in names:
+        if rest:
+            folders[re.escape(first)].append(tuple(rest))
+        else:
+            files.append(re.escape(first))
+    return Tree(tuple(files), {name: _exactly(below) for name, below in folders.items()})
+
+
+def foreign(folder: Path, tree: Tree) -> Path | None:
     """The first file that stands where a run writes, and that no run wrote; links count, wherever they lead.
 
     Args:
         folder: a run folder.
         tree: what may be written there.
-        inside: every file counts, not only those under a name of ours. So it is below the run folder itself.
     """
-    for path in sorted(folder.iterdir()) if inside else entries(folder, tree):
+    return next(_foreign(entries(folder, tree), tree), None)
+
+
+def foreign_inside(folder: Path, tree: Tree) -> Iterator[Path]:
+    """Everything in a folder below a run folder that no run wrote; a folder stands for what it holds."""
+    yield from _foreign(sorted(folder.iterdir()), written(folder, tree))
+
+
+def _foreign(paths: Iterable[Path], tree: Tree) -> Iterator[Path]:
+    for path in paths:
         below = tree.below(path.name)
         if path.is_symlink():
-            return path
-        if path.is_dir():
-            found = path if below is None else foreign(path, below, inside=True)
-            if found is not None:
-                return found
+            yield path
+        elif path.is_dir():
+            if below is None:
+                yield path
+            else:
+                yield from foreign_inside(path, below)
         elif not tree.owns_file(path):
-            return path
-    return None
+            yield path
 
 
 def remove(folder: Path, tree: Tree, keep: tuple[str, ...] = ()) -> None:
     """Remove what a run wrote; what else is there stays, and so do the folders that hold it."""
-    for path in list(entries(folder, tree)):
+    for path in sorted(entries(folder, tree), key=lambda path: path.name == COMPLETE):  # the list goes last
         if path.name in keep or path.is_symlink():
             continue
         below = tree.below(path.name)
@@ -132,6 +179,6 @@ def remove(folder: Path, tree: Tree, keep: tuple[str, ...] = ()) -> None:
 
 def remove_tree(folder: Path, tree: Tree) -> None:
     """Remove a folder that a run wrote; what is foreign in it stays."""
-    remove(folder, tree)
+    remove(folder, written(folder, tree))
     if not any(folder.iterdir()):
         folder.rmdir()

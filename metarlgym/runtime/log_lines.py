@@ -10,23 +10,40 @@ from typing import Any
 
 from metarlgym.runtime.run_folder import replace_text
 
+SUMMARY = "train_runtime"
+"""A value that only the line at the end of training has."""
 
-def cut_lines(path: Path, step: int) -> None:
-    """Drop the lines after a step, which come again when a run goes on from there, and an unfinished last one."""
+
+def cut_lines(path: Path, step: int, summary: bool = True) -> None:
+    """Drop the lines after a step, which come again when a run goes on from there, and an unfinished last one.
+
+    Args:
+        path: the file; it need not exist.
+        step: the last one whose lines stay.
+        summary: keep the line at the end of training too; else it goes, whatever its step.
+    """
     if not path.exists():
         return
     content = path.read_text(encoding="utf-8", errors="replace")
     whole = content.split("\n")[:-1]  # not splitlines: texts may hold other line ends
-    kept = "".join(line + "\n" for line in whole if _step(line) <= step)
+    kept = "".join(line + "\n" for line in whole if _step(line) <= step and (summary or not is_summary(line)))
     if kept != content:
         replace_text(path, kept)
 
 
 def _step(line: str) -> float:
     try:
-        return json.loads(line)["step"]
-    except (ValueError, KeyError, TypeError):
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError, OverflowError):
         return float("inf")  # damaged
+
+
+def is_summary(line: str) -> bool:
+    """Whether a line is that of the end of training."""
+    try:
+        return SUMMARY in json.loads(line)
+    except (ValueError, TypeError):
+        return False
 
 
 class Lines:

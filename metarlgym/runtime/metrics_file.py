@@ -10,7 +10,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from metarlgym.runtime.log_lines import Lines
+from metarlgym.runtime.log_lines import SUMMARY, Lines, is_summary
 
 
 class MetricsFile(TrainerCallback):
@@ -24,9 +24,20 @@ class MetricsFile(TrainerCallback):
     def __init__(self, folder: Path, tell: Callable[[str], None] = warnings.warn) -> None:
         self.lines = Lines(folder / "metrics.jsonl", tell)
         self.start = time.monotonic()
+        self.summarised = False
+        """Whether a run that came to its end is opened again, whose summary is there."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        nothing_left = state.global_step >= state.max_steps
+        self.summarised = nothing_left and self.lines.path.is_file() and any(map(is_summary, self._read()))
+
+    def _read(self) -> list[str]:
+        return self.lines.path.read_text(encoding="utf-8", errors="replace").split("\n")
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         if state.is_world_process_zero and logs:
+            if self.summarised and SUMMARY in logs:
+                return
             seconds = round(time.monotonic() - self.start, 3)
             self.lines.write({"step": state.global_step, "seconds": seconds, **logs})
 

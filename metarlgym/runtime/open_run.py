@@ -18,7 +18,7 @@ from metarlgym.datatypes import ConfigError, MetaRLGymError
 from metarlgym.runtime.agreement import agree
 from metarlgym.runtime.checkpoint import COMPLETE, checkpoints, latest_complete
 from metarlgym.runtime.integrity import damage
-from metarlgym.runtime.interrupt import INTERRUPTED, TERMINATED, Interrupted, Terminated, stopped_by
+from metarlgym.runtime.interrupt import Interrupted, status_of, stopped_by
 from metarlgym.runtime.log_lines import cut_lines
 from metarlgym.runtime.run_folder import Mode, RunFolder
 
@@ -64,7 +64,7 @@ class OpenRun(TrainerCallback):
         if self.first_step and getattr(args, "eval_on_start", False):
             args.eval_on_start = False  # a start from a checkpoint has been evaluated at its step
         if self.folder is not None and self.folder.resumed:
-            cut_lines(self.path / "metrics.jsonl", self.first_step)
+            cut_lines(self.path / "metrics.jsonl", self.first_step, summary=self.first_step >= state.max_steps)
             cut_lines(self.path / "trials.jsonl", self.first_step - 1)  # a trial's step is the one before it counts
             self.folder.commit(self.texts)
 
@@ -80,7 +80,7 @@ class OpenRun(TrainerCallback):
 
     def stopped(self, by: type[BaseException]) -> Interrupted:
         """What a stop by signal says: how far the run came, what is saved, how to go on."""
-        status = TERMINATED if issubclass(by, Terminated) else INTERRUPTED
+        status = status_of(by)
         last, _ = latest_complete(self.path)
         kept = f"the last complete checkpoint is {last}" if last else "no checkpoint is written yet"
         if PartialState().num_processes > 1:

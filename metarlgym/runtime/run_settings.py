@@ -44,7 +44,11 @@ def as_text(values: Mapping[str, Any]) -> str:
 
 
 def held_settings(folder: Path) -> dict[str, Any]:
-    """The settings a run was started with: all of them, or those of `config.yaml` for a run of an earlier version."""
+    """The settings a run was started with: all of them, or those of `config.yaml` for a run of an earlier version.
+
+    Raises:
+        ConfigError: they are missing or damaged.
+    """
     for name, read in ((SETTINGS, json.loads), ("config.yaml", yaml.safe_load)):
         try:
             content = read((folder / name).read_text(encoding="utf-8"))
@@ -55,7 +59,10 @@ def held_settings(folder: Path) -> dict[str, Any]:
         if not isinstance(content, dict):
             raise ConfigError(f"{folder / name} is damaged: --resume cannot tell the settings of the run.")
         return content
-    return {}
+    raise ConfigError(
+        f"{folder} holds neither {SETTINGS} nor config.yaml: --resume cannot tell the settings of the run. Bring one "
+        "back, or start a new run in another --output_dir."
+    )
 
 
 def differences(

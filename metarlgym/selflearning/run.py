@@ -7,17 +7,10 @@ variants that are left.
 from __future__ import annotations
 
 import dataclasses
-import json
-import multiprocessing
-import os
 import re
-import signal
-import threading
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import closing
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -27,15 +20,17 @@ import yaml
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from metarlgym.datatypes import ConfigError, MetaRLGymError
+from metarlgym.datatypes import ConfigError
 from metarlgym.files import expand, write_json
 from metarlgym.runtime.before_claim import inputs_of, mode_of
 from metarlgym.runtime.interrupt import INTERRUPTED, TERMINATED, Interrupted, Terminated, stopped_by
 from metarlgym.runtime.open_run import go_on
-from metarlgym.runtime.run_folder import RunFolder, replace_text
+from metarlgym.runtime.run_folder import RunFolder
 from metarlgym.runtime.run_settings import check_same
 from metarlgym.selflearning.experiment import Experiment
 from metarlgym.selflearning.html_report import write_report
+from metarlgym.selflearning.results import result_of, result_path, results
+from metarlgym.selflearning.workers import in_turn, side_by_side
 from metarlgym.settings.flat import plain, read_flat, said_in
 from metarlgym.settings.ranges import check_values
 from metarlgym.version import __version__
@@ -140,7 +135,7 @@ def run_selflearning(settings: SelfLearnSettings, console: Console | None = None
         if by is None:
             raise
         ended = by()
-        done = sum(_result_path(path, name).exists() for name in names)
+        done = len(results(path, names)[0])
         saved = f"{done} of {len(names)} variants are done and kept; go on with: " if folder.committed else ""
         again = go_on("selflearn", settings.arguments) if saved else f"{path} is left as it was."
         raise Interrupted(saved + again, TERMINATED if by is Terminated else INTERRUPTED) from None
@@ -162,7 +157,11 @@ def _run(
         _check(settings, folder)
     text = yaml.safe_dump(settings.resolved(), sort_keys=False, allow_unicode=True)
     (folder / "variants").mkdir(parents=True, exist_ok=True)
-    done = {name: _result(folder, name) for name in names if _result_path(folder, name).exists()}
+    found, damaged = results(folder, every)
+    for name in damaged:
+        what = "runs again" if name in names else "is left out of the summary; it runs again without --only"
+        console.print(f"{result_path(folder, name)} is damaged: this variant {what}", highlight=False, soft_wrap=True)
+    done = {name for name in names if name in found}
     console.print(
         f"experiment {run.experiment}: {len(names)} variants"
         + (f", {len(done)} of them done" if done else "")
@@ -176,16 +175,16 @@ def _run(
         claimed.check()
     claimed.commit({"config.yaml": text})
     # All that is there, of earlier runs of this config too: `only` adds to them.
-    results = {name: _result(folder, name) for name in every if _result_path(folder, name).exists()}
+    finished, _ = results(folder, every)
     summary = {
         "experiment": run.experiment,
-        **experiment.summarise(config, results),
-        "variant_seconds": {name: result["seconds"] for name, result in results.items()},
+        **experiment.summarise(config, finished),
+        "variant_seconds": {name: result["seconds"] for name, result in finished.items()},
         "config": {name: plain(value) for name, value in dataclasses.asdict(config).items()},
         "version": __version__,
     }
     write_json(summary, folder / "summary.json")
-    write_report(folder, f"Self-learning, experiment {run.experiment}", summary, experiment.pictures(config, results))
+    write_report(folder, f"Self-learning, experiment {run.experiment}", summary, experiment.pictures(config, finished))
     console.print(
         f"written after {time.monotonic() - start:.0f} s: {folder}/summary.json, report.html", highlight=False
     )
@@ -195,113 +194,30 @@ def _run(
 def _run_all(
     settings: SelfLearnSettings, names: list[str], total: int, folder: Path, console: Console
 ) -> Iterator[str]:
-    """Run variants side by side; yields the name of each that is done."""
+    """Run variants with a progress bar; yields the name of each that is done."""
     bar = Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
     )
     if not names:
         return
+    experiment, config = find_experiment(settings.run.experiment), settings.config
     workers = min(settings.run.workers, len(names))
-    # Fresh processes: what torch, matplotlib and the console hold in this one is not for sharing.
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_follow, initargs=(os.getpid(),))
-    try:
-        with bar:
-            task = bar.add_task("variants", total=total, completed=total - len(names))
-            with _ignored_by_children():
-                waiting: dict[Future[None], str] = {
-                    pool.submit(_run_one, settings.run.experiment, settings.config, name, str(folder)): name
-                    for name in names
-                }
-            left = set(waiting)
-            while left:
-                finished, left = wait(left, timeout=1.0, return_when="FIRST_COMPLETED")
-                for future in finished:
-                    name = waiting[future]
-                    error = future.exception()
-                    if isinstance(error, BrokenProcessPool):
-                        raise MetaRLGymError(f"variant {name}: its process died; --resume goes on with what is left.")
-                    if isinstance(error, MetaRLGymError):
-                        raise type(error)(f"variant {name}: {error}") from error
-                    if error is not None:
-                        error.add_note(f"in variant {name}; finished ones are kept, --resume goes on with the others")
-                        raise error
-                    bar.update(task, advance=1)
-                    yield name
-                    if not console.is_terminal:
-                        console.print(f"{name}: done in {_result(folder, name)['seconds']:.0f} s", highlight=False)
-                running = ", ".join(_progress(folder, waiting[f]) for f in left if f.running())
-                bar.update(task, description=f"variants [dim]{running}[/]" if running else "variants")
-    finally:
-        processes = list((pool._processes or {}).values())  # shutdown forgets them
-        pool.shutdown(wait=False, cancel_futures=True)
-        for process in processes:
-            process.terminate()
-        for process in processes:
-            process.join(5)  # none may write into the folder after it is let go
+    with bar:
+        task = bar.add_task("variants", total=total, completed=total - len(names))
 
+        def tell(running: str) -> None:
+            bar.update(task, description=f"variants [dim]{running}[/]" if running else "variants")
 
-@contextmanager
-def _ignored_by_children() -> Iterator[None]:
-    """Processes started within this ignore Ctrl-C, which reaches all processes: the first one ends the others."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def _follow(parent: int) -> None:
-    """End this process when the one that started it is gone: another one may write into the folder then."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-def _run_one(number: str, config: Any, name: str, folder: str) -> None:
-    """In a process of its own."""
-    import torch
-
-    torch.set_num_threads(1)
-    place = Path(folder) / "variants" / f"{name}.jsonl"
-    start = time.monotonic()
-    with place.open("w", encoding="utf-8") as file:
-
-        def log(step: int, total: int, **values: Any) -> None:
-            seconds = round(time.monotonic() - start, 2)
-            file.write(json.dumps({"step": step, "of": total, "seconds": seconds, **values}) + "\n")
-            file.flush()
-
-        result = find_experiment(number).run_variant(config, name, log)
-    # Written whole or not at all: what exists is done.
-    path = _result_path(Path(folder), name)
-    replace_text(path, json.dumps({**result, "seconds": round(time.monotonic() - start, 1)}))
-
-
-def _progress(folder: Path, name: str) -> str:
-    path = folder / "variants" / f"{name}.jsonl"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    try:
-        last = json.loads(lines[-1])
-        return f"{name} {last['step']}/{last['of']}"
-    except (IndexError, ValueError, TypeError, KeyError):
-        # No line yet, or one that is being written: the next look will see it, and the run must not end for it.
-        return name
-
-
-def _result_path(folder: Path, name: str) -> Path:
-    return folder / "variants" / f"{name}.json"
-
-
-def _result(folder: Path, name: str) -> dict[str, Any]:
-    return json.loads(_result_path(folder, name).read_text(encoding="utf-8"))
+        if workers == 1:
+            done = in_turn(experiment, config, names, folder, tell)
+        else:
+            done = side_by_side(experiment, config, names, folder, tell, workers)
+        with closing(done):  # ends the processes at an error here, too
+            for name in done:
+                bar.update(task, advance=1)
+                yield name
+                if not console.is_terminal:
+                    console.print(f"{name}: done in {result_of(folder, name)['seconds']:.0f} s", highlight=False)
 
 
 def _check(settings: SelfLearnSettings, folder: Path) -> None:

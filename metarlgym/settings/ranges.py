@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hint
 
 from metarlgym.datatypes import ConfigError
 from metarlgym.settings.value_types import accepts, show
+from metarlgym.trial import MOST_EPISODES
 
 
 class Bound(NamedTuple):
@@ -80,7 +81,7 @@ BOUNDS: dict[str, Bound] = {
     "threads": at_least(1, 1024),
     "workers": at_least(1, 1024),
     # trials and limits
-    "episodes": at_least(1, 100_000),
+    "episodes": at_least(1, MOST_EPISODES),
     "trials_per_task": at_least(2, 2**31 - 1),
     "max_total_turns": SOME,
     "gamma_step": SHARE,

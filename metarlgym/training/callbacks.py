@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from transformers import TrainerCallback
 
+from metarlgym.author_values import encodable
 from metarlgym.datatypes import MetaTrajectory, Optimum
 from metarlgym.runtime.log_lines import Lines
 
@@ -29,7 +31,13 @@ class TrialSamples:
     def __call__(self, step: int, trajectories: list[MetaTrajectory]) -> None:
         if not self.every or step % self.every:
             return
-        self.lines.write(*({"step": step, **trajectory.to_dict()} for trajectory in trajectories[: self.count]))
+        self.lines.write(*({"step": step, **_writable(t.to_dict())} for t in trajectories[: self.count]))
+
+
+def _writable(trial: dict[str, Any]) -> dict[str, Any]:
+    """A trial whose texts all have a form in UTF-8: lone surrogates, in an action or a task's parameters, are "?"."""
+    text = json.dumps(trial, ensure_ascii=False)
+    return trial if encodable(text) else json.loads(text.encode("utf-8", "replace"))
 
 
 def sparkline(curve: list[float], top: float) -> str:

@@ -4,7 +4,7 @@ trained."""
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,8 @@ from transformers.integrations import deepspeed as hf_deepspeed
 
 from metarlgym.models.loading import load_model
 from metarlgym.models.saveable import first_line
+from metarlgym.runtime.integrity import marked
+from metarlgym.runtime.layout import FINAL
 from metarlgym.training.arguments import Settings
 from metarlgym.training.start import model_form, model_source
 
@@ -47,6 +49,15 @@ def save_final(trainer: MetaGRPOTrainer, tokenizer: Any, settings: Settings, fol
 
 def _write(trainer: MetaGRPOTrainer, tokenizer: Any, settings: Settings, folder: Path, final: Path) -> None:
     accelerator = trainer.accelerator
+    main = accelerator.is_main_process
+    with marked(final, FINAL, trainer.state.global_step) if main else nullcontext():
+        _write_model(trainer, settings, folder, final)
+        if main:
+            tokenizer.save_pretrained(final)
+
+
+def _write_model(trainer: MetaGRPOTrainer, settings: Settings, folder: Path, final: Path) -> None:
+    accelerator = trainer.accelerator
     if not isinstance(accelerator.unwrap_model(trainer.model), PeftModel):
         trainer.save_model(str(final))
     else:
@@ -59,8 +70,6 @@ def _write(trainer: MetaGRPOTrainer, tokenizer: Any, settings: Settings, folder:
             with torch.no_grad():
                 merged: Any = PeftModel.from_pretrained(model, str(final / ADAPTER)).merge_and_unload()
             merged.save_pretrained(final)
-    if accelerator.is_main_process:
-        tokenizer.save_pretrained(final)
 
 
 @contextmanager

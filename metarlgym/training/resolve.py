@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from metarlgym.author_errors import error_line
 from metarlgym.contracts.quick_check import quick_check
 from metarlgym.datatypes import ConfigError, MetaRLGymError
 from metarlgym.rollout.play_settings import PlaySettings
@@ -78,6 +79,6 @@ def _task_group(settings: Settings) -> tuple[TaskGroup, Callable[[], Trial]]:
     except MetaRLGymError:
         raise
     except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, MemoryError) as error:
-        cause = f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(".")
+        cause = " ".join(error_line(error).split()).rstrip(".")
         raise ConfigError(f"env_args={show(settings.run.env_args)} do not fit {play.env_id}: {cause}.") from error
     return group, make_trial

@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM
 
 from metarlgym.datatypes import ConfigError, MetaRLGymError
 from metarlgym.files import expand
-from metarlgym.models.loading import load_config, load_model, load_tokenizer
+from metarlgym.models.loading import check_vocabulary, load_config, load_model, load_tokenizer
 from metarlgym.models.saveable import check_saveable, saveable
 from metarlgym.models.scratch import byte_tokenizer, scratch_model, word_tokenizer
 from metarlgym.policies.supported import check_config
@@ -27,7 +27,8 @@ from metarlgym.rollout.context_limits import check_room
 from metarlgym.rollout.make_renderer import make_renderer
 from metarlgym.rollout.render import ChatRenderer, Renderer
 from metarlgym.runtime.agreement import agree
-from metarlgym.runtime.checkpoint import COMPLETE
+from metarlgym.runtime.integrity import COMPLETE, damage, marked
+from metarlgym.runtime.layout import LAYOUTS
 from metarlgym.tasks import TaskGroup
 from metarlgym.training.arguments import Settings
 from metarlgym.training.context_limits import context_rooms
@@ -73,6 +74,7 @@ class NamedModel:
             )
         self.config = load_config(name, **model_source(settings))
         self.tokenizer = load_tokenizer(name, **model_source(settings))
+        check_vocabulary(name, self.tokenizer, self.config)
         self.renderer = make_renderer(settings.play.renderer, self.tokenizer, group, settings.play.chat_template_kwargs)
         if settings.play.chat_template_kwargs and not isinstance(self.renderer, ChatRenderer):
             raise ConfigError(
@@ -159,11 +161,10 @@ class ScratchModel:
     def load(self, folder: Path, console: Console) -> Loaded:
         """The model in the run's `start/`, which is made if it is not complete."""
         start = folder / "start"
-        if not (start / COMPLETE).exists():
-            if self.settings.grpo.world_size > 1:
-                self._make_apart(start)
-            else:
-                self.make(start, console)
+        if self.settings.grpo.world_size > 1:
+            self._make_apart(start, console)
+        elif _missing(start, console):
+            self.make(start, console)
         tokenizer = load_tokenizer(str(start))
         return load_model(str(start)), tokenizer, make_renderer("plain", tokenizer, self.group)
 
@@ -179,9 +180,9 @@ class ScratchModel:
         if scratch.warmup_trials:
             self._warm_up(model, start, console)
         start.mkdir(parents=True, exist_ok=True)
-        model.save_pretrained(start)
-        self.tokenizer.save_pretrained(start)
-        (start / COMPLETE).write_text("start\n")
+        with marked(start, LAYOUTS["train"].folders["start"]):
+            model.save_pretrained(start)
+            self.tokenizer.save_pretrained(start)
 
     def _warm_up(self, model: Any, start: Path, console: Console) -> None:
         scratch = self.settings.scratch
@@ -210,14 +211,14 @@ class ScratchModel:
             highlight=False,
         )
 
-    def _make_apart(self, start: Path) -> None:
-        """Make `start/` in a process of its own, while the other processes of the launch wait.
+    def _make_apart(self, start: Path, console: Console) -> None:
+        """Make `start/`, if it is missing, in a process of its own, while the other processes of the launch wait.
 
         The warm-up's trainer would otherwise join this launch's process group, and its result depend on the group's
         size.
         """
         problem: MetaRLGymError | None = None
-        if self.settings.grpo.distributed_state.is_main_process:
+        if self.settings.grpo.distributed_state.is_main_process and _missing(start, console):
             launcher = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
             prefixes = ("GROUP_RANK", "TORCHELASTIC_", "ACCELERATE_", "FSDP_")
             clean = {k: v for k, v in os.environ.items() if k not in launcher and not k.startswith(prefixes)}
@@ -230,6 +231,16 @@ class ScratchModel:
         agree(problem)  # the other processes wait in here
         if not (start / COMPLETE).exists():
             raise MetaRLGymError(f"{start} is not there: output_dir must be a folder that all processes share.")
+
+
+def _missing(start: Path, console: Console) -> bool:
+    """Whether `start/` has to be made: it is not there whole. Its seed makes the same one again."""
+    if not (start / COMPLETE).exists():
+        return True
+    wrong = damage(start)
+    if wrong:
+        console.print(f"{start} is damaged ({wrong}): it is made again", highlight=False, soft_wrap=True)
+    return wrong is not None
 
 
 def context_needed(renderer: Renderer, group: TaskGroup, make_trial: Callable[[], Trial], action_tokens: int) -> int:

@@ -22,6 +22,7 @@ from peft import PeftModel
 from transformers import set_seed
 from trl import GRPOTrainer
 
+from metarlgym.author_errors import error_line, error_text
 from metarlgym.datatypes import MetaRLGymError, MetaTrajectory, Task
 from metarlgym.evaluation.evaluate import EvalSettings, evaluate
 from metarlgym.rollout.context_limits import no_room, stuck
@@ -231,8 +232,8 @@ class MetaGRPOTrainer(ReferenceMixin, CheckpointMixin, GRPOTrainer):
         errors = [t.error for t in trajectories]
         problem = None
         if failure is not None:
-            name = "" if isinstance(failure, MetaRLGymError) else f"{type(failure).__name__}: "
-            problem = f"the rollout failed: {name}{failure}"
+            cause = error_text(failure) if isinstance(failure, MetaRLGymError) else error_line(failure)
+            problem = f"the rollout failed: {cause}"
         if errors and all(errors):
             problem = f"every trial of the rollout ended in an error, the first in {errors[0]}"
         told = gather_object([(failure is not None, problem, any(t.turns for t in trajectories), stuck(trajectories))])

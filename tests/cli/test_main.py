@@ -95,6 +95,14 @@ BAD = {
         ["eval", "--policy", "random", "--env", "Doors-v0", "--env-args", '{"split": "content"}', "--json", "x.json"],
         "held-out",
     ),
+    "fraction": (["play", "Doors-v0", "--env-args", '{"doors": 3.5}'], "doors=3.5 must be a whole number"),
+    "safe": (["play", "Doors-v0", "--env-args", '{"safe": "x"}'], "safe='x' must be a number in [0, 1]"),
+    "class": (["play", "metarlgym.envs.doors:Doors"], "env='metarlgym.envs.doors:Doors' is not registered"),
+    "most episodes": (["play", "Doors-v0", "--episodes", "100000000"], "episodes=100000000 must be at most 100000"),
+    "port": (["serve", "--model", "some/model", "--port", "99999"], "port=99999 must be at most 65535"),
+    "width": (["new-model", "--out", "m", "--hidden-size", "17"], "heads=2 must divide hidden-size=17"),
+    "heads": (["new-model", "--out", "m", "--heads", "3"], "heads=3 must divide hidden-size=64"),
+    "layers": (["new-model", "--out", "m", "--layers", "70000"], "error: layers=70000 must be at most 65536"),
     "unwritable": (["eval", "--policy", "random", "--env", "Doors-v0", "--json", "/nowhere/x.json"], "/nowhere"),
 }
 

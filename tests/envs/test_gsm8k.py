@@ -225,8 +225,56 @@ def test_folders_and_files_of_another_kind(folder):
     with pytest.raises(ConfigError, match="unknown kind"):
         make("GSM8K-v0", data=str(folder / "train.csv"))
     (folder / "train.parquet").write_text("no parquet")
-    with pytest.raises(ConfigError, match="cannot be loaded"):
+    with pytest.raises(ConfigError, match="not a Parquet file that can be read"):
         make("GSM8K-v0", data=str(folder))
+
+
+ROW = b'{"question": "q", "answer": "#### 1"}'
+BROKEN = {
+    "cut": (
+        "jsonl",
+        ROW + b'\n{"question": "q", ',
+        "is not JSON (Expecting property name enclosed in double quotes in line 2)",
+    ),
+    "number": ("jsonl", ROW + b"\n5\n", "holds '5' in line 2, which is not a row"),
+    "latin": (
+        "jsonl",
+        b'{"question": "\xff", "answer": "#### 1"}\n',
+        "is not UTF-8 (invalid start byte 0xff at byte 14)",
+    ),
+    "numbers": ("json", b"[1, 2]", "holds '1' in line 1, which is not a row"),
+    "deep": ("json", b"[" * 100_000, "is not JSON (nested too deeply in line 1)"),
+    "parquet": ("parquet", b"PARX", "is not a Parquet file that can be read"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_file_is_named_with_the_cause_in_one_line(name, tmp_path, capfd):
+    ending, content, cause = BROKEN[name]
+    file = tmp_path / f"train.{ending}"
+    file.write_bytes(content)
+    for data in (tmp_path, file):
+        with pytest.raises(ConfigError) as raised:
+            make("GSM8K-v0", data=str(data))
+        assert f"data={str(data)!r}: {file} {cause}" in str(raised.value) and "\n" not in str(raised.value)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_texts_of_parquet_that_are_not_utf_8(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    question = pa.Array.from_buffers(pa.string(), 1, pa.array([b"\xff"]).buffers())
+    pq.write_table(pa.table({"question": question, "answer": ["#### 1"]}), tmp_path / "train.parquet")
+    with pytest.raises(ConfigError, match="a text of train is not UTF-8"):
+        make("GSM8K-v0", data=str(tmp_path))
+
+
+@pytest.mark.parametrize("content", [b"[%b]", b"%b\n\n", b"%b%b", b"\n [%b,\n%b]\n"])
+def test_every_form_of_json_rows_is_read_without_a_word(content, tmp_path, capfd):
+    (tmp_path / "train.json").write_bytes(content.replace(b"%b", ROW))
+    make("GSM8K-v0", data=str(tmp_path))
+    assert capfd.readouterr() == ("", "")
 
 
 def test_data_are_read_once_and_nothing_heavy_is_imported():

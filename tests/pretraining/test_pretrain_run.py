@@ -354,3 +354,13 @@ def test_processes_that_do_not_know_of_each_other_are_refused(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, env=variables, timeout=120)
     assert done.returncode == 2 and "the launcher started 2 processes" in done.stderr, done.stdout + done.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_is_done_stays_as_it_is_when_it_is_resumed(tmp_path):
+    """transformers would take a step more."""
+    folder = tmp_path / "run"
+    train(folder, lr_scheduler_type="constant")
+    names = ("metrics.jsonl", "final/model.safetensors", "best/model.safetensors", "curves.json")
+    before = {name: (folder / name).read_bytes() for name in names}
+    train(folder, "--resume", lr_scheduler_type="constant")
+    assert {name: (folder / name).read_bytes() for name in names} == before

@@ -305,8 +305,10 @@ def test_an_error_in_a_timed_step_is_recorded_and_one_of_the_process_is_raised(b
 
     (played,) = rollout(trial(ValueError("no")))
     assert (played.stop, played.error) == (StopReason.ERROR, "ValueError: no")
-    with pytest.raises(SystemExit):
-        rollout(trial(SystemExit(3)))
+    (played,) = rollout(trial(SystemExit(3)))
+    assert (played.stop, played.error) == (StopReason.ERROR, "SystemExit: 3")
+    with pytest.raises(KeyboardInterrupt):
+        rollout(trial(KeyboardInterrupt()))
 
 
 @kinds

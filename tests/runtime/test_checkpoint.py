@@ -109,8 +109,8 @@ def test_a_checkpoint_without_the_reference_that_follows_is_refused(tmp_path):
 def test_old_checkpoints_go_only_when_a_newer_one_is_complete(tmp_path, monkeypatch):
     monkeypatch.setattr(
         "metarlgym.runtime.checkpoint.mark_complete",
-        lambda path, step: (
-            complete_at_mark.append([p.name for p in checkpoints(tmp_path)]) or mark_complete(path, step)
+        lambda path, *rest: (
+            complete_at_mark.append([p.name for p in checkpoints(tmp_path)]) or mark_complete(path, *rest)
         ),
     )
     complete_at_mark = []

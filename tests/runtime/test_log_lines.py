@@ -23,6 +23,24 @@ def test_lines_after_a_step_and_a_cut_one_are_dropped(tmp_path):
     assert not (tmp_path / "nowhere").exists()
 
 
+@pytest.mark.parametrize("value", ["null", '"a"', "[]", "{}", "1e999", "9" * 400])
+def test_a_line_whose_step_is_no_number_is_damaged(value, tmp_path):
+    path = tmp_path / "trials.jsonl"
+    path.write_text(f'{{"step": 1}}\n{{"step": {value}}}\nnull\n[]\n')
+    cut_lines(path, 2)
+    assert path.read_text() == '{"step": 1}\n'
+
+
+def test_the_line_at_the_end_of_training_goes_when_training_goes_on(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    text = '{"step": 1}\n{"step": 1, "train_runtime": 2.0}\n'
+    path.write_text(text)
+    cut_lines(path, 2)
+    assert path.read_text() == text
+    cut_lines(path, 2, summary=False)
+    assert path.read_text() == '{"step": 1}\n'
+
+
 def test_what_a_full_disk_refuses_is_written_later(tmp_path):
     told = []
     file = Lines(tmp_path / "metrics.jsonl", told.append)

@@ -12,8 +12,11 @@ from pathlib import Path
 import pytest
 
 from metarlgym import ConfigError, MetaRLGymError
-from metarlgym.runtime.layout import LAYOUTS, PICTURE_MARK, foreign, remove
+from metarlgym.runtime.integrity import mark_complete, marked
+from metarlgym.runtime.layout import LAYOUTS, MODEL, PICTURE_MARK, foreign, remove
+from metarlgym.runtime.mark import COMPLETE, recorded
 from metarlgym.runtime.run_folder import RunFolder, replace_text
+from metarlgym.selflearning.run import EXPERIMENTS, find_experiment
 
 KINDS = sorted(LAYOUTS)
 TEXTS = {"config.yaml": "seed: 0\n", "settings.json": "{}\n"}
@@ -103,6 +106,12 @@ def test_a_folder_with_our_names_and_no_run_is_left_alone(kind, mode, tmp_path):
         ("pretrain", "best/notes.md"),
         ("selflearn", "variants/notes.md"),
         ("selflearn", "variants/more/x.json"),
+        ("selflearn", "variants/notes.json"),
+        ("train", "final/modeling_mine.py"),
+        ("train", "final/my.jinja"),
+        ("train", "checkpoint-2/my.model"),
+        ("train", "checkpoint-2/optimizer_best.pt"),
+        ("pretrain", "final/preprocessor_config.json"),
     ],
 )
 def test_a_foreign_file_among_a_runs_files_stops_overwrite(kind, place, tmp_path):
@@ -123,6 +132,55 @@ def test_a_link_among_a_runs_files_stops_overwrite(place, tmp_path):
         path.rename(tmp_path / "moved")
     (folder / place).symlink_to(tmp_path / "big")
     refused(folder, f"holds '{place}', a link", mode="overwrite")
+
+
+def test_a_marked_folder_holds_what_its_mark_lists_and_no_more(tmp_path):
+    """Code that came with a model is the run's; a file with a name of ours that was added later is not."""
+    folder = tmp_path / "run"
+    finished(folder, "train")
+    write(folder, ["final/modeling_x.py", "final/adapter/config.json"])
+    mark_complete(folder / "start", 0)
+    (folder / "start" / "warmup").mkdir()  # empty
+    mark_complete(folder / "final", 2)
+    kept = {"eval.json.part": "mine", "metrics.txt": "mine"}
+    write(folder, kept)
+    assert foreign(folder, LAYOUTS["train"]) is None
+    for name in ("final/vocab.json", "final/adapter/tokenizer.json", "start/warmup/README.md"):
+        write(folder, {name: "mine"})
+        refused(folder, f"holds '{name}', not written by a run", mode="overwrite")
+        (folder / name).unlink()
+    run = RunFolder.claim(folder, "train", "overwrite")
+    run.commit(TEXTS)
+    run.close()
+    assert not (folder / "final").exists() and {name: (folder / name).read_text() for name in kept} == kept
+
+
+def test_a_folder_that_is_written_again_does_not_take_over_what_a_user_put_there(tmp_path):
+    write(tmp_path, ["modeling_x.py", "config.json"])
+    mark_complete(tmp_path, 1)
+    write(tmp_path, ["mine.py", "taken.py", "folder/notes.md"])
+    with marked(tmp_path, MODEL, 2):
+        assert not (tmp_path / COMPLETE).exists()
+        os.utime(tmp_path / "taken.py", ns=(1, 1))  # written over
+        write(tmp_path, ["model.safetensors"])
+    assert sorted(recorded(tmp_path)) == ["config.json", "model.safetensors", "modeling_x.py", "taken.py"]
+
+
+@pytest.mark.parametrize("content", ["", "2\n", "[]", "{}", '{"files": 3}', '{"files": {"x.csv": 3}}'])
+def test_a_mark_that_lists_nothing_leaves_the_names_that_libraries_use(content, tmp_path):
+    write(tmp_path, {"checkpoint-2/COMPLETE": content, "checkpoint-2/x.csv": "", "checkpoint-2/model.safetensors": ""})
+    assert foreign(tmp_path, LAYOUTS["train"]).name == "x.csv"
+    remove(tmp_path, LAYOUTS["train"])
+    assert [path.name for path in (tmp_path / "checkpoint-2").iterdir()] == ["x.csv"]
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_variant_has_a_name_of_a_variant(name):
+    experiment = find_experiment(name)
+    tree = LAYOUTS["selflearn"].folders["variants"]
+    configs = [experiment.Config()] + ([experiment.Config(critics=["ema_1e-3"])] if name == "self_critic" else [])
+    for variant in [variant for config in configs for variant in experiment.variants(config)]:
+        assert all(tree.named(f"{variant}{ending}") for ending in (".json", ".jsonl", ".json.part"))
 
 
 def test_readme_and_pictures_are_known_by_their_content(tmp_path):

@@ -67,7 +67,7 @@ def ran(config):
     return results, logs
 
 
-def test_arms(config):
+def test_variants(config):
     assert gist_tokens.variants(config) == [
         *("gist-1-seed0", "gist-2-seed0", "no_bottleneck-seed0", "no_gist-seed0"),
         *(f"space-{space}-seed0" for space in TINY["spaces"]),
@@ -228,7 +228,7 @@ def test_summary_and_pictures(config, ran, tmp_path):
         picture.figure.savefig(tmp_path / f"{number}.png")
 
 
-def test_summary_of_some_arms(config, ran):
+def test_summary_of_some_variants(config, ran):
     results, _ = ran
     only_a = gist_tokens.summarise(config, {"no_gist-seed0": results["no_gist-seed0"]})
     assert only_a["no_bottleneck"] is None and only_a["space"] == {} and only_a["harder_space"] is None

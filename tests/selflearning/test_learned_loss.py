@@ -142,7 +142,7 @@ def test_features_and_weights():
     assert weights.flatten().tolist() == pytest.approx([0.5 + 0.5**1.5] * 2)
 
 
-def test_arms_and_figures(results):
+def test_variants_and_figures(results):
     config, found, lines = results
     assert set(found) == set(learned_loss.variants(config)) and len(found) == 11
     assert all(0 < step <= total for step, total, _ in lines) and len(lines) > 40
@@ -178,7 +178,7 @@ def test_summary_and_pictures(results):
     ]
 
 
-def test_some_arms_alone(results):
+def test_some_variants_alone(results):
     config, found, _ = results
     part = {"weights-random-seed0": found["weights-random-seed0"]}
     summary = learned_loss.summarise(config, part)

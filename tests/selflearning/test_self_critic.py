@@ -1,6 +1,7 @@
 """Self-critic at tiny sizes: the language's truth, both forms, the critics, and what a run leaves."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -180,7 +181,7 @@ def test_targets_have_no_gradient():
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(one, two, strict=True) if a is not None)
 
 
-def test_arms():
+def test_variants():
     config = Config(forms=["score", "target"], critics=["live", "frozen", "grounded"], seeds=[0, 1])
     found = self_critic.variants(config)
     assert "score-grounded-0" in found and "target-grounded-0" not in found
@@ -251,7 +252,7 @@ def flags(folder, **changes):
 
 def test_a_run_and_its_resume(tmp_path, capsys):
     folder = tmp_path / "run"
-    assert main(flags(folder)) == 0
+    assert main(flags(folder, workers=2)) == 0  # side by side; what is left below runs in this process
     summary = json.loads((folder / "summary.json").read_text())
     assert list(summary["critics"]["live"]) == ["hack_step"] and len(summary["critics"]["live"]["hack_step"]) == 1
     assert summary["forms"]["score"]["closed_loop"].keys() == {"live-stop"}
@@ -265,6 +266,33 @@ def test_a_run_and_its_resume(tmp_path, capsys):
     assert (folder / "variants" / "score-phase_a-0.json").stat().st_mtime_ns == before
     again = json.loads((folder / "summary.json").read_text())
     assert again["forms"] == summary["forms"]
+
+
+def test_damaged_results_of_an_arm_are_made_again(tmp_path, capsys):
+    folder = tmp_path / "run"
+    assert main(flags(folder, workers=2)) == 0  # side by side; what is left below runs in this process
+    summary = json.loads((folder / "summary.json").read_text())
+    variants = folder / "variants"
+    kept = (variants / "score-live-stop.json").stat().st_mtime_ns
+    os.truncate(variants / "score-live-0.json", 10)
+    (variants / "score-phase_a-0.json").write_text("{}")
+    capsys.readouterr()
+    assert main([*flags(folder), "--only", "score-live-stop", "--resume"]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "score-live-0.json is damaged: this variant is left out of the summary; it runs again without --only" in told
+    assert main([*flags(folder), "--resume"]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    for variant in ("score-live-0", "score-phase_a-0"):
+        assert f"{variant}.json is damaged: this variant runs again" in told
+    assert "score-live-stop.json is damaged" not in told
+    assert (variants / "score-live-stop.json").stat().st_mtime_ns == kept
+    again = json.loads((folder / "summary.json").read_text())
+    assert again["forms"] == summary["forms"] and again["critics"] == summary["critics"]
+    (folder / "config.yaml").unlink()
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert main([*flags(folder, steps=8), "--resume"]) == 2
+    assert "holds neither settings.json nor config.yaml" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 
 def test_only_adds_to_what_is_there(tmp_path, capsys):
@@ -348,7 +376,7 @@ def test_several_plans(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"only": "score-dead-0"}, "no variant"),
+        ({"only": "score-dead-0"}, "not a variant"),
         ({"seeds": (0, 0)}, "twice"),
         ({"workers": 0}, "workers=0"),
         ({"speed": 3}, "'speed'"),

@@ -32,7 +32,7 @@ BASE = {
 GROUPS = {
     "train": arguments.GROUPS,
     "pretrain": pretraining.GROUPS,
-    **{f"plan {n}": (selflearning.SelfLearnRun, selflearning.find_plan(n).Config) for n in selflearning.PLANS},
+    **{n: (selflearning.SelfLearnRun, selflearning.find_experiment(n).Config) for n in selflearning.EXPERIMENTS},
 }
 BOTH = {**REFUSED, **REFUSED_IN_PRETRAIN}
 

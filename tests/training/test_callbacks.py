@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 from tiny import make_trainer, play, specs, terse, trial_maker, word_parts
 
+from metarlgym.datatypes import Episode, MetaTrajectory, Task, Turn
 from metarlgym.runtime.metrics_file import MetricsFile
 from metarlgym.training.callbacks import LiveProgress, TrialSamples, sparkline
 
@@ -43,6 +44,16 @@ def test_trials_are_written_every_few_steps(tmp_path):
     assert [line["step"] for line in written] == [0] * 3 + [2] * 3 + [4] * 3
     assert written[0]["episodes"][0]["turns"][0].keys() == {"action", "observation", "reward", "valid"}
     assert written[0]["returns"] == played[0].returns
+
+
+def test_texts_that_cannot_be_encoded_do_not_keep_trials_from_being_written(tmp_path):
+    turn = Turn("\ud800", "é 🎲", 0.0)
+    trial = MetaTrajectory(Task("x", {"name": "\ud800", "é": "\\ud800"}), 0, [Episode("o", [turn])], 1)
+    TrialSamples(tmp_path, every=1, count=1)(0, [trial])
+    (written,) = lines(tmp_path / "trials.jsonl")
+    assert written["task"]["params"] == {"name": "?", "é": "\\ud800"}
+    answered = written["episodes"][0]["turns"][0]
+    assert (answered["action"], answered["observation"]) == ("?", "é 🎲")
 
 
 def test_no_trials_are_written_where_none_are_asked_for(tmp_path):

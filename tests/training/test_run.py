@@ -218,6 +218,45 @@ def test_a_full_disk_at_the_end_loses_nothing(done, tmp_path):
     assert report["return_mean"] == done[1]["return_mean"]
 
 
+def test_a_run_that_is_done_has_one_summary_however_often_it_is_resumed(done, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(done[0], folder)
+    before = (folder / "metrics.jsonl").read_text()
+    assert before.count("train_runtime") == 1
+    run(folder, "--resume", "True", final_eval_trials=0)
+    assert (folder / "metrics.jsonl").read_text() == before
+    run(folder, "--resume", "True", final_eval_trials=0, max_steps=5)
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    assert ["train_runtime" in line for line in lines] == [False] * (len(lines) - 1) + [True]
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "tokenizer.json"])
+def test_a_damaged_start_is_made_again(file, done, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(done[0], folder)
+    for step in (2, 4):
+        shutil.rmtree(folder / f"checkpoint-{step}")
+    before = tree(folder / "start")
+    os.truncate(folder / "start" / file, 100)
+    (folder / "start" / "notes.md").write_text("mine")
+    _, text = run(folder, "--resume", "True", final_eval_trials=0)
+    assert f"start is damaged ({file} has 100 bytes of " in text and "): it is made again" in text
+    (folder / "start" / "notes.md").unlink()
+    assert tree(folder / "start") == before
+    assert torch.equal(weights(folder / "final"), weights(done[0] / "final"))
+
+
+def test_a_run_without_its_settings_is_not_resumed(done, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(done[0], folder)
+    for name in ("settings.json", "config.yaml"):
+        (folder / name).unlink()
+    before = tree(folder)
+    with pytest.raises(ConfigError, match=r"holds neither settings.json nor config.yaml"):
+        run(folder, "--resume", "True", seed=5)
+    assert tree(folder) == before
+
+
 def test_a_damaged_checkpoint_is_passed_over(done, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(done[0], folder)

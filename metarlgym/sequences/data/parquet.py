@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import os
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +20,7 @@ from metarlgym.files import real_path, renamed
 from metarlgym.sequences.data.tables import KEY, Export
 from metarlgym.sequences.data.verify import DamagedError, read_head, tables, verify
 
+MERGED = ".merged.tmp"
 Progress = Callable[[int], None]
 """Told how many sequences there are so far."""
 Notice = Callable[[str], None]
@@ -214,7 +217,7 @@ class _Writer:
             pq.write_table(table, file, row_group_size=max(1, count), compression="zstd", write_page_checksum=True)
 
     def _merge(self) -> None:
-        temporary = self.folder / ".merged.tmp"
+        temporary = self.folder / MERGED
         with renamed(self.out, temporary) as file:
             with pq.ParquetWriter(file, self.schema, compression="zstd", write_page_checksum=True) as merged:
                 for part in self.parts:
@@ -245,8 +248,13 @@ class _Writer:
     def _clear(self) -> None:
         """Remove the parts of a file that is finished, and nothing else."""
         if self.folder.is_dir():
-            for path in (*self.parts, *self.folder.glob(".*.tmp"), self._lock):
-                path.unlink(missing_ok=True)
+            unfinished = re.compile(rf"\.{re.escape(self.stem)}\d{{5,}}\.parquet\.tmp|{re.escape(MERGED)}")
+            left = [path for path in self.folder.iterdir() if unfinished.fullmatch(path.name)]
+            for path in (*self.parts, *left, self._lock):
+                if path == self._lock and self._lock_problem():
+                    continue
+                if path.is_file() and not path.is_symlink():
+                    path.unlink()
             with contextlib.suppress(OSError):  # something of somebody else's lies there
                 self.folder.rmdir()
 
@@ -254,10 +262,20 @@ class _Writer:
     def _lock(self) -> Path:
         return self.folder / f".{self.stem}lock"
 
+    def _lock_problem(self) -> bool:
+        """Whether somebody else's file, folder or link has the name of the lock."""
+        lock = self._lock
+        return lock.is_symlink() or (lock.exists() and not (lock.is_file() and lock.stat().st_size == 0))
+
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
         """One process at a time; the system ends the claim with the process, however that ends."""
-        with self._lock.open("w") as file:
+        if self._lock_problem():
+            raise ConfigError(
+                f"{str(self._lock)!r} is not the empty file that keeps other processes out: move it away, or name "
+                "another place."
+            )
+        with os.fdopen(os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), "r+b") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

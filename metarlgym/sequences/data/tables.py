@@ -11,12 +11,11 @@ import numpy as np
 import pyarrow as pa
 
 from metarlgym.datatypes import ConfigError
-from metarlgym.sequences.sources import RLM, MetaLM, Piecewise, PseudoLanguage, Source
+from metarlgym.sequences.sources import Source, find_source
 from metarlgym.sequences.sources.base import SPLITS, check_seed, check_whole
 from metarlgym.sequences.sources.settings import check_used
 from metarlgym.version import __version__
 
-SOURCES: dict[str, type[Source]] = {"metalm": MetaLM, "rlm": RLM, "piecewise": Piecewise, "pseudo": PseudoLanguage}
 KEY = b"metarlgym"
 """Where the settings are, as JSON, in the metadata of a file's schema."""
 PART_CELLS, CHUNK_CELLS = 2**22, 2**18
@@ -33,7 +32,7 @@ class Export:
     """
 
     source: str
-    """`metalm`, `rlm`, `piecewise` or `pseudo`."""
+    """A registered name, such as `metalm`, `rlm`, `piecewise` or `pseudo`."""
     sequences: int
     """Of all shards together."""
     arguments: dict[str, Any] = field(default_factory=dict)
@@ -43,7 +42,7 @@ class Export:
     shard: tuple[int, int] = (0, 1)
     """(K, N): this is share K of N, counted from 0."""
     probabilities: bool = False
-    """`piecewise`: also the true distributions."""
+    """Also the source's optional columns: the true distributions of `piecewise`."""
     part_size: int | None = None
     """Sequences written at once; None for as many as make about two million tokens."""
     made: Source = field(init=False, repr=False, compare=False)
@@ -52,8 +51,7 @@ class Export:
     """All of the above, the package version and the columns, as JSON holds them."""
 
     def __post_init__(self) -> None:
-        if self.source not in SOURCES:
-            raise ConfigError(f"source={self.source!r} is not known: use one of {', '.join(SOURCES)}.")
+        kind = find_source(self.source)
         check_whole("sequences", self.sequences, 1, 2**62)
         check_seed("seed", self.seed)
         if self.split not in SPLITS:
@@ -61,9 +59,8 @@ class Export:
         shard, shards = self.shard
         check_whole("shard: N", shards, 1)
         check_whole("shard: K", shard, 0, shards - 1, f", as there are {shards}, counted from 0")
-        if self.probabilities and self.source != "piecewise":
-            raise ConfigError(f"probabilities=True is for piecewise, not {self.source}: leave it out.")
-        kind = SOURCES[self.source]
+        if self.probabilities and not kind.optional_columns:
+            raise ConfigError(f"probabilities=True has no effect on source={self.source!r}: leave it out.")
         parameters = inspect.signature(kind).parameters
         known = {k: p.default for k, p in parameters.items() if k != kind.seed_name and k not in _NOT_FOR_FILES}
         for name in self.arguments:
@@ -110,41 +107,36 @@ class Export:
     @property
     def _cells(self) -> int:
         """Numbers that the source makes for one sequence."""
-        return self.made.length * (self.made.vocab_size + 2 if isinstance(self.made, Piecewise) else 2)
+        return self.made.cells
 
     @property
     def schema(self) -> pa.Schema:
         """Columns and their types, without the settings."""
-        token = pa.from_numpy_dtype(_smallest(self.made.vocab_size - 1))
-        columns: dict[str, pa.DataType] = {"index": pa.int64(), "tokens": _list_of(token)}
-        if isinstance(self.made, MetaLM):
-            columns["labels"] = _list_of(token)
-        elif isinstance(self.made, RLM):
-            columns["root"] = token
-        elif isinstance(self.made, Piecewise):
-            columns["switches"] = _list_of(pa.from_numpy_dtype(_smallest(self.made.length)))
-            if self.probabilities:
-                columns["theta"] = _list_of(_list_of(pa.float64()))
-        else:
-            columns["probabilities"] = _list_of(pa.float64())
+        columns = {"index": pa.int64()}
+        for name, values in self.made.columns(0, 0, self.split, self.probabilities).items():
+            columns[name] = self._type(values)
         return pa.schema(list(columns.items()))
+
+    def _type(self, values: np.ndarray) -> pa.DataType:
+        """The type of one row of a column: bool marks places, integers are symbols."""
+        if values.dtype == bool:
+            return _list_of(pa.from_numpy_dtype(_smallest(self.made.length)))
+        symbols = np.issubdtype(values.dtype, np.integer)
+        kind = pa.from_numpy_dtype(_smallest(self.made.vocab_size - 1)) if symbols else pa.float64()
+        for _ in values.shape[1:]:
+            kind = _list_of(kind)
+        return kind
 
     def table(self, start: int, count: int) -> pa.Table:
         """Sequences `start` to `start + count - 1` as rows."""
-        made, schema = self.made, self.schema
-        columns: list[Any] = [np.arange(start, start + count)]
-        if isinstance(made, MetaLM | PseudoLanguage):
-            columns += made.batch(start, count, self.split)
-        elif isinstance(made, RLM):
-            levels = made.trees(start, count, self.split)
-            columns += [levels[-1], levels[0][:, 0]]
-        elif isinstance(made, Piecewise):
-            batch = made.batch(start, count, self.split)
-            columns += [batch.tokens, _places(batch.switches, schema.field("switches").type)]
-            columns += [batch.theta] if self.probabilities else []
+        schema = self.schema
+        found = self.made.columns(start, count, self.split, self.probabilities)
+        columns = {"index": np.arange(start, start + count), **found}
         arrays = [
-            _array(values, kind) if isinstance(values, np.ndarray) else values
-            for values, kind in zip(columns, schema.types, strict=True)
+            _places(columns[item.name], item.type)
+            if columns[item.name].dtype == bool
+            else _array(columns[item.name], item.type)
+            for item in schema
         ]
         return pa.Table.from_arrays(arrays, schema=schema)
 

@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
 from metarlgym.datatypes import ConfigError
-from metarlgym.sequences.sources import RLM, MetaLM, Source
+from metarlgym.sequences.sources import Source
 from metarlgym.sequences.sources.base import SPLITS, check_whole
 
 IGNORED = -100
@@ -77,9 +77,9 @@ class SequenceStream(IterableDataset):
             raise ConfigError(f"split={split!r} is not known: use 'train' or 'eval'.")
         if labels not in ("next", "shifted"):
             raise ConfigError(f"labels={labels!r} is not known: use 'next' or 'shifted'.")
-        if last_only and not isinstance(source, RLM):
+        if last_only and not source.ends_in_target:
             raise ConfigError(f"last_only=True is for RLM, not {type(source).__name__}: leave it out.")
-        if source.length == 1 and not (isinstance(source, MetaLM) and labels == "next"):
+        if source.length == 1 and not (source.labelled and labels == "next"):
             raise ConfigError(
                 f"source: sequences of 1 token leave nothing to predict with labels={labels!r}: use longer."
             )
@@ -172,13 +172,9 @@ class SequenceStream(IterableDataset):
 
     def make(self, first: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Inputs and labels of sequences `first` to `first + size - 1`, each `(size, T)`."""
-        clean = None
-        if isinstance(self.source, MetaLM):
-            tokens, following = self.source.batch(first, size, self.split)
-            clean = torch.from_numpy(following)
-        else:
-            tokens = self.source.tokens(first, size, self.split)
-        inputs = torch.from_numpy(tokens)
+        columns = self.source.columns(first, size, self.split)
+        clean = torch.from_numpy(columns["labels"]) if self.source.labelled else None
+        inputs = torch.from_numpy(columns["tokens"])
         if self.labels == "next":
             labels = torch.full_like(inputs, IGNORED) if clean is None else clean
             if clean is None:

@@ -2,7 +2,7 @@
 
 from metarlgym.sequences.predictors.base import Predictor, fill, regret
 from metarlgym.sequences.predictors.baselines import LempelZiv, NGram
-from metarlgym.sequences.predictors.exact import exact_predictor, symmetric_concentration
+from metarlgym.sequences.predictors.exact import exact_predictor, references, symmetric_concentration
 from metarlgym.sequences.predictors.kt import KT
 from metarlgym.sequences.predictors.lin import LIN, Renewal
 from metarlgym.sequences.predictors.metalm import MetaLMFilter
@@ -21,6 +21,7 @@ __all__ = [
     "Renewal",
     "exact_predictor",
     "fill",
+    "references",
     "regret",
     "rule_entropy",
     "symmetric_concentration",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -24,6 +24,9 @@ class Predictor:
     Args:
         alphabet: symbols are 0..alphabet-1.
     """
+
+    slow: ClassVar[bool] = False
+    """Whether it is plain Python, for few sequences."""
 
     def __init__(self, alphabet: int = 2) -> None:
         self.alphabet = check_whole("alphabet", alphabet, 2)

@@ -5,7 +5,17 @@ from __future__ import annotations
 import numpy as np
 
 from metarlgym.sequences.predictors.base import Predictor
-from metarlgym.sequences.sources.base import check_whole
+from metarlgym.sequences.sources.base import Source, check_whole
+
+
+def cheap_learners(source: Source) -> dict[str, Predictor]:
+    """Both, for any source."""
+    return {**ngram(source), "LZ": LempelZiv(source.vocab_size)}
+
+
+def ngram(source: Source) -> dict[str, Predictor]:
+    """Trigrams, for any source."""
+    return {"n-gram": NGram(source.vocab_size, 3)}
 
 
 class NGram(Predictor):
@@ -18,6 +28,8 @@ class NGram(Predictor):
         alphabet: symbols A.
         order: longest context, n - 1.
     """
+
+    slow = True
 
     def __init__(self, alphabet: int = 2, order: int = 4) -> None:
         super().__init__(alphabet)
@@ -56,6 +68,8 @@ class LempelZiv(Predictor):
     Args:
         alphabet: symbols A.
     """
+
+    slow = True
 
     def __init__(self, alphabet: int = 2) -> None:
         super().__init__(alphabet)

@@ -17,6 +17,11 @@ from metarlgym.sequences.sources.compiled import compiled
 from metarlgym.sequences.sources.metalm import MASK_SHARE, Dictionary, MetaLM
 
 
+def known_dictionary(source: MetaLM, start: int, count: int, split: str, noisy: bool) -> MetaLMFilter:
+    """The exact predictor of some of a source's sequences, each with the language it was drawn from."""
+    return MetaLMFilter(source, source.dictionaries(start, count, split), noisy)
+
+
 class MetaLMFilter(Predictor):
     """Predicts the next clean symbol of a MetaLM sequence from the noisy symbols so far, knowing the dictionary.
 

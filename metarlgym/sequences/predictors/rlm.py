@@ -32,6 +32,11 @@ Walk = Generator[np.ndarray, np.ndarray, np.ndarray]
 """Gives the prediction of each leaf, `(B, V)`, takes what the leaves were, `(B,)`; returns the node's inside."""
 
 
+def known_grammar(source: RLM, *_: Any) -> RLMPredictor:
+    """The exact predictor of a source."""
+    return RLMPredictor(source)
+
+
 class RLMPredictor(Predictor):
     """Exact predictor of an `RLM` whose grammar is known. Sequences have 2^L tokens or fewer.
 

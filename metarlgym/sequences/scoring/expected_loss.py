@@ -21,18 +21,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from metarlgym.datatypes import ConfigError
-from metarlgym.sequences.predictors import (
-    KT,
-    LIN,
-    PTW,
-    MetaLMFilter,
-    Predictor,
-    RLMPredictor,
-    exact_predictor,
-    symmetric_concentration,
-)
-from metarlgym.sequences.sources import RLM, MetaLM, Piecewise, Source
+from metarlgym.sequences.predictors import Predictor, exact_predictor, references
+from metarlgym.sequences.sources import Source
 
 CELLS = 2**24
 """Numbers held for one block of sequences and one predictor."""
@@ -103,10 +93,7 @@ class Examination:
     _lines: dict[str, Line] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.source, Piecewise | RLM | MetaLM):
-            raise ConfigError(
-                f"source={type(self.source).__name__} has no exact predictor: use Piecewise, RLM or MetaLM."
-            )
+        exact_predictor(self.source)  # refused here if it has none
 
     def blocks(self) -> Iterator[Block]:
         """The sequences in blocks that fit memory."""
@@ -116,31 +103,19 @@ class Examination:
 
     def _block(self, start: int, count: int) -> Block:
         source = self.source
-        if isinstance(source, Piecewise):
-            batch = source.batch(start, count, "eval")
-            others = {name: p.predictions(batch.tokens)[:, 1:] for name, p in self._predictors.items()}
-            return Block(batch.tokens[:, :-1], batch.theta[:, 1:], others)
         tokens = source.tokens(start, count, "eval")
-        if isinstance(source, MetaLM):
-            known = MetaLMFilter(source, source.dictionaries(start, count, "eval"))
+        if source.labelled:
+            known: Any = exact_predictor(source, start, count, "eval")  # predicts what comes after each token
             truth = known.predictions(tokens, after=True)
             return Block(tokens, truth, {"floor": truth})
-        truth = self._predictors["floor"].predictions(tokens)[:, 1:]
-        return Block(tokens[:, :-1], truth, {"floor": truth})
+        others = {name: p.predictions(tokens)[:, 1:] for name, p in self._predictors.items()}
+        drawn_from = source.distributions(start, count, "eval")
+        return Block(tokens[:, :-1], others["floor"] if drawn_from is None else drawn_from[:, 1:], others)
 
     @cached_property
     def _predictors(self) -> dict[str, Predictor]:
-        source = self.source
-        if isinstance(source, RLM):
-            return {"floor": RLMPredictor(source)}
-        assert isinstance(source, Piecewise)
-        size, alpha = source.alphabet, symmetric_concentration(source)
-        return {
-            "floor": exact_predictor(source),
-            "PTW": PTW(source.depth, size, alpha),
-            "LIN": LIN(size, alpha),
-            "KT": KT(size, alpha),
-        }
+        others = {name: predictor for name, predictor in references(self.source).items() if not predictor.slow}
+        return {"floor": exact_predictor(self.source), **others}
 
     @cached_property
     def exact(self) -> dict[str, Line]:

@@ -8,19 +8,8 @@ from typing import Any
 import numpy as np
 
 from metarlgym.files import write_whole
-from metarlgym.sequences.predictors import (
-    KT,
-    LIN,
-    PTW,
-    LempelZiv,
-    MetaLMFilter,
-    NGram,
-    Predictor,
-    RLMPredictor,
-    exact_predictor,
-    symmetric_concentration,
-)
-from metarlgym.sequences.sources import RLM, MetaLM, Piecewise, Source
+from metarlgym.sequences.predictors import Predictor, exact_predictor, references
+from metarlgym.sequences.sources import Source
 
 FLOOR = "floor"
 """Name of the best that any learner could do."""
@@ -35,33 +24,19 @@ def yardstick_losses(source: Source, start: int, count: int, with_labels: bool) 
         By short name: (what it is, losses `(N, T)` nats). N is `count`, or fewer for the cheap learners. `floor` is the
         exact predictor that knows the source (MetaLM's language, RLM's grammar, the law of a piecewise source).
     """
-    tokens = source.tokens(start, count, "eval")
-    few = tokens[:CHEAP]
-    found: dict[str, tuple[str, np.ndarray]] = {}
-    if isinstance(source, Piecewise):
-        found[FLOOR] = (f"exact predictor of {source.law}", exact_predictor(source).log_loss(tokens))
-        alpha = symmetric_concentration(source)
-        others: dict[str, Predictor] = {
-            "KT": KT(source.alphabet, alpha),
-            "PTW": PTW(source.depth, source.alphabet, alpha),
-            "LIN": LIN(source.alphabet, alpha),
-        }
-        for name, predictor in others.items():
-            found[name] = (name, predictor.log_loss(tokens))
-        return found
-    if isinstance(source, RLM):
-        found[FLOOR] = ("known grammar", RLMPredictor(source).log_loss(tokens))
-        found["n-gram"] = (f"n-gram ({len(few)} sequences)", NGram(source.v, 3).log_loss(few))
-        return found
-    assert isinstance(source, MetaLM)
-    labels = source.batch(start, count, "eval")[1] if with_labels else None
-    known = MetaLMFilter(source, source.dictionaries(start, count, "eval"), noisy=not with_labels)
-    found[FLOOR] = ("known dictionary", known.log_loss(tokens, labels))
-    for name, learner in (("n-gram", NGram(source.vocab_size, 3)), ("LZ", LempelZiv(source.vocab_size))):
-        found[name] = (
-            f"{name} ({len(few)} sequences)",
-            learner.log_loss(few, None if labels is None else labels[:CHEAP]),
-        )
+    columns = source.columns(start, count, "eval")
+    tokens, labels = columns["tokens"], columns["labels"] if with_labels else None
+
+    def losses(predictor: Predictor, most: int) -> np.ndarray:
+        # Predictors of sources without labels do not take any.
+        return predictor.log_loss(tokens[:most], *([] if labels is None else [labels[:most]]))
+
+    exact = exact_predictor(source, start, count, "eval", noisy=not with_labels)
+    found = {FLOOR: (source.exact_name, losses(exact, count))}
+    for name, predictor in references(source).items():
+        few = min(count, CHEAP) if predictor.slow else count
+        told = f"{name} ({few} sequences)" if predictor.slow else name
+        found[name] = (told, losses(predictor, few))
     return found
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from metarlgym.datatypes import ConfigError
 from metarlgym.sequences.sources.random_streams import MOST_SEED, stream_key
+from metarlgym.whole_numbers import check_whole as check_whole
 
 SPLITS = ("train", "eval")
 CONCENTRATIONS = (1e-280, 1e100)
@@ -19,7 +20,11 @@ exact: below, the weights that they drop as negligible (e^-700) would count; abo
 
 
 class Source:
-    """A generator of sequences. Sequence `i` of a split is a function of the seed and `i` alone."""
+    """A generator of sequences. Sequence `i` of a split is a function of the seed and `i` alone.
+
+    A subclass defines `tokens`, and `columns` where more is known about a sequence; `register_source` lets commands and
+    configs name it.
+    """
 
     vocab_size: int
     """Symbols are 0..vocab_size-1."""
@@ -27,6 +32,17 @@ class Source:
     """Symbols of a sequence."""
     seed_name: ClassVar[str] = "seed"
     """Argument that draws the sequences."""
+    exact: ClassVar[str] = ""
+    """`module:function` of its exact predictor, called as `function(source, start, count, split, noisy)` for these
+    sequences; empty where none is known. (A name, because predictors import sources.)"""
+    references: ClassVar[str] = "metarlgym.sequences.predictors.baselines:cheap_learners"
+    """`module:function` of what it is compared with, called as `function(source)`: predictors by name."""
+    labelled: ClassVar[bool] = False
+    """Whether each token comes with the clean next token, the `labels` among its columns."""
+    ends_in_target: ClassVar[bool] = False
+    """Whether the last token of a sequence is a task of its own."""
+    optional_columns: ClassVar[tuple[str, ...]] = ()
+    """Columns that are made only when asked for."""
 
     def __init__(self, seed: int | np.random.Generator | None) -> None:
         if isinstance(seed, np.random.Generator):
@@ -42,6 +58,32 @@ class Source:
     def tokens(self, start: int, count: int, split: str = "train") -> np.ndarray:
         """Sequences `start` to `start + count - 1` of a split, shape `(count, length)`, int64."""
         raise NotImplementedError
+
+    def columns(self, start: int, count: int, split: str = "train", optional: bool = False) -> dict[str, np.ndarray]:
+        """Sequences and the truth about them, by column; each array has the sequences along its first axis.
+
+        Integers are symbols, floats probabilities; a bool array marks places. The first is `tokens`.
+        """
+        return {"tokens": self.tokens(start, count, split)}
+
+    def distributions(self, start: int, count: int, split: str = "train") -> np.ndarray | None:
+        """The distribution that each symbol was drawn from, `(count, length, vocab_size)`; None if it depends on more
+        than the exact predictor is told."""
+        return None
+
+    @property
+    def cells(self) -> int:
+        """Numbers that are made for one sequence."""
+        return 2 * self.length
+
+    @property
+    def exact_name(self) -> str:
+        """What its exact predictor is, for tables."""
+        return "exact predictor"
+
+    def words(self) -> list[str] | None:
+        """How symbols are written for a language model; None for their numbers."""
+        return None
 
     @classmethod
     def unused(cls, arguments: Mapping[str, Any], split: str) -> dict[str, str]:
@@ -82,21 +124,6 @@ def check_concentration(name: str, value: Any) -> float:
         ConfigError: no number, or outside `CONCENTRATIONS`.
     """
     return check_number(name, value, *CONCENTRATIONS)
-
-
-def check_whole(name: str, value: Any, least: int, most: int | None = None, why: str = "") -> int:
-    """`value` as an int.
-
-    Raises:
-        ConfigError: no whole number, or out of range.
-    """
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise ConfigError(f"{name}={value!r} must be a whole number of at least {least}.")
-    if value < least:
-        raise ConfigError(f"{name}={value} must be at least {least}{why}.")
-    if most is not None and value > most:
-        raise ConfigError(f"{name}={value} must be at most {most}{why}.")
-    return int(value)
 
 
 def check_number(name: str, value: Any, low: float, high: float, open_low: bool = False) -> float:

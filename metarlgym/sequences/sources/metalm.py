@@ -102,6 +102,21 @@ class MetaLM(Source):
     def _lengths(self) -> np.ndarray:
         return _poisson_table(self.l) if self.fixed is None else np.zeros(0)
 
+    exact = "metarlgym.sequences.predictors.metalm:known_dictionary"
+    labelled = True
+
+    @property
+    def exact_name(self) -> str:
+        return "known dictionary"
+
+    def columns(self, start: int, count: int, split: str = "train", optional: bool = False) -> dict[str, np.ndarray]:
+        x, y = self.batch(start, count, split)
+        return {"tokens": x, "labels": y}
+
+    def words(self) -> list[str]:
+        """As in the game MetaLM-v0; V is never used."""
+        return ["_", *map(str, range(1, self.V)), str(self.V), "|"]
+
     @classmethod
     def unused(cls, arguments: Mapping[str, Any], split: str) -> dict[str, str]:
         if arguments.get("elements") is None:

@@ -89,6 +89,26 @@ class Piecewise(Source):
         """Depth of the tree of `ptw`: the smallest d with 2^d >= T."""
         check_memory("T", T, 8.0 * T * (alphabet + 2), "one sequence")
 
+    exact = "metarlgym.sequences.predictors.exact:known_law"
+    references = "metarlgym.sequences.predictors.exact:universal"
+    optional_columns = ("theta",)
+
+    @property
+    def exact_name(self) -> str:
+        return f"exact predictor of {self.law}"
+
+    @property
+    def cells(self) -> int:
+        return self.length * (self.vocab_size + 2)
+
+    def columns(self, start: int, count: int, split: str = "train", optional: bool = False) -> dict[str, np.ndarray]:
+        batch = self.batch(start, count, split)
+        found = {"tokens": batch.tokens, "switches": batch.switches}
+        return found | {"theta": batch.theta} if optional else found
+
+    def distributions(self, start: int, count: int, split: str = "train") -> np.ndarray:
+        return self.batch(start, count, split).theta
+
     @classmethod
     def unused(cls, arguments: Mapping[str, Any], split: str) -> dict[str, str]:
         law = arguments.get("law", "ptw")

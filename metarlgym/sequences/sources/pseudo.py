@@ -74,6 +74,10 @@ class PseudoLanguage(Source):
         _write(key, start, self._parts, self._out, self._bias, self.scale, tokens, chances)
         return tokens, chances
 
+    def columns(self, start: int, count: int, split: str = "train", optional: bool = False) -> dict[str, np.ndarray]:
+        tokens, probabilities = self.batch(start, count, split)
+        return {"tokens": tokens, "probabilities": probabilities}
+
     def tokens(self, start: int, count: int, split: str = "train") -> np.ndarray:
         return self.batch(start, count, split)[0]
 

@@ -79,6 +79,18 @@ class RLM(Source):
         else:
             self.M = check_distribution("rules", rules, (v, v, v), sums_over=2)
 
+    exact = "metarlgym.sequences.predictors.rlm:known_grammar"
+    references = "metarlgym.sequences.predictors.baselines:ngram"
+    ends_in_target = True
+
+    @property
+    def exact_name(self) -> str:
+        return "known grammar"
+
+    def columns(self, start: int, count: int, split: str = "train", optional: bool = False) -> dict[str, np.ndarray]:
+        levels = self.trees(start, count, split)
+        return {"tokens": levels[-1], "root": levels[0][:, 0]}
+
     @classmethod
     def unused(cls, arguments: Mapping[str, Any], split: str) -> dict[str, str]:
         found = {}

@@ -154,3 +154,36 @@ def test_parts_stay_where_the_merged_file_is_not_what_was_written(good, tmp_path
     with pytest.raises(ConfigError, match=r"not written as it should be \(.*all parts are kept"):
         write(export(), tmp_path / "x.parquet")
     assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", [".part-lock", ".part-00001.parquet.tmp", ".merged.tmp"])
+@pytest.mark.parametrize("single", [True, False], ids=["file", "folder"])
+def test_links_at_hidden_names_are_not_followed(name, single, good, tmp_path):
+    if name == ".merged.tmp" and not single:
+        pytest.skip("parts of a folder are not merged")
+    parts = tmp_path / ("x.parquet.parts" if single else "x")
+    shutil.copytree(good / "all", parts)
+    (parts / "part-00001.parquet").unlink()
+    (tmp_path / "letter.txt").write_text("precious")
+    (parts / name).symlink_to("../letter.txt")
+    with pytest.raises(ConfigError, match=f"{name}' is .*: move it away") as caught:
+        write(export(), tmp_path / ("x.parquet" if single else "x"))
+    assert "\n" not in str(caught.value)
+    assert (parts / name).is_symlink() and (tmp_path / "letter.txt").read_text() == "precious"
+
+
+def test_hidden_files_of_others_stay(good, tmp_path):
+    parts = tmp_path / "x.parquet.parts"
+    shutil.copytree(good / "all", parts)
+    for name in (".mine.tmp", ".part-1.tmp", ".part-00009.parquet.tmp"):
+        (parts / name).write_text("mine")
+    write(export(), tmp_path / "x.parquet")
+    assert sorted(contents(parts)) == [".mine.tmp", ".part-1.tmp"]  # the third is a part that was left unfinished
+
+
+def test_a_file_with_the_name_of_the_lock(tmp_path):
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / ".part-lock").write_text("mine")
+    with pytest.raises(ConfigError, match="part-lock' is not the empty file"):
+        write(export(), tmp_path / "x")
+    assert contents(tmp_path) == {".part-lock": b"mine"}

@@ -229,7 +229,7 @@ def test_what_is_not_ours_is_refused_and_kept(tmp_path):
         ({"shard": (2, 2)}, "shard: K=2 must be at most 1"),
         ({"shard": (0, 0)}, "shard: N=0 must be at least 1"),
         ({"part_size": 0}, "part_size=0 must be at least 1"),
-        ({"probabilities": True}, "probabilities=True is for piecewise, not rlm"),
+        ({"probabilities": True}, "probabilities=True has no effect on source='rlm'"),
         ({"arguments": {"v": 1}}, "v=1 must be at least 2"),
         ({"arguments": {"V": 8}}, "V is not a setting of rlm: it has v, L, beta"),
         ({"arguments": {"seed_samples": 3}}, "seed_samples is not a setting of rlm"),

@@ -1,0 +1,53 @@
+"""What an environment's author may raise: anything at all, put into words safely and kept from ending the program."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from metarlgym.datatypes import MetaRLGymError
+
+
+def error_text(error: BaseException) -> str:
+    """The text of an exception, which may be one whose `__str__` raises; always encodable as UTF-8."""
+    try:
+        text = str(error)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as second:  # it is an author's code too
+        text = f"(no text: its __str__ raised {type(second).__name__})"
+    return _encodable(text)
+
+
+def error_line(error: BaseException) -> str:
+    """Type and text of an exception, as in `ValueError: no`; may have several lines, as the text has."""
+    text = error_text(error)
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def error_detail(error: BaseException) -> str:
+    """The traceback of an exception."""
+    return _encodable("".join(traceback.format_exception(error)))
+
+
+@contextmanager
+def contained(what: str) -> Iterator[None]:
+    """Within this, an author's `sys.exit()` and its like become errors; Ctrl-C and SIGTERM stay what they are.
+
+    Args:
+        what: names the code that runs, as the subject of the message.
+
+    Raises:
+        MetaRLGymError: for an exception that is neither an `Exception` nor a `KeyboardInterrupt`.
+    """
+    try:
+        yield
+    except (Exception, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        raise MetaRLGymError(f"{what} raised {error_line(error)}: raise an Exception instead.") from error
+
+
+def _encodable(text: str) -> str:
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -1,0 +1,148 @@
+"""Running variants: in this process, or side by side in processes of their own."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from metarlgym.datatypes import MetaRLGymError
+from metarlgym.runtime.run_folder import replace_text
+from metarlgym.selflearning.experiment import Experiment
+from metarlgym.selflearning.results import progress, result_path
+
+Tell = Callable[[str], None]
+"""Takes what runs at the moment, for a progress bar."""
+
+
+def in_turn(
+    experiment: Experiment, config: Any, names: list[str], folder: Path, tell: Tell
+) -> Generator[str, None, None]:
+    """Run variants one after the other in this process, on one thread; yields the name of each that is done.
+
+    Raises:
+        MetaRLGymError: one failed.
+    """
+    import torch
+
+    threads = torch.get_num_threads()
+    try:
+        for name in names:
+            torch.set_num_threads(1)
+            try:
+                run_one(experiment, config, name, folder, lambda step, total: tell(f"{name} {step}/{total}"))  # noqa: B023
+            except Exception as error:
+                raise _named(error, name) from error
+            yield name
+    finally:
+        torch.set_num_threads(threads)
+
+
+def side_by_side(
+    experiment: Experiment, config: Any, names: list[str], folder: Path, tell: Tell, workers: int
+) -> Generator[str, None, None]:
+    """Run variants in `workers` processes, one thread each; yields the name of each that is done.
+
+    Raises:
+        MetaRLGymError: one failed; the others are ended.
+    """
+    # Fresh processes: what torch, matplotlib and the console hold in this one is not for sharing.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_follow, initargs=(os.getpid(),))
+    module = experiment.__name__  # type: ignore[attr-defined]
+    try:
+        with _ignored_by_children():
+            waiting: dict[Future[None], str] = {
+                pool.submit(_run_by_name, module, config, name, str(folder)): name for name in names
+            }
+        left = set(waiting)
+        while left:
+            finished, left = wait(left, timeout=1.0, return_when="FIRST_COMPLETED")
+            for future in finished:
+                name = waiting[future]
+                error = future.exception()
+                if isinstance(error, BrokenProcessPool):
+                    raise MetaRLGymError(f"variant {name}: its process died; --resume goes on with what is left.")
+                if error is not None:
+                    raise _named(error, name) from error
+                yield name
+            tell(", ".join(progress(folder, waiting[f]) for f in left if f.running()))
+    finally:
+        processes = list((pool._processes or {}).values())  # shutdown forgets them
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.join(5)  # none may write into the folder after it is let go
+
+
+def run_one(
+    experiment: Experiment, config: Any, name: str, folder: Path, tell: Callable[[int, int], None] | None = None
+) -> None:
+    """Run a variant, and write what it measures and its result."""
+    place = folder / "variants" / f"{name}.jsonl"
+    start = time.monotonic()
+    with place.open("w", encoding="utf-8") as file:
+
+        def log(step: int, total: int, **values: Any) -> None:
+            seconds = round(time.monotonic() - start, 2)
+            file.write(json.dumps({"step": step, "of": total, "seconds": seconds, **values}) + "\n")
+            file.flush()
+            if tell is not None:
+                tell(step, total)
+
+        result = experiment.run_variant(config, name, log)
+    # Written whole or not at all: what exists is done.
+    replace_text(result_path(folder, name), json.dumps({**result, "seconds": round(time.monotonic() - start, 1)}))
+
+
+def _named(error: BaseException, name: str) -> BaseException:
+    """The error with the variant's name."""
+    if isinstance(error, MetaRLGymError):
+        return type(error)(f"variant {name}: {error}")
+    error.add_note(f"in variant {name}; finished ones are kept, --resume goes on with the others")
+    return error
+
+
+def _run_by_name(module: str, config: Any, name: str, folder: str) -> None:
+    """In a process of its own."""
+    import importlib
+
+    import torch
+
+    torch.set_num_threads(1)
+    experiment: Any = importlib.import_module(module)
+    run_one(experiment, config, name, Path(folder))
+
+
+@contextmanager
+def _ignored_by_children() -> Iterator[None]:
+    """Processes started within this ignore Ctrl-C, which reaches all processes: the first one ends the others."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _follow(parent: int) -> None:
+    """End this process when the one that started it is gone: another one may write into the folder then."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

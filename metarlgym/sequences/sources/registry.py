@@ -1,0 +1,44 @@
+"""Sources by name."""
+
+from __future__ import annotations
+
+import importlib
+
+from metarlgym.datatypes import ConfigError
+from metarlgym.sequences.sources.base import Source
+
+SOURCES: dict[str, type[Source]] = {}
+"""All registered sources."""
+
+
+def register_source(name: str, source: type[Source]) -> None:
+    """Let commands and configs name a source: `NAME`, or `package.module:NAME` from any package.
+
+    Raises:
+        ConfigError: the name is taken by another source.
+    """
+    if SOURCES.get(name, source) is not source:
+        raise ConfigError(f"source name {name!r} is registered already: choose another.")
+    SOURCES[name] = source
+
+
+def find_source(name: str, exact: bool = False) -> type[Source]:
+    """The source of a name; `package.module:NAME` imports the module first.
+
+    Args:
+        name: what the user calls it.
+        exact: only sources with an exact predictor.
+
+    Raises:
+        ConfigError: it is not known.
+    """
+    module, _, short = name.rpartition(":")
+    if module:
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise ConfigError(f"source={name!r}: the module {module!r} cannot be imported ({error}).") from error
+    known = {each: kind for each, kind in SOURCES.items() if kind.exact or not exact}
+    if short not in known:
+        raise ConfigError(f"source={name!r} is not known: use one of {', '.join(known)}.")
+    return known[short]
