@@ -2,7 +2,7 @@
 
 A command is a line of a `bash` or `sh` block, the code in the first column of a table, or code in a sentence that has
 options or arguments. Each stands in one list here: `RUN` (an end-to-end test runs it, some with fewer steps), `LIKE`
-(one that differs only in an option is run), `ELSEWHERE` (another test runs it, or the same code), `NOT_RUN` (the reason).
+(one that differs only in an option is run), `ELSEWHERE` (another test runs it or its code), `NOT_RUN` (the reason).
 `tests/test_readme.py` fails on a command that is in none, on an entry that no page has any more, and on an option that
 does not exist.
 """
