@@ -114,7 +114,7 @@ class Message(NamedTuple):
 
 
 class Turn(NamedTuple):
-    """One action and what the environment answered."""
+    """One action and the environment's response."""
 
     action: str
     observation: str
