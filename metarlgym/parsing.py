@@ -22,8 +22,7 @@ def parse_action(text: str) -> str:
     """The action in a policy's message: the last `[bracket]`, else the last non-empty line, after any `</think>`.
 
     Reasoning around the action is always allowed. An unfinished thought contains no action: a message with `<think>`
-    but
-    no `</think>` parses to the empty string.
+    but no `</think>` parses to the empty string.
 
     >>> parse_action("<think>[1] or [2]?</think> I open [2].")
     '2'

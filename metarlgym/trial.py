@@ -31,10 +31,8 @@ class Trial(Env):
     """H episodes of one task (a lifetime).
 
     When an action ends an episode, `step` returns that episode's last text, a boundary, and the next episode's first
-    text;
-    `terminated` is True only at the end of the trial. Rewards are raw: discounts and free-shot weights are applied only
-    in
-    `training.credit`.
+    text; `terminated` is True only at the end of the trial. Rewards are raw: discounts and free-shot weights are
+    applied only in `training.credit`.
 
     Args:
         env: plays one episode.

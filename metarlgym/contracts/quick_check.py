@@ -41,8 +41,7 @@ def quick_check(
     """Play random trials, twice each; returns the environment's problem in one line with the contract, or None.
 
     No step starts after `seconds`, so a slow environment is checked only as far as time allows. If a step hangs for
-    another
-    `patience` seconds, its thread is abandoned. The global random generators are left unchanged.
+    another `patience` seconds, its thread is abandoned. The global random generators are left unchanged.
 
     In training, an exception in the environment costs only its own trial, so it is an error here only if every trial
     raises. Environments that wait for something (`blocking`) need not be reproducible.

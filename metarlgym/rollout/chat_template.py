@@ -40,8 +40,7 @@ class ChatTemplate:
         between = answer[: answer.index(FIRST.text)] if FIRST.text in answer else answer
         mark = encoder.pattern.search(between)
         # Transcripts omit whitespace between an action and its end. In that case only the end-of-sequence token is
-        # certain to
-        # be an end.
+        # certain to be an end.
         if mark is None or (between[: mark.start()] and (between[: mark.start()].strip() or mark[0] != self._eos)):
             raise ConfigError(
                 f"the chat template of {tokenizer.name_or_path!r} ends an assistant turn with {between!r}, not with a "

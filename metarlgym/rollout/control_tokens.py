@@ -31,10 +31,8 @@ def control_tokens(tokenizer: Any) -> dict[str, int]:
     """Texts and ids of a tokenizer's control tokens.
 
     These are its special tokens, as declared by `AddedToken.special` or the tokenizer's attributes (`eos_token` ...),
-    and
-    those added tokens that look like a control token (`<|...|>`) or are used by the chat template or a model's
-    reasoning.
-    Other added tokens count as text: Gemma-3 has 6,405 of them, including the newline.
+    and those added tokens that look like a control token (`<|...|>`) or are used by the chat template or a model's
+    reasoning. Other added tokens count as text: Gemma-3 has 6,405 of them, including the newline.
     """
     template = str(getattr(tokenizer, "chat_template", None) or "")
     special = set(tokenizer.all_special_ids)

@@ -19,8 +19,7 @@ class Limits:
     """Maximum number of tokens in an episode, from policy and environment together."""
     episode_seconds: float | None = None
     """Wall time of an episode, checked at every action. A step still running half a second later ends the trial,
-    because
-    its environment cannot start another episode.
+    because its environment cannot start another episode.
     """
     trial_turns: int | None = None
     context_tokens: int | None = None

@@ -59,7 +59,7 @@ Callback = Callable[[ActReply | BaseException], None]
 
 
 class Policy(ABC):
-    """Base class of everything that chooses actions. All methods are called on the thread of the manager's event loop."""
+    """Base class for choosing actions. All methods are called on the thread of the manager's event loop."""
 
     wants_tokens: bool = True
     """False for policies that read the trial's text and reply in text."""

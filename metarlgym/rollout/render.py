@@ -119,10 +119,8 @@ class ChatRenderer(Renderer):
     """For chat models: the template renders the initial prompt; afterwards only what follows an action's end is added.
 
     That segment is the template's own rendering of a short conversation, cut at the control token that ends an action.
-    A
-    check at start-up (`render_check`) verifies that its ids equal those of the segment inside longer conversations.
-    Rules
-    are a system message, or are prepended to the first user message if the template keeps only that in place.
+    A check at start-up (`render_check`) verifies that its ids equal those of the segment inside longer conversations.
+    Rules are a system message, or are prepended to the first user message if the template keeps only that in place.
 
     Raises:
         ConfigError: no template, or one that does not allow append-only transcripts.

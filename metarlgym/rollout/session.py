@@ -58,10 +58,8 @@ class Session:
         self._transcript: Transcript | None = None
         self._mark: tuple[str, int, int, int, int, int, int] | None = None
         """If time is limited, the state at the last action passed to the environment: its text, episode, turn, context,
-        and
-        the number of rows, ids and completion tokens of the last row, including the action. No step changes anything
-        below
-        these lengths, so it can be read while a step runs in another thread.
+        and the number of rows, ids and completion tokens of the last row, including the action. No step changes
+        anything below these lengths, so it can be read while a step runs in another thread.
         """
         self._turn = 0
         self._episode = 0
@@ -155,7 +153,7 @@ class Session:
 
     @property
     def between_episodes(self) -> bool:
-        """Whether an episode has ended and the next has not started; safe to call while a step runs in another thread."""
+        """Whether an episode has ended and the next has not started; thread-safe while a step runs."""
         history = self.trial.history
         return self._mark is not None and bool(history) and history[-1].stop is not None
 

@@ -22,8 +22,7 @@ GRACE = 0.25
 """Seconds that the event loop waits for a single step before it continues without it."""
 REST = 10
 """After such a timeout, the loop waits for no step during this many times `GRACE`, so that several hanging steps in a
-row
-do not stall the healthy trials.
+row do not stall the healthy trials.
 """
 
 Outcome = ActRequest | BaseException | None
@@ -70,8 +69,7 @@ class Crew:
         self._work: SimpleQueue[Callable[[], bool] | None] = SimpleQueue()
         self.idle = threading.Semaphore(0)
         """Released by a thread that is about to take more work, before the loop learns of its result: otherwise the
-        loop
-        would start another thread for the next step.
+        loop would start another thread for the next step.
         """
         self._threads: set[threading.Thread] = set()
         self._patient_from = 0.0
