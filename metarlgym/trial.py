@@ -41,8 +41,7 @@ class Trial(Env):
         memory: what the policy sees of earlier episodes; here it only decides whether boundaries show the index.
         stop_on_success: end the trial when an episode succeeds.
         max_total_turns: turn budget over all episodes. Finishing an episode early then leaves room for more episodes,
-        up
-            to `episodes`.
+            up to `episodes`.
 
     Raises:
         ConfigError: the arguments contradict each other.

@@ -57,7 +57,7 @@ class ServerPool:
     Args:
         servers: at least one.
         concurrency: maximum number of requests in flight over all servers; waiting requests do not use up their
-        timeout.
+            timeout.
         request_timeout: maximum seconds for one request.
         retry_seconds: how long a request is retried after lost connections or 5xx.
     """
