@@ -1,6 +1,4 @@
-"""Trial: several episodes of one hidden task. It is itself an Env, so anything that can play an episode can play a
-trial.
-"""
+"""Trial: several episodes of one hidden task. It is itself an Env, so it can be played like a single episode."""
 
 from __future__ import annotations
 

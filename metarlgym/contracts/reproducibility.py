@@ -53,9 +53,7 @@ def task_json(s: Subject) -> str | None:
 
 
 def task(s: Subject) -> str | None:
-    """`sample_task` is a pure function of `rng`; playing does not change a task, and one restored from JSON plays the
-    same.
-    """
+    """`sample_task` is a pure function of `rng`; playing leaves a task unchanged, and one from JSON plays the same."""
     env = s.make()
     for i, here in enumerate(s.tasks):
         text, again = json.dumps(here.params), Task.from_json(here.to_json())

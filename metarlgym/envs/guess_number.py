@@ -79,8 +79,7 @@ class GuessNumber(Env):
     def oracle(self, history: Sequence[Episode]) -> str:
         """The middle of the range that all episodes leave open.
 
-        Binary search fills its decision tree level by level, so it is optimal for every weighting of the episodes at
-        once.
+        Binary search fills its decision tree level by level, so it is optimal for every weighting of the episodes.
         """
         for episodes in (history, history[-1:], ()):  # another task's episodes may contradict the current one
             low, high = 1, self.numbers

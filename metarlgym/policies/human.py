@@ -13,9 +13,7 @@ from metarlgym.rollout.protocol import ActReply, ActRequest, Callback, Policy
 from metarlgym.trial import Trial
 
 Show = Callable[[str, str], None]
-"""`show(kind, text)`; kinds are `rules`, `text` (the environment's), `action` (the policy's) and `note` (the
-program's).
-"""
+"""`show(kind, text)`; kinds are `rules`, `text` (of the environment), `action` (of the policy) and `note` (ours)."""
 
 QUIT = "quit"
 

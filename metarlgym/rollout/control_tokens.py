@@ -119,8 +119,7 @@ class TextEncoder:
         return self.pattern.sub(lambda match: _HIDDEN.format(self._numbers[match[0]]), text)
 
     def encode(self, rendered: str) -> list[int]:
-        """Ids of a template's rendering of hidden texts: its own marks become control tokens, those in the texts do
-        not.
+        """Ids of a rendering of hidden texts: the template's marks become control tokens, those in the texts do not.
 
         Raises:
             MetaRLGymError: the resulting control tokens are not the template's own.

@@ -23,9 +23,7 @@ class Limits:
     """
     trial_turns: int | None = None
     context_tokens: int | None = None
-    """Maximum number of tokens of one context (a training row), including the prompt; set it to the model's context
-    length.
-    """
+    """Maximum tokens of one context (a training row), including the prompt; set it to the model's context length."""
     trial_seconds: float | None = None
     """Wall time of a trial. When it runs out, a pending policy request is abandoned at once, a running environment step
     half a second later.

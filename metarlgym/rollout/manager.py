@@ -99,9 +99,7 @@ def _run_beside(play: Coroutine[Any, Any, list[MetaTrajectory]]) -> list[MetaTra
 
 @contextmanager
 def _no_garbage_collection() -> Iterator[None]:
-    """Pause garbage collection: a rollout creates many small objects but no cycles, and collection took 40% of its
-    time.
-    """
+    """Pause garbage collection, which took 40% of the time; a rollout creates many small objects but no cycles."""
     enabled = gc.isenabled()
     gc.disable()
     try:

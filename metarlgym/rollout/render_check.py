@@ -46,8 +46,7 @@ def forgeries(shown: list[str], marks: list[str]) -> Iterator[str]:
 
 
 def prove_text(encoder: TextEncoder) -> None:
-    """Check that ordinary texts get the tokenizer's own ids and that texts spelling control tokens encode to none of
-    them.
+    """Check that ordinary texts get the tokenizer's own ids and that texts spelling control tokens get none of them.
 
     Raises:
         ConfigError: naming the text.

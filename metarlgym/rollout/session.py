@@ -114,8 +114,7 @@ class Session:
 
         Returns:
             What was played so far, as copies that the running step cannot change. An action without a response is kept,
-            with
-            an empty observation and reward 0: the policy sampled it, so it belongs in the gradient.
+            with an empty observation and reward 0: the policy sampled it, so it belongs in the gradient.
         """
         self.trial.abandoned = True
         played = MetaTrajectory(

@@ -99,8 +99,7 @@ class Crew:
 
         Returns:
             The outcomes of the leading players, nearly always of all. If a step takes longer than `grace`, it and those
-            after
-            it continue as if started by `alone`.
+            after it continue as if started by `alone`.
         """
         if time.monotonic() < self._patient_from:
             for player in players:
