@@ -99,7 +99,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     command = typer.main.get_command(app)
     try:
         # Not `command.main`, which silently ends a command at Ctrl-C. Commands receive Ctrl-C as Python's own
-        # exception: `serve` uses the second one to end its server.
+        # exception: `serve` still has to end its server when a second one arrives.
         with stoppable(signal.SIGTERM), command.make_context("metarlgym", words) as context:
             result: Any = command.invoke(context)
     except typer.Exit as error:

@@ -29,7 +29,7 @@ PASS_THROUGH: dict[str, Any] = {"allow_extra_args": True, "ignore_unknown_option
 
 def command(
     context: typer.Context,
-    model: Annotated[str, typer.Option("--model", help="Model folder or hub id, as at the start of training.")],
+    model: Annotated[str, typer.Option("--model", help="Model folder or hub id: the one training starts from.")],
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16; auto is float32 on a CPU.")] = "auto",

@@ -97,7 +97,7 @@ class Mastermind(Env):
         return self._write(self.sample_task(rng)["code"])
 
     def oracle(self, history: Sequence[Episode]) -> str:
-        """The exact search where affordable; else the code, of those still possible, with the most different answers."""
+        """The exact search where affordable; else the possible code with the most different answers."""
         if self.codes > play.BOOK_LIMIT:
             raise MetaRLGymError(
                 f"{self.env_id}: the oracle lists at most {play.BOOK_LIMIT} codes and length={self.length}, "
