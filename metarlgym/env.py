@@ -112,7 +112,7 @@ class Env(gymnasium.Env[str, str]):
         raise NotImplementedError(f"{type(self).__name__} must define on_reset(params, rng)")
 
     def on_step(self, action: str) -> Step:
-        """Return the response to one action: the new text only.
+        """Return the `Step` for one action; its observation is the new text only.
 
         `info`, a new dict each time, may contain `valid` (default True) and `success` (default False).
         """

@@ -85,7 +85,7 @@ def told(texts: Sequence[tuple[Any, str, Any, str]], least: int = 4) -> str | No
     Args:
         texts: (params, text, other params, other text), the two texts from the same actions on two tasks.
         least: minimum number of pairs. A parameter counts as revealed if, in every pair in which it differs, each text
-            contains its own value and not the other's; feedback that contains it by coincidence does so only sometimes.
+            contains its own value and not the other's; a coincidence does not recur in every pair.
     """
     score: dict[tuple[str, str], int] = {}
     for params, text, other_params, other_text in texts:

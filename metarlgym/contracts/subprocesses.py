@@ -29,8 +29,8 @@ def transcripts_elsewhere(subject: Subject, hash_seeds: Sequence[str]) -> list[l
     """`transcripts` from new processes with other PYTHONHASHSEEDs.
 
     None if the subject cannot be sent to another process (it is defined in a function, a lambda, or the running
-    script), and inside such a process: a module that checks its own environments on import would never stop starting
-    processes.
+    script), and inside such a process, where a module that checks its own environments on import
+    would spawn processes forever.
 
     Raises:
         RuntimeError: the other process failed.
