@@ -154,7 +154,7 @@ class _Evaluation:
         return report
 
     def _optimum(self) -> Any:
-        """The optimum if it applies to this evaluation: tasks from the full prior and a fixed number of episodes."""
+        """The optimum if it applies to this evaluation, i.e. to tasks from the full prior without a turn budget."""
         if self.group.content_split or self.settings.trial.max_total_turns is not None:
             return None
         optimum = self.group.env.optimal_returns(self.settings.trial.most_episodes)

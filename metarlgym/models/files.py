@@ -24,7 +24,7 @@ def check_files(folder: Path, tokenizer: bool = False) -> None:
         tokenizer: also check the tokenizer files.
 
     Raises:
-        ConfigError: with the file and the fix.
+        ConfigError: on the first such file; states the fix.
     """
     for name in (*SMALL, *(TOKENIZER if tokenizer else ())):
         if (folder / name).exists():

@@ -19,7 +19,7 @@ def check_model_path(name: str) -> None:
     """Refuse an obviously missing folder, or one with broken files, before querying the hub.
 
     Raises:
-        ConfigError: with the path and model folders inside it, or the broken file.
+        ConfigError: if so; states the path and any model folders inside it, or the broken file.
     """
     path = Path(expand(name))
     looks_local = name.startswith((".", "/", "~", "runs")) or name.count("/") > 1
@@ -70,7 +70,7 @@ def check_vocabulary(name: str, tokenizer: Any, config: Any) -> None:
     """Refuse a tokenizer with more tokens than the model's embedding; the embedding may be larger.
 
     Raises:
-        ConfigError: with both sizes.
+        ConfigError: if it has more; states both sizes.
     """
     tokens = max([len(tokenizer), *(i + 1 for i in getattr(tokenizer, "added_tokens_decoder", ()))])
     rows = getattr(config.get_text_config(), "vocab_size", None)

@@ -33,7 +33,7 @@ def check_loggers(args: Any) -> None:
     """Refuse loggers that are not installed; libraries would notice only after the folder is claimed.
 
     Raises:
-        ConfigError: with the setting.
+        ConfigError: if one is not installed.
     """
     there = get_available_reporting_integrations()
     for name in args.report_to or ():

@@ -1,4 +1,4 @@
-"""Append-only JSON lines logs without partial lines, duplicate steps, or losses to a full disk."""
+"""JSON Lines logs without partial lines, duplicate steps, or losses to a full disk."""
 
 from __future__ import annotations
 

@@ -339,7 +339,7 @@ def check_inputs(root: Path, inputs: Mapping[str, Any], mode: Mode) -> None:
     """Refuse to write to a folder that the run also reads from.
 
     Raises:
-        ConfigError: with the setting.
+        ConfigError: if an input lies in the run folder; states which setting.
     """
     target = root.resolve()
     for name, value in inputs.items():

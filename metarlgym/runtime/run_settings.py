@@ -89,7 +89,7 @@ def check_same(folder: Path, now: Mapping[str, Any], may_change: Sequence[str], 
     """Refuse to resume with different settings.
 
     Raises:
-        ConfigError: with the first setting that differs.
+        ConfigError: on the first setting that differs.
     """
     for name, before, after in differences(held_settings(folder), now, free):
         if name not in may_change:

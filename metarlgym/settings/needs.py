@@ -35,7 +35,7 @@ def check_needs(given: Given, changed: dict[str, Any], needs: Sequence[Needs], s
         The settings that caused a warning.
 
     Raises:
-        ConfigError: with the unmet requirement.
+        ConfigError: on the first such settings; states the unmet requirement.
     """
     unused: set[str] = set()
     for need in needs:

@@ -306,7 +306,7 @@ def check_values(settings: Any, tighter: Mapping[str, Bound] | None = None) -> N
         tighter: ranges for this group that are narrower than the shared ones.
 
     Raises:
-        ConfigError: with the setting, its value and what it must be.
+        ConfigError: on the first such setting; states its value and what it must be.
     """
     bounds, named = {**BOUNDS, **(tighter or {})}, choices(_class(settings))
     for item in dataclasses.fields(settings):
@@ -349,7 +349,7 @@ def check_heads(name: str, heads: int, width_name: str, width: int) -> None:
     """Refuse a number of attention heads that does not divide the width into heads of even width (rotary positions).
 
     Raises:
-        ConfigError: with both settings.
+        ConfigError: if it does not; states both settings.
     """
     if width % heads or width // heads % 2:
         raise ConfigError(f"{name}={heads} must divide {width_name}={width} into heads of even width.")

@@ -83,7 +83,7 @@ def check_gpu(changed: dict[str, Any]) -> None:
         changed: given values that differ from the defaults, as written.
 
     Raises:
-        ConfigError: for the first such field.
+        ConfigError: on the first such field.
     """
     if not torch.cuda.is_available():
         for name in GPU_ONLY:
@@ -151,7 +151,7 @@ def check_training(args: Any) -> None:
     """Refuse values of TrainingArguments that need epochs or packages that are not our dependencies.
 
     Raises:
-        ConfigError: for the first such field.
+        ConfigError: on the first such field.
     """
     for name in ("save_strategy", "eval_strategy", "logging_strategy"):
         if (value := plain_value(getattr(args, name))) not in ("steps", "no"):

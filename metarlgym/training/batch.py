@@ -53,7 +53,7 @@ class TrialBatch:
         self.rows: list[Transcript] = []
         self.row_trial: list[int] = []
         for i, trajectory in enumerate(trajectories):
-            # A context without sampled tokens has no training signal, so its prompt is not worth a forward pass.
+            # A context without sampled tokens has no training signal: a filler saves processing its prompt.
             rows = [
                 row if any(row.env_mask) else Transcript.filler([renderer.end_id], renderer.end_id, row.first_episode)
                 for row in trajectory.rows

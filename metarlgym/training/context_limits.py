@@ -10,7 +10,7 @@ from metarlgym.training.config import MetaGRPOConfig
 
 
 def context_rooms(args: MetaGRPOConfig, config: Any, servers: Sequence[ServerInfo] = ()) -> dict[str, int | None]:
-    """Context length in tokens by the name of the limit that sets it; None: unlimited."""
+    """Limits on the context length in tokens, by name; None: unlimited."""
     rooms = {
         "max_context_tokens": args.max_context_tokens,
         "the model's positions": getattr(config.get_text_config(), "max_position_embeddings", None),

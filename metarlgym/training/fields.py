@@ -40,4 +40,4 @@ REFUSED: dict[str, str] = {
     ),
     "lora_task_type": "is not used: policies are causal models; leave it out.",
 }
-"""Fields that no run uses: name to the text that follows `name=value` in the error message."""
+"""Fields that no run uses, with the text that follows `name=value` in the error message."""

@@ -226,7 +226,7 @@ def check_conditions(given: Given, changed: dict[str, Any], settings: Settings) 
         Settings in the file that have no effect because the command line overrides what they require.
 
     Raises:
-        ConfigError: with the field, its value and how to fix it.
+        ConfigError: on the first such setting; states its value and the fix.
     """
     check_training(settings.grpo)
     _check_values(changed, settings)

@@ -17,7 +17,7 @@ def check_reference(args: MetaGRPOConfig, use_peft: bool) -> None:
     """Refuse a reference model that cannot be saved in checkpoints.
 
     Raises:
-        ConfigError: with the setting that is incompatible with `sync_ref_model`.
+        ConfigError: if another setting is incompatible with `sync_ref_model`.
     """
     if not args.sync_ref_model:
         return

@@ -20,7 +20,7 @@ class Schedule:
         """Parse a number, or comma-separated points `step:value`.
 
         Raises:
-            ConfigError: for the field `name`.
+            ConfigError: if the text is not a valid schedule; the message refers to the field `name`.
         """
         try:
             if isinstance(text, int | float) or ":" not in text:

@@ -151,7 +151,7 @@ class Servers(VLLMBackend):
             except (MetaRLGymError, OSError) as error:
                 problem = str(error)
         self._stop_if(problem)
-        # Use TRL's own forward pass, with every process taking part under ZeRO-3: a different module order would leave
+        # Use TRL's own forward pass, on every process: under ZeRO-3, a pass that runs other modules would leave
         # DeepSpeed's prefetched weights in flight.
         rows = next(rows for rows in gather_object([sampled]) if rows)
         tokens = torch.tensor([prompt + ids for ids, _ in rows], device=trainer.accelerator.device)

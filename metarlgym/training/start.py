@@ -98,10 +98,10 @@ class NamedModel:
             ) from error
 
     def check(self, group: TaskGroup, make_trial: Callable[[], Trial]) -> None:
-        """Refuse a model that rollouts do not support, has no room for an action in its context, or cannot be saved.
+        """Refuse a model that is unsupported in rollouts, has no room for an action in its context, or cannot be saved.
 
         Raises:
-            ConfigError: with the reason.
+            ConfigError: if any of these applies; states which.
         """
         args = self.settings.grpo
         if not args.use_vllm:
@@ -147,7 +147,7 @@ class ScratchModel:
         """Refuse a context without room for an action, and vLLM, which cannot serve a model that does not exist yet.
 
         Raises:
-            ConfigError: with the reason.
+            ConfigError: if either applies.
         """
         if limit := self.settings.play.limits.context_tokens:  # otherwise the context is sized to fit
             check_room(group, make_trial, self.renderer, {"max_context_tokens": limit})
