@@ -49,7 +49,7 @@ class NetworkArguments:
 
     network: str = field(default="transformer", metadata={"help": f"One of {', '.join(NETWORKS)}."})
     positions: str = field(default="rotary", metadata={"help": f"transformer: one of {', '.join(POSITIONS)}."})
-    hidden_size: int = field(default=64, metadata={"help": "Width."})
+    hidden_size: int = field(default=64, metadata={"help": "Hidden size (width)."})
     num_layers: int = field(default=2, metadata={"help": "Number of transformer blocks or recurrent layers."})
     num_heads: int = field(
         default=4, metadata={"help": "transformer: number of attention heads; must divide the width."}

@@ -16,7 +16,7 @@ INTERRUPTED, TERMINATED = 130, 143
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM arrived. Derives from `KeyboardInterrupt`, the only exception that event loops always let through."""
+    """SIGTERM arrived. Derives from `KeyboardInterrupt`, because event loops let it through."""
 
 
 class Interrupted(MetaRLGymError):

@@ -91,7 +91,7 @@ class Lock:
         self.path = folder / LOCK
         self.holder = Holder()
         self.lost = False
-        """Whether another process took over the folder because this one was suspended or cut off for over `STALE`."""
+        """Whether another process took over the folder after this one was suspended or cut off for `STALE` seconds."""
         self._ended = threading.Event()
         mine = folder / f".{LOCK}.{self.holder.token}"
         try:

@@ -23,7 +23,7 @@ from metarlgym.serving.gloo import GlooGroup
 
 @dataclass
 class GlooInitInfo(WeightTransferInitInfo):
-    """How to join the trainer's group."""
+    """Parameters for joining the trainer's group."""
 
     master_address: str
     master_port: int

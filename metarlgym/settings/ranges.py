@@ -189,7 +189,7 @@ BOUNDS: dict[str, Bound] = {
     "checkpoints": SOME,
     "eval_sequences": SOME,
     "final_eval_sequences": at_least(2, 2**31 - 1),
-    # machines
+    # hardware and processes
     "dataloader_num_workers": at_least(0, 1024),
     "dataloader_prefetch_factor": SOME,
     "ddp_bucket_cap_mb": SOME,

@@ -58,7 +58,7 @@ class TrialBatch:
                 row if any(row.env_mask) else Transcript.filler([renderer.end_id], renderer.end_id, row.first_episode)
                 for row in trajectory.rows
             ]
-            if not rows:  # the environment failed before its first text
+            if not rows:  # the environment failed before its opening
                 rows = [Transcript.filler([renderer.end_id], renderer.end_id, 0)]
             prompt = rows[0].ids[: rows[0].prompt_len]
             while len(rows) < args.rows_per_trial:

@@ -52,7 +52,9 @@ class MetaGRPOConfig(GRPOConfig):
         metadata={"help": "Turn budget of a trial; finishing episodes early leaves room for more episodes."},
     )
     credit: str = field(default="return_to_go", metadata={"help": f"Credit rule: {', '.join(RULES)}."})
-    gamma: str = field(default="1.0", metadata={"help": "Discount from one episode to the next: number or schedule."})
+    gamma: str = field(
+        default="1.0", metadata={"help": "Discount from one episode to the next: a number or a schedule."}
+    )
     gamma_step: float | None = field(
         default=None, metadata={"help": "Discount from one turn to the next; setting it enables per-turn credit."}
     )
@@ -122,7 +124,9 @@ class MetaGRPOConfig(GRPOConfig):
     shuffle_dataset: bool | None = field(
         default=False, metadata={"help": "Leave False: the order of tasks is already seeded."}
     )
-    vllm_mode: str = field(default="server", metadata={"help": "server or colocate."})
+    vllm_mode: str = field(
+        default="server", metadata={"help": "Where vLLM runs: on a server, or in the training processes (colocate)."}
+    )
     vllm_server_base_url: str | None = field(
         default=None,
         metadata={"help": "URL of the vLLM server; rollouts are shared among several, separated by commas."},

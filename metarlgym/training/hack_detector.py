@@ -14,7 +14,7 @@ from typing import Any
 from metarlgym.datatypes import ConfigError
 
 WORSE = 1.05
-"""Ratio of the true loss to its initial value from which the run counts as harmed."""
+"""Ratio of the true loss to its initial value at which a run counts as harmed."""
 CHECK_SEED = 1
 """Seed for the samples of a check, so that checks do not affect training and differ only by the model."""
 

@@ -227,7 +227,7 @@ class ScratchModel:
                 problem = MetaRLGymError(
                     f"making the starting model failed (exit status {done.returncode}); see above."
                 )
-        agree(problem)  # the other processes wait in here
+        agree(problem)  # the other processes wait here
         if not (start / COMPLETE).exists():
             raise MetaRLGymError(f"{start} is not there: output_dir must be a folder that all processes share.")
 
