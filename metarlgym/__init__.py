@@ -1,6 +1,6 @@
-"""MetaRLGym: trials of several episodes on hidden tasks, for language models; exact optima; TRL's GRPO outside.
+"""MetaRLGym: multi-episode trials on hidden tasks for language models, exact optima, and GRPO on TRL as the outer loop.
 
-Importing this loads neither torch nor transformers.
+Importing it loads neither torch nor transformers.
 """
 
 from metarlgym import envs as _envs  # registers the task groups

@@ -1,4 +1,4 @@
-"""What an environment's author may raise: anything at all, put into words safely and kept from ending the program."""
+"""Exceptions raised by environment code: rendered safely as text, and kept from ending the program."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from metarlgym.datatypes import MetaRLGymError
 
 
 def error_text(error: BaseException) -> str:
-    """The text of an exception, which may be one whose `__str__` raises; always encodable as UTF-8."""
+    """The text of an exception, even if its `__str__` raises; always encodable as UTF-8."""
     try:
         text = str(error)
     except KeyboardInterrupt:
         raise
-    except BaseException as second:  # it is an author's code too
+    except BaseException as second:  # `__str__` is the author's code too
         text = f"(no text: its __str__ raised {type(second).__name__})"
     return _encodable(text)
 
 
 def error_line(error: BaseException) -> str:
-    """Type and text of an exception, as in `ValueError: no`; may have several lines, as the text has."""
+    """Type and text of an exception, such as `ValueError: no`; multi-line if the text is."""
     text = error_text(error)
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
@@ -33,10 +33,10 @@ def error_detail(error: BaseException) -> str:
 
 @contextmanager
 def contained(what: str) -> Iterator[None]:
-    """Within this, an author's `sys.exit()` and its like become errors; Ctrl-C and SIGTERM stay what they are.
+    """Turn `sys.exit()` and the like in an author's code into errors; Ctrl-C and SIGTERM pass through.
 
     Args:
-        what: names the code that runs, as the subject of the message.
+        what: describes the code that runs, as the subject of the message.
 
     Raises:
         MetaRLGymError: for an exception that is neither an `Exception` nor a `KeyboardInterrupt`.

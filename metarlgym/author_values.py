@@ -1,4 +1,4 @@
-"""What an environment's author may return, and how it becomes Python's own types: text, numbers and flags."""
+"""Values returned by environment code, validated and converted to Python's own types: text, numbers and flags."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class RewardError(MetaRLGymError):
 
 
 def checked_step(env_id: str, step: Any) -> Step:
-    """`step` with its parts as str, float and bool; numbers and flags may be NumPy's or torch's.
+    """`step` with its parts as str, float and bool; numbers and flags may come from NumPy or torch.
 
     Raises:
         RewardError: the reward is not a number.
@@ -35,10 +35,10 @@ def checked_step(env_id: str, step: Any) -> Step:
 
 
 def checked_text(env_id: str, what: str, value: Any) -> str:
-    """A str that can be encoded as UTF-8, also from a subclass of str.
+    """`value` as a plain str that can be encoded as UTF-8; subclasses of str are accepted.
 
     Raises:
-        MetaRLGymError: another type, or a text with a lone surrogate, which no tokenizer takes.
+        MetaRLGymError: another type, or a text with a lone surrogate, which no tokenizer accepts.
     """
     if isinstance(value, str):
         text = str(value)
@@ -52,7 +52,7 @@ def checked_text(env_id: str, what: str, value: Any) -> str:
 
 
 def encodable(text: str) -> bool:
-    """Whether a text can be encoded as UTF-8: it holds no lone surrogate."""
+    """Whether a text can be encoded as UTF-8, that is, contains no lone surrogate."""
     if text.isascii():
         return True
     try:
@@ -63,7 +63,7 @@ def encodable(text: str) -> bool:
 
 
 def checked_flag(env_id: str, name: str, value: Any) -> bool:
-    """A bool, also from NumPy, from torch, or from the integers 0 and 1.
+    """`value` as a bool; NumPy and torch bools and the integers 0 and 1 are accepted.
 
     Raises:
         MetaRLGymError: anything else.
@@ -82,14 +82,14 @@ def _number(env_id: str, value: Any) -> float:
 
 
 def _scalar(value: Any) -> Any:
-    """The Python value of a NumPy scalar, or of an array or tensor without dimensions; anything else as it is."""
+    """The Python value of a NumPy scalar or a zero-dimensional array or tensor; anything else unchanged."""
     return value.item() if getattr(value, "shape", None) == () and callable(getattr(value, "item", None)) else value
 
 
 def _describe(value: Any) -> str:
-    """A value that is not what was asked for, by its type."""
+    """Describe a value of the wrong type."""
     if inspect.iscoroutine(value):
-        value.close()  # else Python warns later that nobody awaited it
+        value.close()  # otherwise Python warns later that it was never awaited
         return "a coroutine (environments are not async: write `def`, and set `blocking = True` where it waits)"
     return "None" if value is None else f"{_shown(value)} of type {type(value).__name__}"
 

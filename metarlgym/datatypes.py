@@ -1,7 +1,7 @@
-"""The nouns of the project, as plain values.
+"""The core data types of the project, as plain values.
 
-Nothing here knows about models or training; every other module speaks in these words. A worked example of one trial of
-Doors (K = 4 doors, H = 3 episodes, one token per action, terse text)::
+This module knows nothing about models or training; every other module uses its vocabulary. Example: one trial of Doors
+(K = 4 doors, H = 3 episodes, one token per action, terse text)::
 
     token        <bos> doors 4 safe 0.4 |  2  | nothing |  3  | prize |  3  | <end>
     env_mask        0     0   0  0   0  |  1  |    0    |  1  |   0   |  1  |   0
@@ -9,8 +9,8 @@ Doors (K = 4 doors, H = 3 episodes, one token per action, terse text)::
     turn            -     -   -  -   -  |  0  |    0    |  0  |   0   |  0  |   0
 
 The first five tokens are the row's prompt, the rest its completion. `env_mask` is 1 exactly at the tokens the policy
-sampled: only they get log-probabilities, advantages and gradient. The last observation is dropped, because nothing is
-sampled after it, and the row is closed by an end token. `returns` of this trial are `(0.0, 1.0, 1.0)`.
+sampled: only they get log-probabilities, advantages and gradients. The last observation is dropped because nothing is
+sampled after it, and an end token closes the row. `returns` of this trial are `(0.0, 1.0, 1.0)`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class ConfigError(MetaRLGymError, ValueError):
 
 
 class EpisodeOver(MetaRLGymError, RuntimeError):
-    """`step` was called before `reset` or after the end."""
+    """`step` was called before `reset` or after the end of the episode."""
 
 
 class StopReason(StrEnum):
@@ -46,9 +46,9 @@ class StopReason(StrEnum):
     SUCCESS = "success"
     """The trial stopped because an episode succeeded (`stop_on_success`)."""
     MAX_TURNS = "max_turns"
-    """The environment's own turn limit, which is part of its game (out of guesses)."""
+    """The environment's own turn limit, which is a rule of the game (out of guesses)."""
     TURN_LIMIT = "turn_limit"
-    """A limit or budget of turns set from outside."""
+    """A turn limit or turn budget set from outside."""
     TOKEN_LIMIT = "token_limit"
     TIME_LIMIT = "time_limit"
     CONTEXT_LIMIT = "context_limit"
@@ -62,7 +62,7 @@ LIMITS = frozenset({StopReason.TURN_LIMIT, StopReason.TOKEN_LIMIT, StopReason.TI
 
 
 class Step(NamedTuple):
-    """One experience; unpacks as gymnasium's five-tuple."""
+    """One transition; unpacks as gymnasium's five-tuple."""
 
     observation: str
     """Only the text that is new since the last action."""
@@ -70,14 +70,14 @@ class Step(NamedTuple):
     terminated: bool = False
     truncated: bool = False
     info: dict[str, Any] | None = None
-    """Keys that mean something everywhere: `valid` (bool, the action followed the rules), `success` (bool)."""
+    """Reserved keys: `valid` (bool, the action followed the rules), `success` (bool)."""
 
 
 @dataclass(frozen=True)
 class Task:
     """One hidden MDP instance: a value, never shown to the policy.
 
-    `key` is a content hash of the environment id and the parameters: it identifies a task in splits, groups and logs.
+    `key` is a content hash of the environment id and the parameters; it identifies the task in splits, groups and logs.
     """
 
     env_id: str
@@ -114,7 +114,7 @@ class Message(NamedTuple):
 
 
 class Turn(NamedTuple):
-    """One action and what the environment answered."""
+    """One action and the environment's response."""
 
     action: str
     observation: str
@@ -124,18 +124,18 @@ class Turn(NamedTuple):
 
 @dataclass(slots=True)
 class Episode:
-    """s0, a0, r0 ... sT on one task."""
+    """One episode on one task: s0, a0, r0 ... sT."""
 
     opening: str
     """The first text of the episode, as the policy saw it."""
     turns: list[Turn] = field(default_factory=list)
-    """Extend it through `add`, which keeps `ret` and `invalid` up to date."""
+    """Append through `add`, which keeps `ret` and `invalid` up to date."""
     success: bool = False
     stop: StopReason | None = None
     ret: float = field(default=0.0, init=False)
     """The episode's return: the undiscounted sum of its rewards."""
     invalid: int = field(default=0, init=False)
-    """How many of its actions broke the rules."""
+    """Number of actions that broke the rules."""
 
     def __post_init__(self) -> None:
         if self.turns:
@@ -161,7 +161,7 @@ class Episode:
 
 @dataclass(frozen=True)
 class Optimum:
-    """The best expected unweighted return any learner can reach on a trial, and by which argument it is known."""
+    """The best expected unweighted return that any learner can reach on a trial, and how it is known."""
 
     total: float | None
     """Sum over the episodes; with free shots, over the episodes that count."""
@@ -174,35 +174,36 @@ class Optimum:
 
 @dataclass
 class MetaTrajectory:
-    """Everything one trial produced."""
+    """Everything that one trial produced."""
 
     task: Task
     seed: int
     """Seed of the trial's episode noise."""
     episodes: list[Episode]
-    """The episodes that were begun, in order; the last may be unfinished."""
+    """The episodes that were started, in order; the last may be unfinished."""
     max_episodes: int
-    """H: how many episodes the trial could have had."""
+    """H: maximum number of episodes of the trial."""
     rows: list[Any] = field(default_factory=list)
-    """`rollout.transcript.Transcript`s: one per context, that is one per trial with `FullHistory`, else one per
-    episode. Empty when the policy works on text."""
+    """`rollout.transcript.Transcript`s, one per context: one per trial with `FullHistory`, else one per episode. Empty
+    when the policy works on text.
+    """
     stop: StopReason = StopReason.TERMINATED
     error: str | None = None
     error_detail: str | None = None
     """The traceback behind `error`."""
     truncated_actions: int = 0
-    """Actions cut by the token limit before the policy ended them."""
+    """Number of actions cut by the token limit before the policy ended them."""
     seconds: float = 0.0
 
     @property
     def returns(self) -> list[float]:
-        """Returns by episode, shape `(H,)`; NaN for episodes that never happened. Raw: no weights, no discount."""
+        """Returns by episode, shape `(H,)`; NaN for episodes that were not played. Raw: unweighted and undiscounted."""
         played = [episode.ret for episode in self.episodes]
         return played + [float("nan")] * (self.max_episodes - len(played))
 
     @property
     def total(self) -> float:
-        """Sum of the returns of the episodes that happened."""
+        """Sum of the returns of the episodes that were played."""
         return sum(episode.ret for episode in self.episodes)
 
     @property
@@ -211,7 +212,7 @@ class MetaTrajectory:
 
     @property
     def truncated(self) -> bool:
-        """A limit, not the environment, ended the trial or one of its episodes or actions."""
+        """Whether a limit, rather than the environment, ended the trial or one of its episodes or actions."""
         if self.stop in LIMITS or self.truncated_actions:
             return True
         return any(episode.stop in LIMITS for episode in self.episodes)

@@ -1,4 +1,4 @@
-"""Env: what an environment author subclasses. It plays ONE episode of a task, text in and text out.
+"""Env: the base class for environments. It plays ONE episode of a task, text in and text out.
 
 An author writes three methods::
 
@@ -16,8 +16,8 @@ An author writes three methods::
             won = parse_action(action) == self.side
             return Step("Right." if won else "Wrong.", float(won), terminated=True, info={"success": won})
 
-and whichever of `rules`, `all_tasks`, `held_out_tasks`, `random_action`, `oracle`, `optimal_returns` and
-`no_memory_bound` it can. The contract is made executable by `metarlgym.check_env`.
+and, where possible, `rules`, `all_tasks`, `held_out_tasks`, `random_action`, `oracle`, `optimal_returns` and
+`no_memory_bound`. `metarlgym.check_env` makes the contract executable.
 """
 
 from __future__ import annotations
@@ -42,32 +42,34 @@ class Env(gymnasium.Env[str, str]):
     """One episode of one task.
 
     Args:
-        style: `chat` writes sentences for a language model, `terse` one or two words a turn for a model made from
+        style: `chat` writes sentences for a language model, `terse` one or two words per turn for a model trained from
             scratch; rules and rewards are the same.
-        split: `trial` draws train and eval tasks from the same prior (held out means unseen trial seeds), `content`
+        split: `trial` draws train and eval tasks from the same prior (only the trial seeds are held out), `content`
             keeps them disjoint by `Task.key`. Default: the class's own.
     """
 
     env_id: str = ""
-    """Set by the registry; the class name for an unregistered class."""
+    """Set by the registry; an unregistered class uses its class name."""
     max_turns: int | None = None
-    """The episode is truncated when this many actions were taken without an end."""
+    """The episode is truncated after this many actions."""
     reward_range: ClassVar[tuple[float, float]] = (0.0, 1.0)
-    """Bounds of a single reward; a step outside them raises."""
+    """Bounds of a single reward; a step outside them raises an error."""
     split: Literal["trial", "content"] = "trial"
     action_words: int | None = None
-    """Terse style: how many words an action has, if all have the same number. Lets a model from scratch act without an
-    end token."""
+    """Terse style: number of words of every action, if fixed. Lets a model trained from scratch act without an end
+    token.
+    """
     blocking: ClassVar[bool] = False
-    """Set it where `step` waits (network, disk): rollouts then run it in a thread."""
+    """Set to True if `step` waits (network, disk): rollouts then run it in a thread."""
     visible_task: ClassVar[bool] = False
-    """Set it where texts show part of the task whatever is played (a question, a map, a stream): `check_env` then does
-    not compare the texts of different tasks."""
+    """Set to True if the texts always show part of the task (a question, a map, a stream): `check_env` then does not
+    compare the texts of different tasks.
+    """
     metadata: dict[str, Any] = {"render_modes": ["ansi"]}
 
     @cached_property
     def observation_space(self) -> AnyText:  # type: ignore[override]
-        """All strings. Made at its first use: thousands of environments are made that never need it."""
+        """All strings. Created on first use: most of the thousands of environments created never need it."""
         return AnyText()
 
     @cached_property
@@ -85,9 +87,9 @@ class Env(gymnasium.Env[str, str]):
         self.env_id = self.env_id or type(self).__name__
         self.style = style
         self.horizon = 0
-        """Episodes of the trial this environment plays in (0: not in a trial); for oracles, which may know it."""
+        """Number of episodes of the surrounding trial (0: not in a trial); for oracles, which may know it."""
         self.horizon_free = 0
-        """How many of them are free shots."""
+        """Number of those episodes that are free shots."""
         self._live = False
         self._turns = 0
         self._invalid = 0
@@ -105,19 +107,19 @@ class Env(gymnasium.Env[str, str]):
     def on_reset(self, params: JSON, rng: random.Random) -> str:
         """Set up an episode of the task `params` and return its first text (may be empty).
 
-        Must set every attribute an episode uses, so that a second reset equals a fresh environment.
+        Must set every attribute an episode uses, so that a second reset is equivalent to a fresh environment.
         """
         raise NotImplementedError(f"{type(self).__name__} must define on_reset(params, rng)")
 
     def on_step(self, action: str) -> Step:
-        """Answer one action with the new text only.
+        """Return the `Step` for one action; its observation is the new text only.
 
-        `info`, a new dict each time, may hold `valid` (default True) and `success` (default False).
+        `info`, a new dict each time, may contain `valid` (default True) and `success` (default False).
         """
         raise NotImplementedError(f"{type(self).__name__} must define on_step(action)")
 
     def rules(self) -> str:
-        """The text before the first episode: what the game is and how an action is written."""
+        """The text before the first episode: what the game is and how to write an action."""
         return ""
 
     def all_tasks(self) -> Iterable[JSON] | None:
@@ -125,9 +127,9 @@ class Env(gymnasium.Env[str, str]):
         return None
 
     def held_out_tasks(self) -> Iterable[JSON] | None:
-        """`params` of the data's own eval split, where they come with one; `all_tasks` is then their train split.
+        """`params` of the data's own eval split, if it has one; `all_tasks` is then its train split.
 
-        Only `split = "content"` asks for it; with None a share of `all_tasks` is held out.
+        Used only with `split = "content"`; if None, a share of `all_tasks` is held out.
         """
         return None
 
@@ -136,11 +138,11 @@ class Env(gymnasium.Env[str, str]):
         raise MetaRLGymError(f"{self.env_id} has no random_action(rng): define it to get the random baseline.")
 
     def oracle(self, history: Sequence[Episode]) -> str:
-        """An optimal action given what a policy can know: the trial's episodes so far, the last one being played."""
+        """An optimal action given what a policy can know: the trial's episodes so far, including the current one."""
         raise MetaRLGymError(f"{self.env_id} has no oracle(history): define it to get the oracle baseline.")
 
     def optimal_returns(self, episodes: int, free_shots: int = 0) -> Optimum:
-        """Best expected return of a trial of `episodes`, of which the first `free_shots` do not count."""
+        """Best expected return of a trial of `episodes` episodes, the first `free_shots` of which do not count."""
         return Optimum(None, None, "none")
 
     def no_memory_bound(self, episodes: int) -> float | None:
@@ -151,23 +153,23 @@ class Env(gymnasium.Env[str, str]):
 
     @property
     def turns(self) -> int:
-        """Actions taken in this episode, the one being answered included."""
+        """Actions taken in this episode, including the one being answered."""
         return self._turns
 
     @property
     def turns_left(self) -> float:
-        """Actions left before the turn limit; infinite without one."""
+        """Actions left before the turn limit; infinite if there is none."""
         return math.inf if self.max_turns is None else self.max_turns - self._turns
 
     def new_task(self, *seed: int | str, split: str = "train") -> Task:
-        """The task that the seed parts name."""
+        """The task that the seed parts determine."""
         return Task(self.env_id, self.sample_task(random.Random(derive(self.env_id, "task", *seed))), split)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
         """Begin an episode.
 
         Args:
-            seed: draws the task and the episode noise where `options` does not give them.
+            seed: draws the task and the episode noise unless `options` sets them.
             options: `task` (a `Task`) and `episode_seed` (an int, or a tuple of ints).
 
         Returns:
@@ -187,8 +189,8 @@ class Env(gymnasium.Env[str, str]):
         return self._begin(task, episode_seed if isinstance(episode_seed, tuple) else int(episode_seed)), {}
 
     def _begin(self, task: Task, episode_seed: int | tuple[int, ...]) -> str:
-        """`reset` on a given task and noise."""
-        self._live = False  # stays so if on_reset raises
+        """`reset` with a given task and noise seed."""
+        self._live = False  # remains False if on_reset raises
         self._turns = 0
         self._invalid = 0
         self._return = 0.0
@@ -201,7 +203,7 @@ class Env(gymnasium.Env[str, str]):
         return self._observation
 
     def get_observation(self) -> str:
-        """The last text; reading it changes nothing."""
+        """The last text; has no side effects."""
         if self._observation is None:
             raise EpisodeOver(f"{self.env_id}: no observation yet. Call reset() first.")
         return self._observation
@@ -209,12 +211,12 @@ class Env(gymnasium.Env[str, str]):
     def step(self, action: str) -> Step:  # type: ignore[override]
         """Take one action; returns gymnasium's five-tuple.
 
-        Numbers and flags of NumPy and torch become Python's own.
+        Numbers and flags from NumPy and torch are converted to Python's own types.
 
         Raises:
             EpisodeOver: before `reset` and after the end.
-            MetaRLGymError: `on_step` returned something else than a `Step` of a str that UTF-8 can encode, a number
-                within `reward_range`, two flags, and a dict or None. The episode is over then.
+            MetaRLGymError: `on_step` returned something other than a `Step` of a UTF-8-encodable str, a number within
+                `reward_range`, two flags, and a dict or None. This ends the episode.
         """
         if not self._live:
             raise EpisodeOver(f"{self.env_id}: step() needs a live episode. Call reset() first.")
@@ -266,7 +268,7 @@ class Env(gymnasium.Env[str, str]):
         return step
 
     def _checked(self, step: Any) -> Step:
-        self._live = False  # stays so if this raises
+        self._live = False  # remains False if this raises
         step = checked_step(self.env_id, step)
         self._live = True
         return step
@@ -278,11 +280,11 @@ class Env(gymnasium.Env[str, str]):
 
     @property
     def success(self) -> bool:
-        """Whether this episode has been won; separate from reward."""
+        """Whether this episode has been won; independent of the reward."""
         return self._success
 
     def truncate(self, reason: StopReason) -> None:
-        """End the episode from outside, because a limit was reached."""
+        """End the episode from outside because a limit was reached."""
         self._live = False
         self._stop = reason
 
@@ -301,12 +303,12 @@ class Env(gymnasium.Env[str, str]):
         return self.get_observation() if self.render_mode == "ansi" else None
 
     def close(self) -> None:
-        """Release resources. Results stay readable."""
+        """Release resources. Results remain readable."""
 
     def boundary(self, episode: int, episodes: int | None) -> str:
-        """Text put before an episode's first text inside a trial; `episode` counts from 0.
+        """Text before an episode's first text inside a trial; `episode` counts from 0.
 
-        Terse style: one mark between episodes of several turns, nothing between episodes of one.
+        Terse style: a mark between multi-turn episodes, nothing between single-turn ones.
         """
         if self.style == "terse":
             return "" if episode == 0 or self.max_turns == 1 else "/"

@@ -1,4 +1,4 @@
-"""Files written whole or not at all, at the place that a symbolic link leads to."""
+"""Atomic file writes that follow symbolic links."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from metarlgym.datatypes import ConfigError, MetaRLGymError
 
 
 def expand(path: str | Path) -> str:
-    """A path, or the name of a model, with `~` for the home folder written out."""
-    return os.path.expanduser(path)  # noqa: PTH111 (pathlib's raises an error for users it does not know)
+    """A path or model name with `~` expanded to the home folder."""
+    return os.path.expanduser(path)  # noqa: PTH111 (pathlib's version raises for unknown users)
 
 
 def real_path(path: Path) -> Path:
-    """`path`, or where it leads if it is a symbolic link, whether or not anything is there."""
+    """`path`, or its target if it is a symbolic link, whether or not the target exists."""
     return Path(os.path.realpath(path)) if path.is_symlink() else path
 
 
 def place_problem(path: Path) -> str | None:
-    """Why a file cannot be written at `path`, and the fix, in words that follow the path; None if it can."""
+    """Why `path` cannot be written and the fix, phrased to follow the path in a message; None if it can be written."""
     if _is_special(path) and not path.is_dir():
         return None if os.access(path, os.W_OK) else "cannot be written: permission denied; choose another place"
     real = real_path(path)
@@ -42,7 +42,7 @@ def place_problem(path: Path) -> str | None:
 
 @contextlib.contextmanager
 def write_whole(path: Path) -> Iterator[BinaryIO]:
-    """A file to fill that becomes `path` when it is complete and on the disk; else `path` stays as it was.
+    """Open a file that replaces `path` once it is complete and on disk; otherwise `path` is left unchanged.
 
     A link is followed and stays a link; a device or a pipe is written to directly.
 
@@ -61,9 +61,9 @@ def write_whole(path: Path) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def renamed(path: Path, temporary: Path) -> Iterator[BinaryIO]:
-    """A file to fill under the name `temporary`, which becomes `path` when it is complete and on the disk.
+    """Open a file named `temporary` that replaces `path` once it is complete and on disk.
 
-    A file that an earlier attempt left at `temporary` goes.
+    A file left at `temporary` by an earlier attempt is removed.
 
     Raises:
         ConfigError: something else is there, such as a link.
@@ -84,7 +84,7 @@ def renamed(path: Path, temporary: Path) -> Iterator[BinaryIO]:
 
 
 def _new_file(path: Path) -> BinaryIO:
-    """A file to fill that nobody else has, nor a link leads to."""
+    """Open a new file that no other process has open and no link leads to."""
     if path.is_symlink() or (path.exists() and not path.is_file()):
         raise ConfigError(f"{str(path)!r} is in the way, a link or a folder where a file is to be: move it away.")
     path.unlink(missing_ok=True)
@@ -92,24 +92,24 @@ def _new_file(path: Path) -> BinaryIO:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file, UTF-8, whole or not at all."""
+    """Write a UTF-8 text file atomically."""
     with write_whole(path) as file:
         file.write(text.encode("utf-8", "surrogateescape"))
 
 
 def write_json(value: Any, path: Path, indent: int = 2) -> None:
-    """Write a JSON file, whole or not at all."""
+    """Write a JSON file atomically."""
     write_text(path, json.dumps(value, indent=indent) + "\n")
 
 
 def _is_special(path: Path) -> bool:
-    """Whether `path` is a device, a pipe or a name of an open file: nothing that could take another's place."""
+    """Whether `path` is a device, a pipe or an open file descriptor, which cannot be replaced by renaming."""
     return str(path.absolute()).startswith(("/dev/std", "/dev/fd/", "/proc/")) or (path.exists() and not path.is_file())
 
 
 @contextlib.contextmanager
 def _told(path: Path, *others: Path) -> Iterator[None]:
-    """Put what the system says of these files in one line that names `path`."""
+    """Turn the operating system's errors about these files into one line that names `path`."""
     try:
         yield
     except OSError as error:

@@ -1,6 +1,6 @@
-"""Memory: what of the earlier episodes of a trial the policy sees in the episode it plays.
+"""Memory: which of a trial's earlier episodes the policy sees in the current one.
 
-`FullHistory` keeps one growing context per trial. Every other memory opens a new context at each episode, made of the
+`FullHistory` keeps one growing context per trial. Every other memory starts a new context at each episode, made of the
 rules, the episodes it recalls, and the new episode's first text.
 """
 
@@ -18,9 +18,9 @@ class Memory:
 
     name: str = ""
     one_context: bool = False
-    """True where the context is never rebuilt, so that one trial is one training row."""
+    """True if the context is never rebuilt, so that one trial is one training row."""
     numbered: bool = True
-    """Whether episode boundaries may tell the episode's index."""
+    """Whether episode boundaries may show the episode's index."""
 
     def recall(self, earlier: Sequence[Episode]) -> Sequence[Episode]:
         """The episodes to show before the next one, given those already played."""
@@ -29,7 +29,7 @@ class Memory:
 
 @dataclass(frozen=True)
 class FullHistory(Memory):
-    """Everything, verbatim, in one context (RL^2, Duan et al. 2016, arXiv:1611.02779)."""
+    """All earlier episodes, verbatim, in one context (RL^2, Duan et al. 2016, arXiv:1611.02779)."""
 
     name = "full"
     one_context = True
@@ -40,7 +40,7 @@ class FullHistory(Memory):
 
 @dataclass(frozen=True)
 class NoMemory(Memory):
-    """Nothing: every episode starts from the rules, with no index. The control that adaptation has to beat."""
+    """No earlier episodes: each starts from the rules, without an index. The control that adaptation has to beat."""
 
     name = "none"
     numbered = False
@@ -66,13 +66,13 @@ class LastK(Memory):
 
 @dataclass(frozen=True)
 class Shuffled(Memory):
-    """Control: the earlier episodes shown are those recorded on ANOTHER task; the current episode is real.
+    """Control: the earlier episodes shown were recorded on ANOTHER task; the current episode is real.
 
-    A policy that adapts must get worse under it; one that has only learned a fixed strategy does not notice.
+    A policy that adapts must get worse under it; one that has only learned a fixed strategy is unaffected.
     """
 
     donor: Sequence[Episode] = ()
-    """The episodes of the other trial; as many of them are shown as episodes were played here."""
+    """The episodes of the other trial; as many are shown as have been played here."""
     name = "shuffled"
 
     def recall(self, earlier: Sequence[Episode]) -> Sequence[Episode]:
@@ -83,15 +83,15 @@ _MEMORIES: dict[str, Callable[[str | None], Memory | None]] = {}
 
 
 def register_memory(name: str, make: Callable[[str | None], Memory | None]) -> None:
-    """Let a memory be named in settings: `NAME`, `NAME_ARGUMENT`, or `package.module:NAME` from any package.
+    """Make a memory available in settings as `NAME`, `NAME_ARGUMENT`, or `package.module:NAME` from any package.
 
     Args:
         name: letters and digits.
-        make: takes the argument after the name (None without one) and returns the memory, or None if the argument does
-            not fit.
+        make: takes the argument after the name (None if there is none) and returns the memory, or None if the argument
+            is invalid.
 
     Raises:
-        ConfigError: the name cannot be used, or is taken by another memory.
+        ConfigError: the name is invalid, or taken by another memory.
     """
     if not name.isalnum():
         raise ConfigError(f"memory name {name!r}: use letters and digits only.")
@@ -101,12 +101,12 @@ def register_memory(name: str, make: Callable[[str | None], Memory | None]) -> N
 
 
 def make_memory(name: str) -> Memory:
-    """A memory by name: `full`, `none`, `last_K` (such as `last_2`), or one that `register_memory` made known.
+    """A memory by name: `full`, `none`, `last_K` (such as `last_2`), or one registered with `register_memory`.
 
     `package.module:NAME` imports the module first.
 
     Raises:
-        ConfigError: it is not known, or its argument does not fit.
+        ConfigError: the name is unknown, or its argument is invalid.
     """
     module, _, short = name.rpartition(":")
     if module:

@@ -1,4 +1,4 @@
-"""One action parser for every environment."""
+"""The action parser shared by all environments."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _BRACKET = re.compile(r"\[([^\[\]]*)\]")
 
 
 def spoken(text: str) -> str:
-    """A policy's message after its thoughts: what follows the last `</think>`; empty where a thought has no end."""
+    """A policy's message without its reasoning: what follows the last `</think>`; empty if a thought is unfinished."""
     if "<" in text:
         _, mark, tail = text.rpartition("</think>")
         if mark:
@@ -21,8 +21,8 @@ def spoken(text: str) -> str:
 def parse_action(text: str) -> str:
     """The action in a policy's message: the last `[bracket]`, else the last non-empty line, after any `</think>`.
 
-    Reasoning text around the action is always allowed, and an unfinished thought holds no action: a message with
-    `<think>` but no `</think>` parses to the empty string.
+    Reasoning around the action is always allowed. An unfinished thought contains no action: a message with `<think>`
+    but no `</think>` parses to the empty string.
 
     >>> parse_action("<think>[1] or [2]?</think> I open [2].")
     '2'

@@ -1,4 +1,4 @@
-"""`python -m metarlgym.pretrain --config FILE`: a pretraining run, as accelerate's launcher starts it."""
+"""`python -m metarlgym.pretrain --config FILE`: a pretraining run, as started by accelerate's launcher."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from metarlgym.runtime.terminal import prepare_output, say
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run; returns the exit status. Errors a user can mend are one line."""
+    """Run; returns the exit status. Errors that the user can fix are printed as one line."""
     from metarlgym.runtime.interrupt import Interrupted, status_of, stoppable
 
     prepare_output()
@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
             run_pretraining(parse(list(sys.argv[1:] if arguments is None else arguments)))
             leave_processes()
-    except (KeyboardInterrupt, Interrupted) as error:  # the bare one while libraries are loaded
+    except (KeyboardInterrupt, Interrupted) as error:  # KeyboardInterrupt while libraries are being imported
         say(error_text(error) or "nothing was started.", stopped=True)
         return end_processes(getattr(error, "status", status_of(type(error))))
     except MetaRLGymError as error:

@@ -1,12 +1,12 @@
-"""register, make and list: names for environments, here and in gymnasium.
+"""Environment registry: register, make and list, here and in gymnasium.
 
 `register("Name-v0", "module:Class")` also registers `metarlgym/Name-v0` with gymnasium (checks and order enforcement
 off, so `gym.make` returns the bare class).
 
 Other distributions add environments through the entry-point group `metarlgym.envs`. An entry point is either a subclass
 of `Env`, registered under the entry point's name, or a function without arguments that calls `register`. Plugins are
-imported when an unknown id is asked for, and by `list_envs`. An entry point that is named like an id (`Wordle-v0`) is
-known to gymnasium as soon as `metarlgym` is imported, without importing the plugin; several may name one function.
+imported by `list_envs` and when an unknown id is requested. An entry point named like an id (`Wordle-v0`) is known to
+gymnasium as soon as `metarlgym` is imported, without importing the plugin; several may refer to one function.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class EnvSpec:
 _REGISTRY: dict[str, EnvSpec] = {}
 _plugins_loaded = False
 _announced: set[str] = set()
-"""Ids of plugins that gymnasium knows by name alone: their plugin has not registered them yet."""
+"""Plugin ids that gymnasium knows by name only; their plugin has not registered them yet."""
 
 
 def register(
@@ -58,8 +58,8 @@ def register(
     """Register an environment class under `Name-vN`.
 
     Args:
-        env_id: name and version; a change of behaviour takes a new version.
-        entry_point: `"module:Class"`, imported when first made, or the class itself.
+        env_id: name and version; a change of behaviour requires a new version.
+        entry_point: `"module:Class"`, imported on first use, or the class itself.
         kwargs: default keyword arguments.
         summary: one line.
 
@@ -79,7 +79,7 @@ def register(
 
 
 def _tell_gymnasium(env_id: str) -> None:
-    """Register an environment and its trial with gymnasium, which asks `make` for them."""
+    """Register an environment and its trial with gymnasium; `gym.make` then calls `make` here."""
     name, _, version = env_id.rpartition("-v")
     for gym_id, trial in ((f"metarlgym/{env_id}", False), (f"metarlgym/{name}-Trial-v{version}", True)):
         gymnasium.register(
@@ -104,13 +104,13 @@ def _make_for_gymnasium(*, env_id: str = "", trial: bool = False, render_mode: s
 def _plugins() -> list[EntryPoint]:
     try:
         return list(entry_points(group=ENTRY_POINT_GROUP))
-    except Exception as error:  # some distribution's entry_points.txt cannot be parsed
+    except Exception as error:  # a distribution's entry_points.txt cannot be parsed
         warnings.warn(f"entry points cannot be read, so plugins are missing: {error!r}", stacklevel=3)
         return []
 
 
 def announce_plugins() -> None:
-    """Make the plugins that are named like an id known to gymnasium; none is imported."""
+    """Register plugins named like an id with gymnasium, without importing any."""
     for point in _plugins():
         if re.fullmatch(r"[\w:.-]+-v\d+", point.name) and f"metarlgym/{point.name}" not in gymnasium.registry:
             _announced.add(point.name)
@@ -118,7 +118,7 @@ def announce_plugins() -> None:
 
 
 def load_plugins() -> list[str]:
-    """Load the environments of other distributions, once; returns what went wrong, one line each."""
+    """Load the environments of other distributions, once; returns the problems, one line each."""
     global _plugins_loaded
     if _plugins_loaded:
         return []
@@ -143,7 +143,7 @@ def _load_plugin(name: str, plugin: Any) -> None:
     """Register an environment class, or call the function that registers.
 
     Raises:
-        ConfigError: it is neither.
+        ConfigError: the entry point is neither.
     """
     if isinstance(plugin, type) and issubclass(plugin, Env):
         lines = (plugin.__doc__ or "").strip().splitlines()
@@ -157,15 +157,15 @@ def _load_plugin(name: str, plugin: Any) -> None:
 
 
 def spec(env_id: str) -> EnvSpec:
-    """The registration of an id; `metarlgym/Name-v0` and `Name-v0` are the same.
+    """The registration of an id; `metarlgym/Name-v0` and `Name-v0` are equivalent.
 
     Raises:
-        ConfigError: unknown id; the message holds the nearest names.
+        ConfigError: unknown id; the message suggests the closest matches.
     """
     given = env_id
     env_id = env_id.removeprefix("metarlgym/")
     module, _, name = env_id.rpartition(":")
-    if module:  # gymnasium's form for environments that no package registers: import this, then look again
+    if module:  # gymnasium's `module:Name-v0` form: import the module, then look again
         try:
             with contained(f"env={env_id!r}: importing {module!r}"):
                 importlib.import_module(module)
@@ -185,12 +185,12 @@ def spec(env_id: str) -> EnvSpec:
 
 
 def make(env_id: str, *, episodes: int | None = None, **kwargs: Any) -> Env:
-    """Build an environment, or a `Trial` of it where `episodes` is given.
+    """Build an environment, or a `Trial` of it if `episodes` is given.
 
     Args:
         env_id: registered id.
         episodes: H; with it, `free_shots`, `memory`, `stop_on_success` and `max_total_turns` go to the trial.
-            `max_total_turns` alone makes a trial of as many episodes as the budget buys.
+            `max_total_turns` alone makes a trial of as many episodes as the budget allows.
         **kwargs: keyword arguments of the environment.
     """
     entry = spec(env_id)
@@ -230,23 +230,23 @@ def make(env_id: str, *, episodes: int | None = None, **kwargs: Any) -> Env:
 
 
 def _arguments(maker: Callable[..., Env]) -> list[str]:
-    """Names of the keyword arguments of a class or function that makes environments."""
+    """Names of the keyword arguments accepted by an environment class or factory."""
     makers: list[Any] = [vars(cls).get("__init__") for cls in maker.__mro__] if isinstance(maker, type) else [maker]
     names: list[str] = []
     for each in filter(None, makers):
         try:
             parameters = inspect.signature(each).parameters.values()
-        except (TypeError, ValueError):  # not every callable has one
+        except (TypeError, ValueError):  # not every callable has a signature
             break
         kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
         names += [p.name for p in parameters if p.kind in kinds and p.name not in ("self", *names)]
         if all(p.kind is not inspect.Parameter.VAR_KEYWORD for p in parameters):
-            break  # nothing is handed on to the base class
+            break  # no **kwargs: nothing is passed on to the base class
     return names
 
 
 def list_envs() -> list[EnvSpec]:
-    """All registered environments, plugins included, by id; a plugin that cannot be loaded is a warning."""
+    """All registered environments including plugins, sorted by id; warns about plugins that cannot be loaded."""
     for problem in load_plugins():
         warnings.warn(problem, stacklevel=2)
     return [_REGISTRY[key] for key in sorted(_REGISTRY)]

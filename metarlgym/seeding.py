@@ -1,7 +1,7 @@
-"""Derived random streams. No function of this project touches a global random number generator.
+"""Derived random streams. No function in this project touches a global random number generator.
 
-Every stream is named by labelled parts, such as `(task.key, "trial", 7)`, and hashed, so streams do not depend on the
-order in which anything is drawn, on what else runs in the process, or on PYTHONHASHSEED.
+Each stream is identified by labelled parts, such as `(task.key, "trial", 7)`, which are hashed, so streams do not
+depend on the order of draws, on what else runs in the process, or on PYTHONHASHSEED.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ Part = int | str | tuple[int, ...]
 
 
 def derive(*parts: Part) -> int:
-    """A 63-bit integer that depends on the parts and their order alone (`1` and `"1"` differ)."""
+    """A 63-bit integer that depends only on the parts and their order (`1` and `"1"` differ)."""
     return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), "big") >> 1
 
 
 class LazyRandom:
-    """A `random.Random` that is hashed and seeded at its first use.
+    """A `random.Random` that is hashed and seeded on first use.
 
-    Seeding a Mersenne twister takes about 10 us and 2.5 kB, and most episodes of most environments need no noise.
+    Seeding a Mersenne Twister takes about 10 us and 2.5 kB, and most episodes of most environments need no noise.
     """
 
     __slots__ = ("_parts", "_rng")
@@ -46,5 +46,5 @@ class LazyRandom:
 
 
 def stream(*parts: Part) -> random.Random:
-    """A lazily seeded private generator named by `parts`; use it as a `random.Random`."""
+    """A lazily seeded private generator identified by `parts`; use it as a `random.Random`."""
     return cast(random.Random, LazyRandom(*parts))

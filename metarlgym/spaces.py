@@ -1,6 +1,6 @@
-"""A text space for gymnasium whose checks cost nothing.
+"""A gymnasium text space with constant-time checks.
 
-`gymnasium.spaces.Text` walks every character and must list its alphabet; environments here speak free text.
+`gymnasium.spaces.Text` scans every character and needs an explicit alphabet; environments here use free text.
 """
 
 from __future__ import annotations

@@ -20,13 +20,13 @@ class TaskGroup:
     """The tasks of one environment.
 
     Groups with `split = "trial"` draw train and eval tasks from the same prior, so that an optimum over the prior holds
-    for both; what is held out are the trial and episode seeds. Groups with `split = "content"` keep the two disjoint by
+    for both; only the trial and episode seeds are held out. Groups with `split = "content"` keep the two disjoint by
     `Task.key`: the eval tasks are the environment's `held_out_tasks`, or else one in five of `all_tasks`.
 
     Args:
         env_id: registered id, such as `Doors-v0`.
         env_args: keyword arguments of the environment.
-        seed: names the task streams of both splits.
+        seed: seed for the task streams of both splits.
     """
 
     def __init__(self, env_id: str, env_args: Mapping[str, Any] | None = None, seed: int = 0) -> None:
@@ -74,25 +74,25 @@ class TaskGroup:
         return {"eval": [Task(t.env_id, t.params, "eval") for t in held_out], "train": tasks}
 
     def _ordered(self, everything: Iterable[JSON]) -> list[Task]:
-        """Tasks without repetition, ordered by a hash of the key.
+        """Tasks without duplicates, ordered by a hash of the key.
 
-        Neither the order of enumeration nor the seed changes what is held out, so a model trained with one seed may be
+        Neither the enumeration order nor the seed affects what is held out, so a model trained with one seed can be
         evaluated with another.
         """
         unique = {task.key: task for task in (Task(self.env_id, params) for params in everything)}
         return sorted(unique.values(), key=lambda task: derive(task.key, "split"))
 
     def _order(self, epoch: int, size: int) -> list[int]:
-        """The order of the train tasks in one pass over them; the last one asked for is kept."""
+        """The order of the train tasks in one epoch; the last result is cached."""
         if self._last_order[0] != epoch:
             self._last_order = epoch, sorted(range(size), key=lambda i: derive(self.seed, "epoch", epoch, i))
         return self._last_order[1]
 
     def task(self, index: int, split: str = "train") -> Task:
-        """Task number `index` of a split: the same whatever else was drawn."""
+        """Task number `index` of a split, independent of anything else drawn."""
         if self.content_split:
             tasks = self._content[split]
-            # Each pass over the tasks is a new order, as an epoch is.
+            # Each epoch goes through the tasks in a new order.
             epoch, place = divmod(index, len(tasks))
             return tasks[self._order(epoch, len(tasks))[place] if split == "train" else place]
         return self.env.new_task(split, self.seed, index, split=split)
@@ -101,12 +101,12 @@ class TaskGroup:
         """The first `n` tasks of a split.
 
         Raises:
-            ConfigError: a `content` group holds fewer eval tasks than asked for.
+            ConfigError: a `content` group has fewer eval tasks than requested.
         """
         if self.content_split and split == "eval" and n > len(self._content["eval"]):
             have, others = len(self._content["eval"]), len(self._content["train"])
             told = f"eval_trials={n}: {self.env_id} has only {have} held-out tasks"
-            if self.env.held_out_tasks() is not None:  # split='trial' would play on train tasks: no advice
+            if self.env.held_out_tasks() is not None:  # split='trial' would evaluate on train tasks
                 raise ConfigError(f"{told}, the eval split of its data. Ask for at most {have}.")
             raise ConfigError(
                 f"{told} ({have + others} in all, one in {EVAL_SHARE} held out). Ask for at most {have}, or use "

@@ -15,10 +15,10 @@ from metarlgym.runtime.terminal import prepare_output, say
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run; returns the exit status. Errors a user can mend are one line."""
+    """Run; returns the exit status. Errors that the user can fix are printed as one line."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     dry_run = "--dry-run" in arguments or "--dry_run" in arguments
-    start_only = "--start-only" in arguments  # set by ourselves: see training/start.py
+    start_only = "--start-only" in arguments  # set internally: see training/start.py
     arguments = [a for a in arguments if a not in ("--dry-run", "--dry_run", "--start-only")]
     from metarlgym.runtime.interrupt import Interrupted, status_of, stoppable
 
@@ -31,8 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
             run_training(parse(arguments), Console(), dry_run, start_only)
             leave_processes()
-    except (KeyboardInterrupt, Interrupted) as error:  # the bare one while libraries are loaded
-        if not start_only:  # else the run that asked for it says so
+    except (KeyboardInterrupt, Interrupted) as error:  # KeyboardInterrupt while libraries are being imported
+        if not start_only:  # otherwise the run that started this process reports it
             say(error_text(error) or "nothing was started.", stopped=True)
         return end_processes(getattr(error, "status", status_of(type(error))))
     except MetaRLGymError as error:
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from metarlgym.training.preemption import EXIT_STATUS, Preempted
 
         stopped = isinstance(error, Preempted)
-        # What all processes raise, the main one says for all.
+        # For errors raised by all processes, only the main one prints the message.
         say(error_text(error), stopped, by_all=isinstance(error, AgreedError | Preempted))
         return EXIT_STATUS if stopped else 2
     except Exception as error:

@@ -1,4 +1,4 @@
-"""Trial: several episodes of one hidden task. It is itself an Env, so whatever can play an episode can play a trial."""
+"""Trial: several episodes of one hidden task. It is itself an Env, so it can be played like a single episode."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from metarlgym.memory import FullHistory, Memory, make_memory
 from metarlgym.whole_numbers import check_whole
 
 MOST_EPISODES = 100_000
-"""Episodes that a trial can have at most."""
+"""Maximum number of episodes of a trial."""
 
 
 def _described(env: object) -> str:
-    """What was given instead of an environment, and what to give."""
+    """Describe what was given instead of an environment, and what to give."""
     if isinstance(env, gymnasium.Wrapper) and isinstance(env.unwrapped, Env):
         return f"{env} is a gymnasium wrapper, which a trial would bypass: give env.unwrapped, and wrap the Trial"
     return f"{env!r} is not a metarlgym.Env: give an instance of a subclass of Env"
@@ -28,25 +28,25 @@ def _described(env: object) -> str:
 class Trial(Env):
     """H episodes of one task (a lifetime).
 
-    `step` answers an action that ends an episode with its last text, a boundary, and the next episode's first text;
-    `terminated` is True only at the end of the trial. Rewards are raw: discounts and free-shot weights live in
-    `training.credit` alone.
+    When an action ends an episode, `step` returns that episode's last text, a boundary, and the next episode's first
+    text; `terminated` is True only at the end of the trial. Rewards are raw: discounts and free-shot weights are
+    applied only in `training.credit`.
 
     Args:
         env: plays one episode.
-        episodes: H, the most episodes the trial can have; None only with `max_total_turns`.
+        episodes: H, the maximum number of episodes; None only with `max_total_turns`.
         free_shots: the first F episodes are exploration and have weight 0; `0 <= free_shots < episodes`.
-        memory: what the policy sees of earlier episodes; here it decides only whether boundaries tell the index.
+        memory: what the policy sees of earlier episodes; here it only decides whether boundaries show the index.
         stop_on_success: end the trial when an episode succeeds.
-        max_total_turns: budget of turns over all episodes. Finishing an episode early then buys more episodes, up to
-            `episodes`.
+        max_total_turns: turn budget over all episodes. Finishing an episode early then leaves room for more episodes,
+            up to `episodes`.
 
     Raises:
         ConfigError: the arguments contradict each other.
     """
 
     abandoned: bool = False
-    """A step of it was cut off and may still be running in a thread: the trial must not be used again."""
+    """A step was cut off and may still be running in a thread: the trial must not be reused."""
 
     def __init__(
         self,
@@ -61,7 +61,7 @@ class Trial(Env):
         if not isinstance(env, Env):
             raise ConfigError(f"env={_described(env)}.")
         super().__init__(style=env.style)
-        self._announced = episodes  # a number that only follows from the budget is not told
+        self._announced = episodes  # not announced if it only follows from the turn budget
         if episodes is None:
             if max_total_turns is None:
                 raise ConfigError("episodes=None needs a budget: give max_total_turns, or a number of episodes.")
@@ -89,7 +89,7 @@ class Trial(Env):
         self.history: list[Episode] = []
         """The episodes so far; the last is the one being played."""
         self.closing = ""
-        """After an episode's end: its last text."""
+        """Last text of the episode that just ended."""
         self.opening: str | None = None
         """After an episode's end: boundary and first text of the next; None if the trial is over."""
 
@@ -102,19 +102,19 @@ class Trial(Env):
 
     @property
     def trial_stop(self) -> StopReason | None:
-        """Why the trial ended; None while it runs."""
+        """Why the trial ended; None while it is running."""
         return self._stop
 
     @property
     def visible(self) -> list[Episode]:
-        """The episodes as the policy sees them: those its memory recalls, then the one being played."""
+        """The episodes as the policy sees them: those recalled by its memory, then the current one."""
         return [*self.memory.recall(self.history[:-1]), self.history[-1]]
 
     @property
     def messages(self) -> list[Message]:
-        """The conversation as the policy sees it now: rules, then the visible episodes.
+        """The conversation as the policy sees it now: the rules, then the visible episodes.
 
-        The text that ends one episode and the text that opens the next are one user message.
+        The text that ends one episode and the text that opens the next form one user message.
         """
         messages = [Message("system", rules)] if (rules := self.rules()) else []
         pending = ""
@@ -178,7 +178,7 @@ class Trial(Env):
         self._return = 0.0
         self._success = False
         self._stop = None
-        self._live = False  # stays so if the environment's on_reset raises
+        self._live = False  # remains False if the environment's on_reset raises
         self.closing = ""
         self._observation = self.opening = self._begin_episode()
         self._live = True
@@ -247,7 +247,7 @@ class Trial(Env):
         return Step(step.observation, step.reward, not truncated, truncated, info)
 
     def _finish_episode(self, reason: StopReason, cut: bool = False) -> None:
-        """`cut`: the budget of turns ran out in the middle of the episode."""
+        """`cut`: the turn budget ran out in mid-episode."""
         success = self.env._success
         self._episode.success = success
         self._episode.stop = reason
@@ -277,7 +277,7 @@ class Trial(Env):
             self._end(reason)
 
     def join(self, first: str, second: str) -> str:
-        """Two texts of one answer put together: lines in chat style, words in terse style."""
+        """Join two texts of one response: as lines in chat style, as words in terse style."""
         if not first or not second:
             return first or second
         return f"{first} {second}" if self.style == "terse" else f"{first}\n{second}"
@@ -285,7 +285,7 @@ class Trial(Env):
 
 @dataclass(frozen=True)
 class TrialSettings:
-    """How trials are made: the arguments of `Trial`, the memory by its name or as an object."""
+    """How trials are made: the arguments of `Trial`, with the memory as a name or an object."""
 
     episodes: int | None = 3
     free_shots: int = 0
@@ -295,7 +295,7 @@ class TrialSettings:
 
     @property
     def most_episodes(self) -> int:
-        """The most episodes that a trial can have."""
+        """Maximum number of episodes of a trial."""
         return self.episodes or self.max_total_turns or 1
 
     def make(self, env: Env) -> Trial:

@@ -1,4 +1,4 @@
-"""The one check of whole-number arguments."""
+"""Validation of integer arguments."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from metarlgym.datatypes import ConfigError
 
 
 def check_whole(name: str, value: Any, least: int, most: int | None = None, why: str = "") -> int:
-    """`value` as an int; it may be NumPy's.
+    """`value` as an int; NumPy integers are accepted.
 
     Raises:
-        ConfigError: not a whole number, or out of range.
+        ConfigError: not an integer, or out of range.
     """
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise ConfigError(f"{name}={value!r} must be a whole number of at least {least}.")

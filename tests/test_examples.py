@@ -57,11 +57,6 @@ def test_gsm8k_says_what_does_not_fit(monkeypatch, capsys, tmp_path, arguments, 
     assert error.startswith(message)
 
 
-@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("[!_]*.py")), ids=lambda path: path.stem)
-def test_examples_are_short(path):
-    assert len(path.read_text().splitlines()) <= 60
-
-
 def test_reading_mode_trains_and_reads(tmp_path, monkeypatch, capsys):
     start(monkeypatch, "reading_mode", "--law", "static", "--steps", 1, "--sequences", 20, "--out", tmp_path)
     assert "above the floor" in capsys.readouterr().out and (tmp_path / "read.png").exists()

@@ -1,1 +1,1 @@
-"""The command `metarlgym`: one module per subcommand. Model libraries are imported inside the commands only."""
+"""The `metarlgym` command, one module per subcommand. Model libraries are imported only inside the commands."""

@@ -1,4 +1,4 @@
-"""`metarlgym bench`: how fast an environment steps, and the scripts of benchmarks/ where they are at hand."""
+"""`metarlgym bench`: measures environment stepping speed, and runs the scripts of benchmarks/ if available."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from metarlgym.trial import Trial, TrialSettings
 
 
 def find_scripts() -> dict[str, Path]:
-    """Benchmark scripts by name; they are in a checkout, not in an installed package."""
+    """Benchmark scripts by name; they exist only in a checkout, not in an installed package."""
     folder = Path(metarlgym.__file__).parents[1] / "benchmarks"
     return {path.stem: path for path in sorted(folder.glob("*.py")) if "__main__" in path.read_text("utf-8")}
 
 
 class ScriptGroup(TyperGroup):
-    """The commands of this module and one for each script."""
+    """The commands of this module, plus one per script."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         return [*super().list_commands(ctx), *(name for name in find_scripts() if name not in self.commands)]
@@ -56,7 +56,9 @@ def _script_command(name: str, script: Path) -> Any:
     return typer.main.get_command(app)
 
 
-app = typer.Typer(cls=ScriptGroup, no_args_is_help=True, help="Measure an environment, or run a script of benchmarks/.")
+app = typer.Typer(
+    cls=ScriptGroup, no_args_is_help=True, help="Measure the speed of an environment, or run a script of benchmarks/."
+)
 
 
 @app.callback()
@@ -67,14 +69,16 @@ def _group() -> None:
 @app.command("env")
 def bench_env(
     env_id: Annotated[str, typer.Argument(help="Environment.")],
-    trials: Annotated[int, typer.Option("--trials", "-n", min=1, help="Trials alive at once.")] = 8192,
-    episodes: Annotated[int, typer.Option("--episodes", "-H", help="Episodes of a trial.")] = 3,
+    trials: Annotated[int, typer.Option("--trials", "-n", min=1, help="Number of concurrent trials.")] = 8192,
+    episodes: Annotated[int, typer.Option("--episodes", "-H", help="Episodes per trial.")] = 3,
     env_args: EnvArgs = None,
-    policy: Annotated[Baseline, typer.Option(help="Whose actions; they are chosen beforehand.")] = Baseline.random,
-    repeats: Annotated[int, typer.Option(min=1, help="Measurements; the median counts.")] = 5,
-    seed: Annotated[int, typer.Option(help="Names tasks, luck and actions.")] = 0,
+    policy: Annotated[
+        Baseline, typer.Option(help="Policy that chooses the actions, before the measurement.")
+    ] = Baseline.random,
+    repeats: Annotated[int, typer.Option(min=1, help="Number of measurements; the median is reported.")] = 5,
+    seed: Annotated[int, typer.Option(help="Seed for tasks, environment noise and actions.")] = 0,
 ) -> None:
-    """Steps per second of many trials stepped in turn, on one core, without a policy or tokens."""
+    """Steps per second of many interleaved trials, on one core, without a policy or tokens."""
     group = TaskGroup(env_id, parse_env_args(env_args), seed)
     make_trial = partial(group.make_trial, TrialSettings(episodes))
     make_trial()
@@ -92,11 +96,11 @@ def bench_env(
 
 
 Play = tuple[dict[str, Any], list[str]]
-"""Options of a trial's reset, and its actions."""
+"""Reset options of a trial, and its actions."""
 
 
 def _record(group: TaskGroup, make_trial: Callable[[], Trial], trials: int, policy: Baseline, seed: int) -> list[Play]:
-    """Trials played once by the baseline."""
+    """Play each trial once with the baseline and record it."""
     from metarlgym.policies.scripted import OracleAndRandom
     from metarlgym.rollout.manager import RolloutManager, TrialSpec
 
@@ -111,7 +115,7 @@ def _record(group: TaskGroup, make_trial: Callable[[], Trial], trials: int, poli
 
 
 def _measure(make_trial: Callable[[], Trial], plays: list[Play]) -> tuple[float, float, float]:
-    """Seconds for making all trials, resetting all, and stepping all in turn."""
+    """Seconds for creating all trials, resetting all, and stepping all in turn."""
     gc.collect()
     gc.disable()
     try:

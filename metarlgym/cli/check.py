@@ -1,4 +1,4 @@
-"""`metarlgym check`: the contracts of an environment, one line each."""
+"""`metarlgym check`: checks an environment's contracts, one line each."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def command(
     env_id: Annotated[str | None, typer.Argument(help="Environment to check.", show_default=False)] = None,
     everything: Annotated[bool, typer.Option("--all", help="Check every registered environment.")] = False,
 ) -> None:
-    """Check that an environment keeps its contracts; exit status 1 if it breaks one."""
+    """Check an environment against its contracts; exit status 1 if one is broken."""
     if everything == (env_id is not None):
         raise ConfigError("check needs either an environment or --all: metarlgym check Doors-v0.")
     problems = registry.load_plugins()
@@ -33,7 +33,7 @@ def command(
 
 
 def _check(name: str, console: Console) -> int:
-    """Print a line per contract; returns how many are broken."""
+    """Print a line per contract; returns the number of broken ones."""
     console.print(name, style="bold")
     passed = failed = 0
     checks = run_checks(name)

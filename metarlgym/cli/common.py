@@ -1,4 +1,4 @@
-"""What several subcommands share."""
+"""Options and checks shared by several subcommands."""
 
 from __future__ import annotations
 
@@ -22,42 +22,42 @@ PICTURES = (".png", ".pdf", ".svg")
 
 EnvArgs = Annotated[str | None, typer.Option("--env-args", metavar="JSON", help=ENV_ARGS_HELP)]
 Memory = Annotated[
-    str, typer.Option("--memory", help="What is seen of earlier episodes: full, none, or last_K such as last_2.")
+    str, typer.Option("--memory", help="Earlier episodes that the policy sees: full, none, or last_K such as last_2.")
 ]
 FreeShots = Annotated[int, typer.Option("--free-shots", help="The first F episodes do not count.")]
 
 
-Period = Annotated[int | None, typer.Option(help="Length of the segments of law regular.", show_default="20")]
-Low = Annotated[int | None, typer.Option(help="Shortest segment of law random.", show_default="1")]
-High = Annotated[int | None, typer.Option(help="Longest segment of law random.", show_default="39")]
+Period = Annotated[int | None, typer.Option(help="Segment length for law regular.", show_default="20")]
+Low = Annotated[int | None, typer.Option(help="Minimum segment length for law random.", show_default="1")]
+High = Annotated[int | None, typer.Option(help="Maximum segment length for law random.", show_default="39")]
 
 
 class Baseline(StrEnum):
-    """Policies that every task group brings along."""
+    """Policies available for every task group."""
 
     oracle = "oracle"
     random = "random"
 
 
 def output() -> Console:
-    """A console for results; environment texts hold brackets, so nothing is read as markup by default."""
+    """A console for results; markup is off by default because environment texts contain brackets."""
     return Console(markup=False, highlight=False)
 
 
 def parse_env_args(text: str | None) -> dict[str, Any]:
-    """`--env-args` as keyword arguments.
+    """Parse `--env-args` as keyword arguments.
 
     Raises:
-        ConfigError: no JSON, or no JSON object.
+        ConfigError: not valid JSON, or not a JSON object.
     """
     return parse_json(text, "env-args", ENV_ARGS_FIX)
 
 
 def parse_json(text: str | None, option: str, fix: str) -> dict[str, Any]:
-    """An option's JSON object as keyword arguments; `fix` shows how it is written.
+    """Parse an option's JSON object as keyword arguments; `fix` shows how to write it.
 
     Raises:
-        ConfigError: no JSON, or no JSON object.
+        ConfigError: not valid JSON, or not a JSON object.
     """
     if text is None:
         return {}
@@ -71,7 +71,7 @@ def parse_json(text: str | None, option: str, fix: str) -> dict[str, Any]:
 
 
 def check_writable(path: Path | None, option: str, suffixes: tuple[str, ...] = ()) -> None:
-    """Refuse a file that could not be written, or that belongs to a run or a model, before any work is done.
+    """Reject, before any work is done, a file that cannot be written or that belongs to a run or a model.
 
     Raises:
         ConfigError: naming the option, the path and the fix.
@@ -88,7 +88,7 @@ def check_writable(path: Path | None, option: str, suffixes: tuple[str, ...] = (
 
 
 def check_apart(**outputs: Path | None) -> None:
-    """Refuse two outputs, by option, that are the same file; devices and pipes take any number.
+    """Reject two output options that name the same file; devices and pipes may be shared.
 
     Raises:
         ConfigError: naming both options.
@@ -103,7 +103,7 @@ def check_apart(**outputs: Path | None) -> None:
 
 
 def check_plot(path: Path | None, option: str = "plot") -> None:
-    """Refuse a picture that could not be drawn or written, before any work is done.
+    """Reject, before any work is done, a plot that cannot be drawn or written.
 
     Raises:
         ConfigError: naming the option or the variable, and the fix.
@@ -118,5 +118,5 @@ def check_plot(path: Path | None, option: str = "plot") -> None:
 
 
 def used(**options: Any) -> dict[str, Any]:
-    """Those options that were given, so that one without effect can be refused."""
+    """The options that were given, so that one without effect can be rejected."""
     return {name: value for name, value in options.items() if value is not None}

@@ -1,4 +1,4 @@
-"""`metarlgym eval`: a model or a baseline on held-out trials, beside the optimum, random play and the controls."""
+"""`metarlgym eval`: evaluates a model or a baseline on held-out trials, with optimum, random play and controls."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ if TYPE_CHECKING:
 
 
 class AfterSuccess(StrEnum):
-    """Value of the episodes that a success stop leaves out."""
+    """Value assigned to the episodes skipped after a success stop."""
 
     repeat = "repeat"
     zero = "zero"
 
 
 class RendererName(StrEnum):
-    """How texts become tokens."""
+    """How texts are converted to tokens."""
 
     auto = "auto"
     chat = "chat"
@@ -50,16 +50,18 @@ class RendererName(StrEnum):
 
 def command(
     model: Annotated[str | None, typer.Option("--model", "-m", help="Folder or hub id of a model.")] = None,
-    policy: Annotated[Baseline | None, typer.Option(help="A baseline instead of a model.")] = None,
+    policy: Annotated[Baseline | None, typer.Option(help="Evaluate a baseline instead of a model.")] = None,
     env: Annotated[str | None, typer.Option("--env", "-e", help="Environment.", show_default="the run's")] = None,
     env_args: EnvArgs = None,
     episodes: Annotated[
-        int | None, typer.Option("--episodes", "-H", help="Episodes of a trial.", show_default="the run's, else 3")
+        int | None, typer.Option("--episodes", "-H", help="Episodes per trial.", show_default="the run's, else 3")
     ] = None,
-    trials: Annotated[int, typer.Option("--trials", "-n", help="Held-out trials.")] = 2000,
+    trials: Annotated[int, typer.Option("--trials", "-n", help="Number of held-out trials.")] = 2000,
     memory: Annotated[
         str | None,
-        typer.Option(help="What is seen of earlier episodes: full, none, last_K.", show_default="the run's, else full"),
+        typer.Option(
+            help="Earlier episodes that the policy sees: full, none, last_K.", show_default="the run's, else full"
+        ),
     ] = None,
     free_shots: Annotated[
         int | None, typer.Option(help="The first F episodes do not count.", show_default="the run's at its end, else 0")
@@ -67,11 +69,13 @@ def command(
     stop_on_success: Annotated[
         bool | None,
         typer.Option(
-            "--stop-on-success/--play-on", help="End a trial at its first success.", show_default="the run's, else not"
+            "--stop-on-success/--play-on",
+            help="End each trial at its first success.",
+            show_default="the run's, else off",
         ),
     ] = None,
     after_success: Annotated[
-        AfterSuccess, typer.Option(help="Value of the episodes that a success stop leaves out.")
+        AfterSuccess, typer.Option(help="Value assigned to the episodes skipped after a success stop.")
     ] = AfterSuccess.repeat,
     seed: Annotated[
         int | None,
@@ -79,40 +83,46 @@ def command(
             help="Seed for tasks, environment noise and sampling.", show_default="the run's task_seed and seed, else 0"
         ),
     ] = None,
-    greedy: Annotated[bool, typer.Option("--greedy", help="Take the most likely token.")] = False,
+    greedy: Annotated[bool, typer.Option("--greedy", help="Take the most likely token instead of sampling.")] = False,
     temperature: Annotated[
         float | None, typer.Option(help="Sampling temperature.", show_default="the run's, else 1")
     ] = None,
     max_action_tokens: Annotated[
-        int | None, typer.Option(help="Most tokens of one action.", show_default="the run's, else 64")
+        int | None, typer.Option(help="Maximum number of tokens per action.", show_default="the run's, else 64")
     ] = None,
     renderer: Annotated[
         RendererName | None,
-        typer.Option(help="Text to tokens; auto is chat if there is a template.", show_default="the run's, else auto"),
+        typer.Option(
+            help="Text to tokens; auto means chat if the tokenizer has a template.", show_default="the run's, else auto"
+        ),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
     threads: Annotated[
         int | None,
-        typer.Option(min=1, help="Torch threads on a CPU; one suits tiny models.", show_default="the run's, else 1"),
+        typer.Option(
+            min=1, help="Torch threads on a CPU; 1 is best for tiny models.", show_default="the run's, else 1"
+        ),
     ] = None,
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")
     ] = False,
-    concurrency: Annotated[int, typer.Option(min=1, help="Most trials alive at once.")] = 1024,
-    no_controls: Annotated[bool, typer.Option("--no-controls", help="Leave out the two controls.")] = False,
-    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the report here.")] = None,
-    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw the adaptation curve here.")] = None,
+    concurrency: Annotated[int, typer.Option(min=1, help="Maximum number of concurrent trials.")] = 1024,
+    no_controls: Annotated[bool, typer.Option("--no-controls", help="Skip the two controls.")] = False,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write the report to this file.")
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw the adaptation curve in this file.")] = None,
     trajectories: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the trials here, one JSON a line.")
+        Path | None, typer.Option(metavar="FILE", help="Write the trials to this file, one JSON object per line.")
     ] = None,
 ) -> None:
     """Evaluate a model, or a baseline, on held-out trials.
 
-    For a model that metarlgym train wrote, settings default to those of its run
-    (the config.yaml beside the model's folder), unless --env names another
-    environment: with as many trials, the result is that of the run's eval.json.
-    Options override them. Of a run's settings, trust_remote_code and the
-    truncation of a server's samples (top_p, top_k, min_p) are not taken over.
+    For a model trained with metarlgym train, settings default to the run's
+    config.yaml (beside the model's folder), unless --env names another
+    environment; with the same number of trials, the result equals the run's
+    eval.json. Options override them. Two kinds of settings are not taken from
+    the run: trust_remote_code, and truncated sampling (top_p, top_k, min_p).
 
     \b
     Examples:
@@ -207,7 +217,7 @@ def command(
 
 
 def _check(group: TaskGroup, settings: Any) -> None:
-    """Refuse what could not be played, before a model is loaded."""
+    """Reject impossible settings before a model is loaded."""
     if settings.trials < 1:
         raise ConfigError(f"trials={settings.trials} must be at least 1.")
     group.make_trial(settings.trial)
@@ -287,7 +297,7 @@ def _write(
     plot: Path | None,
     trajectories: Path | None,
 ) -> list[str]:
-    """Write what was asked for, before anything is printed; returns the files."""
+    """Write the requested files before anything is printed; returns their paths."""
     if json_file is not None:
         write_json(report.to_dict(), json_file)
     if trajectories is not None:

@@ -1,4 +1,4 @@
-"""`metarlgym generate`: sequences of a source as Parquet."""
+"""`metarlgym generate`: writes sequences from a source as Parquet."""
 
 from __future__ import annotations
 
@@ -23,29 +23,31 @@ from metarlgym.runtime.interrupt import Interrupted, status_of
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Write sequences whose law is known exactly as Parquet. Stopped in between, the same command goes on.",
+    help="Write sequences with a known exact distribution as Parquet. To resume after an interruption, "
+    "run the same command again.",
 )
 Out = Annotated[
-    Path, typer.Option("--out", help="A file that ends in .parquet, or a folder (no ending) for part files.")
+    Path, typer.Option("--out", help="A file ending in .parquet, or a folder (no extension) for part files.")
 ]
-Sequences = Annotated[int, typer.Option("--sequences", "-n", help="Sequences, of all shards together.")]
-Seed = Annotated[int, typer.Option("--seed", help="Draws the sequences.")]
-Split = Annotated[str, typer.Option("--split", help="train or eval: sequences apart from each other.")]
+Sequences = Annotated[int, typer.Option("--sequences", "-n", help="Number of sequences over all shards.")]
+Seed = Annotated[int, typer.Option("--seed", help="Seed for the sequences.")]
+Split = Annotated[str, typer.Option("--split", help="train or eval: disjoint sets of sequences.")]
 Shard = Annotated[
-    str, typer.Option("--shard", metavar="K/N", help="Write share K of N only, K from 0; shards may share a folder.")
+    str,
+    typer.Option("--shard", metavar="K/N", help="Write only shard K of N, counting from 0; shards may share a folder."),
 ]
 PartSize = Annotated[
     int | None,
-    typer.Option("--part-size", help="Sequences held in memory and written at once; by their length if not given."),
+    typer.Option("--part-size", help="Sequences held in memory and written at once; default: depends on their length."),
 ]
 
 
 @app.command("metalm")
 def metalm(
     out: Out,
-    sequences: Annotated[int, typer.Option("--sequences", help="Sequences, of all shards together.")],
+    sequences: Annotated[int, typer.Option("--sequences", help="Number of sequences over all shards.")],
     V: Annotated[int, typer.Option("--V", help="Content symbols are 1..V-1; V+1 separates elements.")] = 64,
-    n: Annotated[int, typer.Option("--n", help="Elements of a language.")] = 10,
+    n: Annotated[int, typer.Option("--n", help="Number of elements per language.")] = 10,
     l: Annotated[float, typer.Option("--l", help="Mean length of an element.")] = 64.0,  # noqa: E741
     e: Annotated[float, typer.Option("--e", help="Probability that a symbol is corrupted.")] = 0.1,
     L: Annotated[int, typer.Option("--L", help="Length of a sequence.")] = 4096,
@@ -67,13 +69,13 @@ def metalm(
 def rlm(
     out: Out,
     sequences: Sequences,
-    v: Annotated[int, typer.Option("--v", help="Vocabulary.")] = 128,
+    v: Annotated[int, typer.Option("--v", help="Vocabulary size.")] = 128,
     L: Annotated[int, typer.Option("--L", help="Depth of the trees; a sequence has 2^L tokens.")] = 1,
     beta: Annotated[float, typer.Option("--beta", help="Inverse temperature of the rules.")] = 2.0,
-    seed_rules: Annotated[int, typer.Option("--seed-rules", help="Draws the grammar.")] = 12345,
+    seed_rules: Annotated[int, typer.Option("--seed-rules", help="Seed for the grammar.")] = 12345,
     num_data: Annotated[
         int | None,
-        typer.Option("--num-data", help="The first NUM_DATA sequences again and again; fresh ones if not given."),
+        typer.Option("--num-data", help="Cycle through the first NUM_DATA sequences; default: fresh sequences only."),
     ] = None,
     seed: Seed = 0,
     split: Split = "train",
@@ -94,25 +96,25 @@ def rlm(
 def piecewise(
     out: Out,
     sequences: Sequences,
-    law: Annotated[str, typer.Option("--law", help="Where segments end: static, regular, random, ptw or lin.")] = "ptw",
+    law: Annotated[str, typer.Option("--law", help="Switching law: static, regular, random, ptw or lin.")] = "ptw",
     T: Annotated[int, typer.Option("--T", help="Length of a sequence.")] = 256,
-    alphabet: Annotated[int, typer.Option("--alphabet", help="Symbols.")] = 2,
+    alphabet: Annotated[int, typer.Option("--alphabet", help="Number of symbols.")] = 2,
     concentration: Annotated[
         list[float] | None,
-        typer.Option("--concentration", help="Of the Dirichlet, 0.5 if not given; once, or once for each symbol."),
+        typer.Option("--concentration", help="Dirichlet concentration, default 0.5; given once, or once per symbol."),
     ] = None,
     period: Period = None,
     low: Low = None,
     high: High = None,
     probabilities: Annotated[
-        bool, typer.Option("--probabilities", help="Also theta, the true distribution of every token.")
+        bool, typer.Option("--probabilities", help="Also write theta, the true distribution of every token.")
     ] = False,
     seed: Seed = 0,
     split: Split = "train",
     shard: Shard = "0/1",
     part_size: PartSize = None,
 ) -> None:
-    """Piecewise-stationary symbols. Columns: index, tokens, switches (where segments begin, without 0), theta.
+    """Piecewise-stationary symbols. Columns: index, tokens, switches (segment starts, without 0), theta.
 
     \b
     Example:
@@ -133,13 +135,15 @@ def piecewise(
 def pseudo(
     out: Out,
     sequences: Sequences,
-    V: Annotated[int, typer.Option("--V", help="Vocabulary.")] = 256,
-    n_gram: Annotated[int, typer.Option("--n-gram", help="Tokens that the network sees.")] = 3,
-    n_emb: Annotated[int, typer.Option("--n-emb", help="Width of the embedding.")] = 16,
-    n_hidden: Annotated[int, typer.Option("--n-hidden", help="Width of the hidden layer.")] = 64,
-    scale: Annotated[float, typer.Option("--scale", help="Of the logits; higher is more predictable.")] = 5.0,
+    V: Annotated[int, typer.Option("--V", help="Vocabulary size.")] = 256,
+    n_gram: Annotated[
+        int, typer.Option("--n-gram", help="Context window of the network; the oldest token has no effect.")
+    ] = 3,
+    n_emb: Annotated[int, typer.Option("--n-emb", help="Embedding width.")] = 16,
+    n_hidden: Annotated[int, typer.Option("--n-hidden", help="Hidden layer width.")] = 64,
+    scale: Annotated[float, typer.Option("--scale", help="Scale of the logits; higher is more predictable.")] = 5.0,
     L: Annotated[int, typer.Option("--L", help="Length of a sequence.")] = 4096,
-    language: Annotated[int, typer.Option("--language", help="Draws the network.")] = 0,
+    language: Annotated[int, typer.Option("--language", help="Seed for the network.")] = 0,
     seed: Seed = 0,
     split: Split = "train",
     shard: Shard = "0/1",
@@ -164,7 +168,7 @@ def pseudo(
 
 
 class _TokenSpeed(ProgressColumn):
-    """Tokens per second, of sequences of `length` tokens."""
+    """Tokens per second, for sequences of `length` tokens."""
 
     def __init__(self, length: int) -> None:
         super().__init__()
@@ -210,7 +214,7 @@ def _generate(
         done = so_far
         if bar.tasks[0].started:
             bar.update(task, completed=so_far)
-        else:  # what was there before is no part of the speed
+        else:  # existing parts do not count towards the speed
             bar.reset(task, completed=so_far)
 
     try:

@@ -1,4 +1,4 @@
-"""`metarlgym list`: the registered environments."""
+"""`metarlgym list`: lists the registered environments."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from metarlgym.env import Env
 def command(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """List the registered environments; exit status 1 if one of them cannot be made."""
+    """List the registered environments; exit status 1 if one of them cannot be created."""
     problems = registry.load_plugins()
     rows = [describe(entry) for entry in registry.list_envs()]
     problems += [f"{row['env_id']}: {row['problem']}" for row in rows if row["problem"]]
@@ -36,11 +36,11 @@ def command(
 
 
 def describe(entry: registry.EnvSpec) -> dict[str, Any]:
-    """What can be told without computing anything; `problem` where the environment cannot even be built."""
+    """The properties known without computation; `problem` if the environment cannot be created."""
     row: dict[str, Any] = {"env_id": entry.env_id, "summary": entry.summary, "split": None, "optimum": None}
     row["problem"] = None
     try:
         env = registry.make(entry.env_id)
-    except Exception as error:  # an author's mistake may raise anything, and must not hide the others
+    except Exception as error:  # environment code may raise anything, and must not hide the others
         return row | {"problem": error_line(error)}
     return row | {"split": env.split, "optimum": type(env).optimal_returns is not Env.optimal_returns}

@@ -1,4 +1,4 @@
-"""Entry point of `metarlgym`."""
+"""Entry point of the `metarlgym` command."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ STOPPED = {
     "check": "not all contracts are checked; start the same command again.",
     "serve": "the server is stopped.",
 }
-"""What Ctrl-C and SIGTERM leave, by command."""
+"""State left behind by Ctrl-C and SIGTERM, by command."""
 
 
 def _version(value: bool) -> None:
@@ -87,7 +87,7 @@ def _options(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run; returns the exit status. Errors a user can mend are one line."""
+    """Run; returns the exit status. Errors that the user can fix are printed as one line."""
     prepare_output()
     status = _run(arguments)
     error = finish_output()
@@ -98,8 +98,8 @@ def _run(arguments: Sequence[str] | None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     command = typer.main.get_command(app)
     try:
-        # Not `command.main`, which ends a command without a word at Ctrl-C. Commands take Ctrl-C as Python has it:
-        # `serve` has a server to end when it comes a second time.
+        # Not `command.main`, which silently ends a command at Ctrl-C. Commands receive Ctrl-C as Python's own
+        # exception: `serve` still has to end its server when a second one arrives.
         with stoppable(signal.SIGTERM), command.make_context("metarlgym", words) as context:
             result: Any = command.invoke(context)
     except typer.Exit as error:
@@ -119,11 +119,11 @@ def _run(arguments: Sequence[str] | None) -> int:
         fault = describe_fault(error)
         if fault is not None:
             return _complain(fault, 2)
-        # typer's own errors (unknown options and so on) know how to put themselves in words.
+        # typer's own errors (unknown options and so on) format themselves.
         if not hasattr(error, "format_message"):
             raise
         status = getattr(error, "exit_code", 2)
-        if type(error).__name__ == "NoArgsIsHelpError":  # its help is on the screen already
+        if type(error).__name__ == "NoArgsIsHelpError":  # its help has already been printed
             return status
         path = getattr(getattr(error, "ctx", None), "command_path", "metarlgym")
         return _complain(f"{error.format_message().rstrip('.')}. See {path} --help.", status)

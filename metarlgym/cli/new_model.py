@@ -1,4 +1,4 @@
-"""`metarlgym new-model`: a small chat model made from scratch, for trying things out where no model can be had."""
+"""`metarlgym new-model`: creates a small untrained chat model, for tests on machines without a downloaded model."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ from metarlgym.runtime.run_folder import check_place
 
 
 def command(
-    out: Annotated[Path, typer.Option("--out", help="Folder to write: model and tokenizer.")],
-    hidden_size: Annotated[int, typer.Option(min=8, help="Width.")] = 64,
-    layers: Annotated[int, typer.Option(min=1, help="Transformer layers.")] = 2,
-    heads: Annotated[int, typer.Option(min=1, help="Attention heads.")] = 2,
-    context: Annotated[int, typer.Option(min=64, help="Longest context in tokens.")] = 4096,
-    tied: Annotated[bool, typer.Option("--tied/--untied", help="Share the embedding with the output head.")] = True,
-    seed: Annotated[int, typer.Option(help="Seeds the weights.")] = 0,
+    out: Annotated[Path, typer.Option("--out", help="Folder for model and tokenizer.")],
+    hidden_size: Annotated[int, typer.Option(min=8, help="Hidden size.")] = 64,
+    layers: Annotated[int, typer.Option(min=1, help="Number of transformer layers.")] = 2,
+    heads: Annotated[int, typer.Option(min=1, help="Number of attention heads.")] = 2,
+    context: Annotated[int, typer.Option(min=64, help="Maximum context length in tokens.")] = 4096,
+    tied: Annotated[bool, typer.Option("--tied/--untied", help="Tie the input embedding to the output head.")] = True,
+    seed: Annotated[int, typer.Option(help="Seed for the weights.")] = 0,
 ) -> None:
-    """Make an untrained Qwen3-type chat model with a tokenizer of bytes.
+    """Create an untrained Qwen3-type chat model with a byte-level tokenizer.
 
-    It knows no language: it is there to run servers, launchers and whole pipelines on any machine.
+    It knows no language: use it to test servers, launchers and whole pipelines
+    on any machine.
 
     \b
     Example:
@@ -51,7 +52,7 @@ def command(
         quiet()
         try:
             sizes = ScratchArguments(scratch_hidden_size=hidden_size, scratch_layers=layers, scratch_heads=heads)
-        except ConfigError as error:  # which names them as train does
+        except ConfigError as error:  # which uses train's setting names
             text = str(error).replace("scratch_hidden_size", "hidden-size").replace("scratch_", "")
             raise ConfigError(text) from None
         tokenizer = chat_tokenizer()
@@ -60,7 +61,7 @@ def command(
             model.save_pretrained(out)
             tokenizer.save_pretrained(out)
         except BaseException as error:
-            with contextlib.suppress(OSError):  # half a model is none; there was no such file before
+            with contextlib.suppress(OSError):  # do not leave half a model; the file did not exist before
                 (out / "config.json").unlink(missing_ok=True)
             if not isinstance(error, OSError | SafetensorError):
                 raise

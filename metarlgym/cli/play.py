@@ -1,4 +1,4 @@
-"""`metarlgym play`: a person, the oracle or random play in the terminal."""
+"""`metarlgym play`: play a trial in the terminal, or watch the oracle or random play."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from metarlgym.trial import Trial, TrialSettings
 FIRST_FREE = "a free shot: episode 1 does not count"
 RANDOM_TRIALS = 200
 ROWS = 20
-"""Episodes shown in the table at the end before it is cut."""
+"""Maximum number of episodes shown in the final table."""
 
 
 class Player(StrEnum):
@@ -40,14 +40,16 @@ class Player(StrEnum):
 
 def command(
     env_id: Annotated[str, typer.Argument(help="Environment, such as Doors-v0; see metarlgym list.")],
-    episodes: Annotated[int, typer.Option("--episodes", "-H", help="Episodes of the trial.")] = 3,
+    episodes: Annotated[int, typer.Option("--episodes", "-H", help="Episodes per trial.")] = 3,
     free_shots: FreeShots = 0,
     memory: Memory = "full",
-    seed: Annotated[int | None, typer.Option(help="Names task and luck.", show_default="a new one")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed for task and environment noise.", show_default="random")
+    ] = None,
     env_args: EnvArgs = None,
     show_task: Annotated[bool, typer.Option("--show-task", help="Show the hidden task.")] = False,
     save: Annotated[Path | None, typer.Option(help="Write the trial to this JSON file.")] = None,
-    policy: Annotated[Player, typer.Option(help="Who plays; the others can be watched.")] = Player.human,
+    policy: Annotated[Player, typer.Option(help="Who plays; oracle and random can be watched.")] = Player.human,
 ) -> None:
     """Play a trial yourself: several episodes of one hidden task.
 
@@ -61,7 +63,7 @@ def command(
     group = TaskGroup(env_id, parse_env_args(env_args), seed)
     make_trial = partial(group.make_trial, TrialSettings(episodes, free_shots, memory))
 
-    make_trial()  # arguments that contradict each other are refused here
+    make_trial()  # rejects contradictory arguments early
     check_writable(save, "save")
     console = output()
     task = group.task(0)
@@ -107,7 +109,7 @@ def _shower(console: Console) -> Callable[[str, str], None]:
 
 
 def _reader(console: Console) -> Callable[[], str]:
-    """Reads a line after a prompt; lines from a pipe are echoed, so that the output reads like a session."""
+    """A prompt that reads a line; lines from a pipe are echoed, so that the output reads like a session."""
     interactive = sys.stdin.isatty()
     if interactive:
         with contextlib.suppress(ImportError):
@@ -127,7 +129,7 @@ def _reader(console: Console) -> Callable[[], str]:
 
 
 def _random_curve(group: TaskGroup, make_trial: Callable[[], Trial]) -> list[float] | None:
-    """Mean return of random play by episode; None where the environment cannot play at random."""
+    """Mean return of random play by episode; None if the environment does not support random play."""
     from metarlgym.evaluation.metrics import return_matrix
     from metarlgym.policies.scripted import RandomPolicy
     from metarlgym.rollout.manager import RolloutManager, TrialSpec
@@ -144,7 +146,7 @@ def _random_curve(group: TaskGroup, make_trial: Callable[[], Trial]) -> list[flo
 def _table(
     trajectory: MetaTrajectory, free_shots: int, who: str, optimum: Optimum | None, random_curve: list[float] | None
 ) -> Table:
-    """Returns by episode beside the optimum and random play, where they are known."""
+    """Returns by episode, next to the optimum and random play where known."""
     H = trajectory.max_episodes
     played = [episode.ret for episode in trajectory.episodes]
     columns: list[tuple[str, list[str], str]] = [

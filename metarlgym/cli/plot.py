@@ -1,4 +1,4 @@
-"""`metarlgym plot`: pictures of the sequence worlds."""
+"""`metarlgym plot`: plots of the sequence worlds."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ import typer
 from metarlgym.cli.common import High, Low, Period, check_plot, output, used
 from metarlgym.datatypes import ConfigError
 
-app = typer.Typer(no_args_is_help=True, help="Draw the sequence worlds: grammars, sources, predictors.")
-Out = Annotated[Path, typer.Option("--out", help="Picture to write: .png, .pdf or .svg.")]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="Draws the sequences.")]
-Index = Annotated[int, typer.Option("--index", min=0, help="Number of the sequence.")]
-Rules = Annotated[int, typer.Option("--seed-rules", min=0, help="Draws the grammar.")]
+app = typer.Typer(no_args_is_help=True, help="Plot the sequence worlds: grammars, sources, predictors.")
+Out = Annotated[Path, typer.Option("--out", help="Output file: .png, .pdf or .svg.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed for the sequences.")]
+Index = Annotated[int, typer.Option("--index", min=0, help="Index of the sequence.")]
+Rules = Annotated[int, typer.Option("--seed-rules", min=0, help="Seed for the grammar.")]
 
 
 @app.command("tree")
 def tree(
     out: Out,
-    v: Annotated[int, typer.Option("--v", help="Vocabulary.")] = 8,
+    v: Annotated[int, typer.Option("--v", help="Vocabulary size.")] = 8,
     L: Annotated[int, typer.Option("--L", help="Depth; the tree has 2^L leaves.")] = 4,
     beta: Annotated[float, typer.Option("--beta", help="Inverse temperature of the rules.")] = 2.0,
     seed_rules: Rules = 12345,
     seed: Seed = 67890,
     index: Index = 0,
 ) -> None:
-    """A derivation of a Random Language Model with its leaves, which are the sequence."""
+    """A derivation tree of a Random Language Model; its leaves are the sequence."""
     _check(out)
     from metarlgym.sequences.scoring.plots_rlm import plot_tree
     from metarlgym.sequences.sources import RLM
@@ -40,12 +40,12 @@ def tree(
 @app.command("tokens")
 def tokens(
     out: Out,
-    v: Annotated[int, typer.Option("--v", help="Vocabulary.")] = 32,
+    v: Annotated[int, typer.Option("--v", help="Vocabulary size.")] = 32,
     L: Annotated[int, typer.Option("--L", help="Depth of the trees.")] = 3,
-    betas: Annotated[str, typer.Option("--betas", help="Inverse temperatures, with commas.")] = "0.5,1,1.5,2,3",
+    betas: Annotated[str, typer.Option("--betas", help="Inverse temperatures, comma-separated.")] = "0.5,1,1.5,2,3",
     seed_rules: Rules = 12345,
 ) -> None:
-    """Exact frequencies of tokens, pairs and rules of one grammar over beta."""
+    """Exact frequencies of tokens, pairs and rules of one grammar as functions of beta."""
     _check(out)
     from metarlgym.sequences.scoring.plots_rlm import plot_tokens
     from metarlgym.sequences.sources import RLM
@@ -56,13 +56,13 @@ def tokens(
 @app.command("entropy")
 def entropy(
     out: Out,
-    sizes: Annotated[str, typer.Option("--sizes", help="Vocabularies, with commas.")] = "16,32,64,128",
-    highest: Annotated[float, typer.Option("--highest", min=0.5, help="Beta goes from 0 to this.")] = 4.0,
-    steps: Annotated[int, typer.Option("--steps", min=2, help="How many betas.")] = 33,
-    grammars: Annotated[int, typer.Option("--grammars", min=1, help="Grammars averaged.")] = 3,
+    sizes: Annotated[str, typer.Option("--sizes", help="Vocabulary sizes, comma-separated.")] = "16,32,64,128",
+    highest: Annotated[float, typer.Option("--highest", min=0.5, help="Maximum beta; the range starts at 0.")] = 4.0,
+    steps: Annotated[int, typer.Option("--steps", min=2, help="Number of beta values.")] = 33,
+    grammars: Annotated[int, typer.Option("--grammars", min=1, help="Number of grammars to average over.")] = 3,
     seed_rules: Rules = 0,
 ) -> None:
-    """Entropies of grammars by beta, the transition marked: pairs from 1, tokens from sqrt 2, rules frozen at 2."""
+    """Entropies of grammars over beta, transitions marked: pairs from 1, tokens from sqrt 2, rules frozen at 2."""
     _check(out)
     numbers = _numbers("sizes", sizes)
     if not all(size.is_integer() and 2 <= size <= 512 for size in numbers):
@@ -86,7 +86,7 @@ def entropy(
             i = int(np.abs(betas - beta).argmin())
             cells = [f"{curves[v][i, 0]:.3f} / {curves[v][i, 1]:.3f}" for v in vocabularies]
             table.add_row(f"{betas[i]:.2f}", *cells)
-    picture = plot_entropy(curves, betas.tolist(), out)  # before anything is printed, which may fail
+    picture = plot_entropy(curves, betas.tolist(), out)  # before printing, because it may fail
     console.print(table)
     _done(picture, out)
 
@@ -94,7 +94,7 @@ def entropy(
 @app.command("piecewise")
 def piecewise(
     out: Out,
-    law: Annotated[str, typer.Option("--law", help="static, regular, random, ptw or lin.")] = "ptw",
+    law: Annotated[str, typer.Option("--law", help="Switching law: static, regular, random, ptw or lin.")] = "ptw",
     T: Annotated[int, typer.Option("--T", help="Length of the sequence.")] = 256,
     period: Period = None,
     low: Low = None,
@@ -102,7 +102,7 @@ def piecewise(
     seed: Seed = 0,
     index: Index = 0,
 ) -> None:
-    """A binary piecewise source: its switch points, and the predictors' probabilities and regret over time."""
+    """A binary piecewise source: switch points, and the predictors' probabilities and regret over time."""
     _check(out)
     from metarlgym.sequences.scoring.plots_sources import plot_piecewise
     from metarlgym.sequences.sources import Piecewise
@@ -118,15 +118,17 @@ def piecewise(
 def metalm(
     out: Out,
     V: Annotated[int, typer.Option("--V", help="Content symbols are 1..V-1.")] = 64,
-    n: Annotated[int, typer.Option("--n", help="Elements of a language.")] = 10,
+    n: Annotated[int, typer.Option("--n", help="Number of elements per language.")] = 10,
     l: Annotated[float, typer.Option("--l", help="Mean length of an element.")] = 32.0,  # noqa: E741
     e: Annotated[float, typer.Option("--e", help="Probability that a symbol is corrupted.")] = 0.1,
     L: Annotated[int, typer.Option("--L", help="Length of a sequence.")] = 4096,
-    sequences: Annotated[int, typer.Option("--sequences", min=1, help="Sequences averaged.")] = 16,
-    order: Annotated[int, typer.Option("--order", min=0, help="Tokens that the n-gram sees.")] = 3,
+    sequences: Annotated[int, typer.Option("--sequences", min=1, help="Number of sequences to average over.")] = 16,
+    order: Annotated[
+        int, typer.Option("--order", min=0, help="Context window of the n-gram predictor, in tokens.")
+    ] = 3,
     seed: Seed = 0,
 ) -> None:
-    """MetaLM's loss by position: cheap learners against the floor, and published networks where settings are theirs."""
+    """MetaLM's loss by position: simple learners against the floor, and published networks where the settings match."""
     _check(out)
     from metarlgym.sequences.scoring.plots_sources import metalm_losses, plot_metalm
     from metarlgym.sequences.sources import MetaLM

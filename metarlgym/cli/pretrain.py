@@ -1,4 +1,4 @@
-"""`metarlgym pretrain`: training by log-loss; everything is handed on to `metarlgym.pretrain`."""
+"""`metarlgym pretrain`: log-loss training; all arguments are passed on to `metarlgym.pretrain`."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import typer
 def command(
     context: typer.Context,
     config: Annotated[
-        str | None, typer.Option("--config", metavar="FILE", help="YAML file, or the name of one that ships with us.")
+        str | None, typer.Option("--config", metavar="FILE", help="YAML file, or the name of a bundled config.")
     ] = None,
     help_config: Annotated[bool, typer.Option("--help-config", help="Show every setting with its default.")] = False,
 ) -> None:
-    """Train a network by log-loss on fresh sequences, and measure it against the exact predictors.
+    """Train a network by log-loss on fresh sequences and compare it with the exact predictors.
 
     Results go to output_dir (default runs/NAME): config.yaml, metrics.jsonl,
     checkpoints at logarithmically spaced steps, best/, final/, summary.json,

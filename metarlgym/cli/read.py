@@ -1,4 +1,4 @@
-"""`metarlgym read`: how well a causal language model learns a source in context, against its exact predictors."""
+"""`metarlgym read`: measures how well a causal language model learns a source in context, against exact predictors."""
 
 from __future__ import annotations
 
@@ -19,25 +19,28 @@ if TYPE_CHECKING:
 
 
 def command(
-    source: Annotated[str, typer.Argument(help="What the sequences come from: metalm, rlm or piecewise.")],
+    source: Annotated[str, typer.Argument(help="Source of the sequences: metalm, rlm or piecewise.")],
     model: Annotated[
         str | None, typer.Option("--model", help="Folder or hub id; with --server, only its tokenizer is used.")
     ] = None,
     server: Annotated[
-        str | None, typer.Option("--server", metavar="URL", help="A vLLM server that holds the model.")
+        str | None, typer.Option("--server", metavar="URL", help="A vLLM server that serves the model.")
     ] = None,
     source_args: Annotated[
         str | None,
         typer.Option("--source-args", metavar="JSON", help='The source\'s settings, such as \'{"law": "lin"}\'.'),
     ] = None,
-    sequences: Annotated[int, typer.Option("--sequences", "-n", min=1, help="Sequences to read.")] = 100,
-    start: Annotated[int, typer.Option(min=0, help="Number of the first of them, in the eval split.")] = 0,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Draws the sequences.")] = 0,
+    sequences: Annotated[int, typer.Option("--sequences", "-n", min=1, help="Number of sequences to score.")] = 100,
+    start: Annotated[int, typer.Option(min=0, help="Index of the first sequence, in the eval split.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed for the sequences.")] = 0,
     noisy: Annotated[
-        bool, typer.Option("--noisy", help="MetaLM: score the next token as it is seen, not the clean one.")
+        bool, typer.Option("--noisy", help="MetaLM: score the noisy next token instead of the clean one.")
     ] = False,
     renormalise: Annotated[
-        bool, typer.Option("--renormalise", help="Give the alphabet's tokens a sum of 1, leaving out all others.")
+        bool,
+        typer.Option(
+            "--renormalise", help="Renormalise the probabilities over the alphabet's tokens, ignoring all others."
+        ),
     ] = False,
     device: Annotated[
         str | None, typer.Option(help="auto, cpu, cuda, cuda:1 ...; not with --server.", show_default="auto")
@@ -45,14 +48,17 @@ def command(
     threads: Annotated[
         int | None, typer.Option(min=1, help="Torch threads on a CPU; not with --server.", show_default="1")
     ] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the curves here.")] = None,
-    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw the curves here.")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write the curves to this file.")
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw the curves in this file.")] = None,
 ) -> None:
-    """Give sequences to a model as its prompt and report its loss by position.
+    """Feed sequences to a model as its prompt and report its loss by position.
 
-    Symbols are written as words with a space between them; a model without a tokenizer reads the symbols as token
-    ids. MetaLM is scored on the clean next token, which takes a tokenizer with one token for each symbol, and a model
-    in this process; else use --noisy.
+    Symbols are written as words separated by spaces; a model without a
+    tokenizer reads the symbols as token ids. MetaLM is scored on the clean next
+    token, which requires a tokenizer with one token per symbol and a model in
+    this process; otherwise use --noisy.
 
     \b
     Examples:
@@ -93,7 +99,7 @@ def command(
         found = report(losses, yardstick_losses(made, start, sequences, labelled))
     settings = {"source": source, "source_args": source_args, "sequences": sequences, "start": start}
     settings |= {"seed": seed, "model": name, "noisy": noisy, "renormalise": renormalise}
-    if json_file is not None:  # before anything is printed, which may fail
+    if json_file is not None:  # before printing, because it may fail
         write_json(settings | {"curves": found}, json_file)
     if plot is not None:
         plot_reading(found, f"{name} reads {source}, {sequences} sequences", plot)
@@ -151,7 +157,7 @@ def _read(
 
 
 def _codec(model: str, alphabet: int, words: list[str] | None, config: Any = None) -> SymbolCodec:
-    """Symbols to tokens; a tokenizer that does not go with the model's configuration is refused."""
+    """Mapping from symbols to tokens; rejects a tokenizer that does not match the model's configuration."""
     from metarlgym.models.loading import check_vocabulary, load_tokenizer
     from metarlgym.sequences.scoring.log_loss import SymbolCodec
 

@@ -14,11 +14,11 @@ from metarlgym.rollout.play_settings import PLAYED
 
 
 class RunSettings:
-    """Empty unless the model is one of ours and `env`, where it is given, is the environment it was trained on.
+    """Empty unless one of our runs wrote the model and `env`, if given, is the environment it was trained on.
 
     Args:
         model: a model's folder or hub id, or None.
-        env: the environment asked for, or None.
+        env: the requested environment, or None.
 
     Raises:
         ConfigError: the file cannot be read.
@@ -27,7 +27,7 @@ class RunSettings:
     def __init__(self, model: str | None, env: str | None) -> None:
         self.settings: dict[str, Any] = {}
         self.taken: list[str] = []
-        """Those that were used, for one line of output."""
+        """The settings that were used, for one line of output."""
         self.path = Path()
         if model is None or not Path(model).is_dir():
             return
@@ -50,7 +50,7 @@ class RunSettings:
         self.path = Path(os.path.relpath(path)) if path.is_relative_to(Path.cwd()) else path
 
     def default(self, name: str, given: Any, otherwise: Any) -> Any:
-        """What the user gave, else what the run had, else the usual."""
+        """The user's value, else the run's, else `otherwise`."""
         if given is not None:
             return given
         value = self.settings.get(name)
@@ -59,12 +59,12 @@ class RunSettings:
         return self._note(name, value)
 
     def merged(self, given: dict[str, Any]) -> dict[str, Any]:
-        """What the user gave and, where that is None, what the run had, of all that a `PlaySettings` takes."""
+        """For all settings of `PlaySettings`: the user's values and, where those are None, the run's."""
         names = [name for name in PLAYED if not (name == "renderer" and self.from_scratch())]
         return given | {name: self.default(name, given.get(name), None) for name in names}
 
     def trained_with(self, name: str, given: Any, otherwise: Any) -> Any:
-        """`default` for a setting of TRL's, which `config.yaml` holds only where it was given."""
+        """`default` for a TRL setting, which `config.yaml` contains only if it was set."""
         if given is not None or not self.settings:
             return otherwise if given is None else given
         if self.settings.get(name) is not None:
@@ -74,7 +74,7 @@ class RunSettings:
         return self._note(name, next(f.default for f in dataclasses.fields(MetaGRPOConfig) if f.name == name))
 
     def free_shots(self, given: int | None) -> int:
-        """Free shots in force at the run's end, with which its own evaluation was made."""
+        """Free shots at the run's end, as used in its own evaluation."""
         if given is not None or self.settings.get("free_shots") is None:
             return given or 0
         from metarlgym.training.schedule import Schedule
@@ -83,11 +83,11 @@ class RunSettings:
         return self._note("free_shots", round(schedule(self.settings.get("max_steps") or 0)))
 
     def from_scratch(self) -> bool:
-        """Whether the run made its model itself, which is rendered plainly whatever the setting."""
+        """Whether the run created its model from scratch; such a model always uses the plain renderer."""
         return bool(self.settings) and not self.settings.get("model_name_or_path")
 
     def left_out(self) -> list[str]:
-        """Truncated sampling of a run's server: the policy here samples from the whole distribution."""
+        """Truncated sampling of a run's server: the policy here samples from the full distribution."""
         usual = {"top_p": 1.0, "top_k": 0, "min_p": None}
         return [
             f"{name} {self.settings[name]}" for name in usual if self.settings.get(name, usual[name]) != usual[name]

@@ -1,4 +1,4 @@
-"""`metarlgym selflearn`: experiments in learning from one's own signal."""
+"""`metarlgym selflearn`: experiments in which models learn from their own signal."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import typer
 def command(
     context: typer.Context,
     config: Annotated[
-        str | None, typer.Option("--config", metavar="FILE", help="YAML file, or the name of one that ships with us.")
+        str | None, typer.Option("--config", metavar="FILE", help="YAML file, or the name of a bundled config.")
     ] = None,
     help_config: Annotated[bool, typer.Option("--help-config", help="Show every setting with its default.")] = False,
 ) -> None:
-    """Let models learn from their own signal, and measure against the truth what they learn.
+    """Let models learn from their own signal, and measure the result against the truth.
 
     self_critic: a model learns from the scores or targets of its own critic, and
     hacks them. gist_tokens: gist tokens, and a reward in their space.
     learned_loss: a loss tuned by second-order gradients.
 
     Results go to output_dir (default runs/NAME): config.yaml, a file for each
-    variant under variants/, summary.json, report.html and its pictures.
+    variant under variants/, summary.json, report.html and its plots.
 
     \b
     Examples:
@@ -54,7 +54,7 @@ def command(
     for name in ("output_dir", "only"):
         if any(part.split("=")[0] == f"--{name}" for part in rest):
             raise ConfigError(f"--{name} is for one experiment, and {len(configs)} configs are given: run them singly.")
-    # All are read before the first is run: a wrong name should not be told after an hour.
+    # Parse all configs before the first run, so that a mistake in the last one does not show up only after an hour.
     for settings in [parse(["--config", each, *rest]) for each in configs]:
         with stoppable():
             run_selflearning(settings)

@@ -1,4 +1,4 @@
-"""`metarlgym serve`: a vLLM server that training can use, and word when it is ready."""
+"""`metarlgym serve`: starts a vLLM server for training and reports when it is ready."""
 
 from __future__ import annotations
 
@@ -33,20 +33,22 @@ def command(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16; auto is float32 on a CPU.")] = "auto",
-    max_model_len: Annotated[int | None, typer.Option(help="Longest context in tokens; default: the model's.")] = None,
+    max_model_len: Annotated[
+        int | None, typer.Option(help="Maximum context length in tokens; default: the model's.")
+    ] = None,
     tensor_parallel_size: Annotated[
-        int | None, typer.Option(min=1, help="GPUs that share one model.", show_default="1")
+        int | None, typer.Option(min=1, help="Number of GPUs that share one model.", show_default="1")
     ] = None,
     gpu_memory_utilization: Annotated[
-        float | None, typer.Option(help="Share of the GPU's memory.", show_default="0.9")
+        float | None, typer.Option(help="Fraction of GPU memory to use.", show_default="0.9")
     ] = None,
     trust_remote_code: Annotated[bool, typer.Option(help="Run code that comes with the model.")] = False,
-    ready_timeout: Annotated[float, typer.Option(help="Seconds to wait until it answers.")] = 1800.0,
+    ready_timeout: Annotated[float, typer.Option(help="Seconds to wait for the server to be ready.")] = 1800.0,
     log: Annotated[Path | None, typer.Option(help="Write vLLM's output to this file instead of the terminal.")] = None,
 ) -> None:
-    """Serve a model with vLLM as training needs it; further options are handed on to vLLM.
+    """Serve a model with vLLM as training requires; further options are passed on to vLLM.
 
-    With a GPU this is `vllm serve`, without one its API-server module.
+    With a GPU this runs `vllm serve`, otherwise vLLM's API-server module.
     Stop it with Ctrl-C.
 
     \b
@@ -66,7 +68,7 @@ def command(
     for_gpus = used(tensor_parallel_size=tensor_parallel_size, gpu_memory_utilization=gpu_memory_utilization)
     if cpu:
         if tensor_parallel_size == 1:
-            del for_gpus["tensor_parallel_size"]  # which is how it is on a CPU
+            del for_gpus["tensor_parallel_size"]  # already the case on a CPU
         for option, value in for_gpus.items():
             raise ConfigError(f"{option}={value} is for GPUs, and the vLLM installed here is for CPUs: leave it out.")
     options = ServerOptions(
@@ -90,9 +92,9 @@ def command(
     _check_free(host, port)
     sink = log.open("a") if log else None
     for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
+        if signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores SIGHUP
             signal.signal(number, _interrupt)
-    # A group of its own: a Ctrl-C comes to this process, which ends the server and its workers in order.
+    # A separate process group: Ctrl-C reaches only this process, which shuts the server and its workers down cleanly.
     server = subprocess.Popen(words, env={**os.environ, **variables}, stdout=sink, stderr=sink, start_new_session=True)
     try:
         _wait_until_ready(server, _url("127.0.0.1" if host == "0.0.0.0" else host, port), ready_timeout, log)
@@ -117,7 +119,7 @@ def _url(host: str, port: int) -> str:
 
 
 def _check_free(host: str, port: int) -> None:
-    """Whoever listens there already would be taken for our server."""
+    """Fail if something already listens there: it would be mistaken for our server."""
     try:
         socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
     except OSError as error:
@@ -142,14 +144,14 @@ def _wait_until_ready(server: subprocess.Popen[bytes], address: str, timeout: fl
 
 
 def _stop(server: subprocess.Popen[bytes]) -> None:
-    """End the server, and whatever is left of its worker processes; a second Ctrl-C does not wait."""
+    """Stop the server and any remaining worker processes; a second Ctrl-C skips the wait."""
     try:
         if server.poll() is None:
             server.terminate()
             server.wait(30)
     except subprocess.TimeoutExpired:
-        pass  # what follows does not ask
+        pass  # killed below
     finally:
-        with contextlib.suppress(ProcessLookupError):  # all of the group have ended
+        with contextlib.suppress(ProcessLookupError):  # the whole group has already ended
             os.killpg(server.pid, signal.SIGKILL)
         server.wait()

@@ -1,4 +1,4 @@
-"""`metarlgym train`: a training run in this process; everything is handed on to `metarlgym.train`."""
+"""`metarlgym train`: a training run in this process; all arguments are passed on to `metarlgym.train`."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from metarlgym.cli.common import output
 PASS_THROUGH: dict[str, Any] = {
     "allow_extra_args": True,
     "ignore_unknown_options": True,
-    "help_option_names": ["--help"],  # no short form: values such as -h stay values
+    "help_option_names": ["--help"],  # no short form, so that values such as -h remain values
 }
 
 
 def command(
     context: typer.Context,
     config: Annotated[
-        str | None, typer.Option("--config", metavar="FILE", help="YAML file, or the name of one that ships with us.")
+        str | None, typer.Option("--config", metavar="FILE", help="YAML file, or the name of a bundled config.")
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show the resolved settings, rows, tokens and memory, and stop.")
+        bool, typer.Option("--dry-run", help="Print the resolved settings, rows, tokens and memory, then exit.")
     ] = False,
     help_config: Annotated[bool, typer.Option("--help-config", help="Show every setting with its default.")] = False,
 ) -> None:
-    """Train: a YAML file of settings, any of which can be overridden as --name value.
+    """Train from a YAML file of settings, any of which can be overridden as --name value.
 
     Results go to output_dir (default runs/NAME): config.yaml, metrics.jsonl,
     trials.jsonl, checkpoints, final/, eval.json and adaptation.png.
@@ -73,12 +73,12 @@ def _print_train_settings() -> None:
 
 
 def print_settings(groups: dict[str, type]) -> None:
-    """A table for each data class of settings, by title: those it declares itself."""
+    """Print a table of each settings dataclass, by title, with the fields it declares itself."""
     console = output()
     for title, group in groups.items():
         table = Table("setting", "default", "meaning", title=title, title_justify="left", box=None, pad_edge=False)
         for item in dataclasses.fields(group):
-            if item.name in group.__annotations__:  # not those inherited from TRL
+            if item.name in group.__annotations__:  # skip fields inherited from TRL
                 table.add_row(item.name, _default(item), item.metadata.get("help", ""))
         console.print(table)
         console.print()

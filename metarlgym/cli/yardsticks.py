@@ -1,4 +1,4 @@
-"""`metarlgym yardsticks`: the tables of known numbers, computed anew."""
+"""`metarlgym yardsticks`: recomputes the tables of reference values."""
 
 from __future__ import annotations
 
@@ -18,15 +18,17 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Compute the tables of known numbers anew, beside their references. Exit status 1 if a figure disagrees.",
+    help="Recompute the tables of reference values. Exit status 1 if a value disagrees with its reference.",
 )
-Seed = Annotated[int, typer.Option("--seed", min=0, help="Draws the sequences.")]
-Json = Annotated[Path | None, typer.Option("--json", help="Write the figures there too.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed for the sequences.")]
+Json = Annotated[Path | None, typer.Option("--json", help="Also write the values to this file.")]
 
 
 @app.command("piecewise")
 def piecewise(
-    sequences: Annotated[int, typer.Option("--sequences", "-n", min=2, help="Sequences of each source.")] = 10_000,
+    sequences: Annotated[
+        int, typer.Option("--sequences", "-n", min=2, help="Number of sequences per source.")
+    ] = 10_000,
     seed: Seed = 0,
     path: Json = None,
 ) -> None:
@@ -40,12 +42,12 @@ def piecewise(
 
 @app.command("rlm")
 def rlm(
-    grammars: Annotated[int, typer.Option(min=2, help="Grammars for each entry.")] = 30,
-    sequences: Annotated[int, typer.Option("--sequences", "-n", min=1, help="Sequences of each grammar.")] = 500,
+    grammars: Annotated[int, typer.Option(min=2, help="Number of grammars per entry.")] = 30,
+    sequences: Annotated[int, typer.Option("--sequences", "-n", min=1, help="Number of sequences per grammar.")] = 500,
     seed: Seed = 0,
     path: Json = None,
 ) -> None:
-    """Loss of one who knows the grammar of a Random Language Model: the floor of every learner."""
+    """Loss of a predictor that knows the grammar of a Random Language Model: a lower bound for every learner."""
     from metarlgym.sequences.scoring.reference_tables import rlm_rows
     from metarlgym.sequences.sources.base import check_seed
 
@@ -55,12 +57,14 @@ def rlm(
 
 @app.command("metalm")
 def metalm(
-    sequences: Annotated[int, typer.Option("--sequences", "-n", min=2, help="Sequences, each a language.")] = 1000,
+    sequences: Annotated[
+        int, typer.Option("--sequences", "-n", min=2, help="Number of sequences, each with its own language.")
+    ] = 1000,
     length: Annotated[int, typer.Option("-L", min=2, help="Length of a sequence.")] = 4096,
     seed: Seed = 0,
     path: Json = None,
 ) -> None:
-    """Loss of one who knows the dictionary of a MetaLM sequence: the floor of every learner."""
+    """Loss of a predictor that knows the dictionary of a MetaLM sequence: a lower bound for every learner."""
     from metarlgym.sequences.scoring.reference_tables import metalm_rows
     from metarlgym.sequences.sources.base import check_seed
 
@@ -86,7 +90,7 @@ def _show(
         verdict = "yes" if row.agrees else f"no: off by {row.value - row.reference:+.{digits}f}"
         numbers = (f"{row.value:.{digits}f}", f"{row.se:.{digits}f}", f"{row.reference:g}", verdict)
         table.add_row(*(part.split("=")[-1] if "=" in part else part for part in row.name), *numbers)
-    if path is not None:  # before anything is printed, which may fail
+    if path is not None:  # before printing, because it may fail
         write_json([{**row._asdict(), "name": list(row.name), "agrees": row.agrees} for row in found], path, indent=1)
     console = output()
     console.print(table)

@@ -1,5 +1,6 @@
-"""The contracts behind `metarlgym.check_env`: `subject` and what follows it look, the other modules judge.
+"""The contracts behind `metarlgym.check_env`.
 
-A contract is a function that takes a `Subject` and returns what is wrong and how to mend it in one line, or None. It
-uses the public interface only, so it holds for a `Trial` as well.
+`subject`, `leaks` and `subprocesses` collect evidence; the others define the contracts. A contract is a function that
+takes a `Subject` and returns one line with the problem and its fix, or None. It uses only the public interface, so it
+applies to a `Trial` as well.
 """

@@ -1,11 +1,11 @@
-"""check_env: the contract of an environment, made executable.
+"""check_env: the executable contract of an environment.
 
     metarlgym.check_env("Doors-v0")        # a registered environment, in both styles
     metarlgym.check_env(MyEnv)             # a class or another factory
     metarlgym.check_env(MyEnv(size=3))     # one instance; it is copied, never played
 
-Each contract is one small function of `metarlgym.contracts`. Most compare two games that must be equal: with a fresh
-environment, beside other environments, in another process, after a copy, on another task.
+Each contract is one small function of `metarlgym.contracts`. Most compare two games that must be equal: against a fresh
+environment, alongside other environments, in another process, after a copy, on another task.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class ContractError(MetaRLGymError, AssertionError):
 
 
 Contract = Callable[[Subject], str | None]
-"""Returns what is wrong and how to mend it, in one line, or None."""
+"""Returns one line with the problem and its fix, or None."""
 
 CONTRACTS: list[tuple[str, Contract]] = [
     ("task_json", reproducibility.task_json),
@@ -57,7 +57,7 @@ CONTRACTS: list[tuple[str, Contract]] = [
     ("hash_seed", reproducibility.hash_seed),
     ("cheap", optional.cheap),
 ]
-"""Name and function of each contract, the simplest first."""
+"""Name and function of each contract, simplest first."""
 
 
 def run_checks(
@@ -67,12 +67,12 @@ def run_checks(
 
     Args:
         env_or_id: a registered id, an instance, or a factory (such as the class).
-        episodes: H of the trials that oracle and optimum are checked on.
-        trials: how many tasks each contract is tried on.
-        seed: names the tasks and actions.
+        episodes: H of the trials used for oracle and optimum.
+        trials: number of tasks per contract.
+        seed: seed for tasks and actions.
 
     Yields:
-        The name of a contract, and what is wrong or None.
+        The name of a contract, and its problem or None.
 
     Raises:
         ConfigError: the id is not registered.
@@ -83,16 +83,16 @@ def run_checks(
     for name, contract in CONTRACTS:
         with ExitStack() as stack:
             stack.enter_context(unchanged_globals())
-            if contract is not optional.cheap:  # which reports by a warning
+            if contract is not optional.cheap:  # which reports by warning
                 stack.enter_context(warnings.catch_warnings())
                 warnings.simplefilter("ignore")
-                stack.enter_context(redirect_stdout(io.StringIO()))  # an environment that prints does it all the time
+                stack.enter_context(redirect_stdout(io.StringIO()))  # hides what the environment prints
                 stack.enter_context(redirect_stderr(io.StringIO()))
             try:
                 problem = contract(subject)
             except KeyboardInterrupt:
                 raise
-            except BaseException as error:  # an author's mistake may raise anything
+            except BaseException as error:  # environment code may raise anything
                 problem = f"raises {shorten(error_line(error), 200)}"
         yield name, problem
 

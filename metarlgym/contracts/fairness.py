@@ -1,4 +1,4 @@
-"""Contracts: breaking the rules never pays, and nothing tells the hidden task."""
+"""Contracts: breaking the rules never pays, and nothing leaks the hidden task."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from metarlgym.contracts.subject import (
 
 
 def junk(s: Subject) -> str | None:
-    """Junk does not raise, and breaking the rules never pays."""
+    """Junk actions do not raise, and breaking the rules never pays."""
     best_step, best_game = -math.inf, -math.inf
     for env, _, log in games(s, 0.0):
         if defines(env, "random_action"):
@@ -40,7 +40,7 @@ def junk(s: Subject) -> str | None:
                 log = play(env, here, i, always(action))
             except KeyboardInterrupt:
                 raise
-            except BaseException as error:  # the fault looked for
+            except BaseException as error:  # the fault being tested for
                 return f"action {shorten(action)!r} raises {type(error).__name__}: answer it with valid=False."
             if not all(isinstance(e[2], float) for e in log[1:]):
                 return f"action {shorten(action)!r} pays {log[-1][2]!r}: every reward must be a float."
@@ -58,7 +58,7 @@ def junk(s: Subject) -> str | None:
 
 
 def secret_text(s: Subject) -> str | None:
-    """No text tells the task: neither the first, nor the answers to invalid actions, nor the end of a lost game."""
+    """No text leaks the task: not the first, not the responses to invalid actions, not the end of a lost game."""
     env = s.make()
     if env.visible_task:
         return None
@@ -95,7 +95,7 @@ def _all_text(log: Log) -> str:
 
 
 def secret_info(s: Subject) -> str | None:
-    """`info` holds no parameter of the task."""
+    """`info` contains no task parameter."""
     if s.make().visible_task:
         return None
     seen: list[tuple[Any, str, Any, str]] = []
@@ -119,7 +119,7 @@ def _all_info(log: Log) -> str:
 
 
 def secret_state(s: Subject) -> str | None:
-    """Neither public attributes nor `repr` nor `rules()` depend on the task."""
+    """Public attributes, `repr` and `rules()` do not depend on the task."""
     for i, (one, two) in enumerate(s.pairs[:4]):
         for actions in [], ["junk"] * UNLIMITED:
             env, other = s.make(), s.make()

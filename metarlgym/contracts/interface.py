@@ -1,4 +1,4 @@
-"""Contracts: the interface keeps its word about types, order, limits and silence."""
+"""Contracts: types, call order, limits and silence of the interface."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def interface(s: Subject) -> str | None:
     for i in range(limit_of(env) or 20):
         try:
             step = env.step(choose(i, env) or "")
-        except RewardError:  # which the next contract explains
+        except RewardError:  # reported by the rewards contract
             return None
         except MetaRLGymError as error:
             return error_text(error)
@@ -50,7 +50,7 @@ def interface(s: Subject) -> str | None:
 def lifecycle(s: Subject) -> str | None:
     """`step` and `get_observation` raise before `reset`, `step` raises after the end."""
     env = s.make()
-    if not env.live and env._observation is None:  # an instance may have been played
+    if not env.live and env._observation is None:  # a given instance may already have been played
         for name, call in (("step()", lambda: env.step("")), ("get_observation()", env.get_observation)):
             with contextlib.suppress(EpisodeOver):
                 call()
@@ -64,7 +64,7 @@ def lifecycle(s: Subject) -> str | None:
 
 
 def observation(s: Subject) -> str | None:
-    """`get_observation` returns the last text and changes nothing."""
+    """`get_observation` returns the last text and has no side effects."""
     for i, task in enumerate(s.tasks):
         script, env = s.script(i, task), s.make()
         seen: list[str] = []
@@ -99,7 +99,7 @@ def rewards(s: Subject) -> str | None:
 
 
 def info(s: Subject) -> str | None:
-    """`valid` and `success` are in `info` on every step, as bools; a success stays in `result()`."""
+    """`valid` and `success` are in `info` on every step, as bools; a success persists in `result()`."""
     for env, _, log in games(s):
         for entry in log[1:]:
             for key in ("valid", "success"):
@@ -116,13 +116,13 @@ def gymnasium_api(s: Subject) -> str | None:
 
     try:
         check_env(s.make(), skip_render_check=True)
-    except Exception as error:  # it raises errors of many kinds
+    except Exception as error:  # it raises many kinds of errors
         return f"gymnasium's check_env says: {shorten(error_text(error), 200)}"
     return None
 
 
 def turn_limit(s: Subject) -> str | None:
-    """No game has more than `max_turns` actions, and none is truncated before."""
+    """No game has more than `max_turns` actions, and none is truncated earlier."""
     limit = limit_of(s.make())
     if limit is not None and (type(limit) is not int or limit < 1):
         return f"max_turns={limit!r} must be a whole number of at least 1, or None."

@@ -1,4 +1,4 @@
-"""Looking for a task's secret in what an environment shows: its public state and its texts."""
+"""Detect leaks of the hidden task in an environment's public state and texts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _ADDRESS = re.compile(r"0x[0-9a-fA-F]+")
 
 
 def public_state(env: Env) -> dict[str, Any]:
-    """Everything a caller can read of an environment without an underscore: attributes, properties, `repr`."""
+    """Everything readable from an environment without an underscore: attributes, properties, `repr`."""
     env = inner(env)
     state = {name: plain(value) for name, value in vars(env).items() if not name.startswith("_")}
     for cls in type(env).__mro__:
@@ -31,7 +31,7 @@ def public_state(env: Env) -> dict[str, Any]:
 
 
 def plain(value: Any, depth: int = 4) -> Any:
-    """A value as nested plain data that can be compared; objects by their public attributes."""
+    """A value as nested plain data that can be compared; objects become their public attributes."""
     if isinstance(value, str | int | float | bool | bytes | type(None)):
         return value
     if depth == 0:
@@ -47,7 +47,7 @@ def plain(value: Any, depth: int = 4) -> Any:
 
 
 def renderings(params: Any) -> dict[tuple[str, str], str]:
-    """The ways in which a text might tell a task's parameters, by (place in the parameters, way of writing)."""
+    """The ways in which a text might reveal a task's parameters, by (path in the parameters, notation)."""
     found: dict[tuple[str, str], str] = {}
     for path, value in _leaves("params", params):
         if len(found) > 500:
@@ -80,12 +80,12 @@ def _leaves(path: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def told(texts: Sequence[tuple[Any, str, Any, str]], least: int = 4) -> str | None:
-    """The parameter that texts give away, if any.
+    """The parameter that the texts reveal, if any.
 
     Args:
         texts: (params, text, other params, other text), the two texts from the same actions on two tasks.
-        least: how many pairs it takes. A parameter is given away when in every pair in which it differs each text holds
-            its own value and not the other's; feedback that happens to hold the value does not do so every time.
+        least: minimum number of pairs. A parameter counts as revealed if, in every pair in which it differs, each text
+            contains its own value and not the other's; a coincidence does not recur in every pair.
     """
     score: dict[tuple[str, str], int] = {}
     for params, text, other_params, other_text in texts:
@@ -103,6 +103,6 @@ def told(texts: Sequence[tuple[Any, str, Any, str]], least: int = 4) -> str | No
 
 
 def _padded(text: str) -> str:
-    """The words of a text between single spaces, for a search by whole words."""
+    """The words of a text separated by single spaces, for whole-word search."""
     words = "".join(c if c.isalnum() or c in ".-" else " " for c in text.casefold()).split()
     return " " + " ".join(word.rstrip(".-").lstrip(".") for word in words) + " "

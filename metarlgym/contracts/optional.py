@@ -1,4 +1,4 @@
-"""Contracts: what an author may add, and the cost of building."""
+"""Contracts: optional methods, and the cost of construction."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from metarlgym.env import Env
 from metarlgym.trial import Trial, TrialSettings
 
 SLOW = 0.05
-"""Seconds that building and resetting may take before it is reported."""
+"""Seconds that construction and reset may take before a warning."""
 
 
 def styles(s: Subject) -> str | None:
-    """Both styles run and pay the same for the same actions; terse actions have `action_words` words."""
+    """Both styles run and give equal rewards for equal actions; terse actions have `action_words` words."""
     if None in s.styles:
         return None
     for i, here in enumerate([*s.tasks] * 4):
@@ -37,7 +37,7 @@ def styles(s: Subject) -> str | None:
 
 
 def random_action(s: Subject) -> str | None:
-    """`random_action` is always valid, depends on `rng` alone, and changes nothing."""
+    """`random_action` is always valid, depends only on `rng`, and has no side effects."""
     if not defines(s.make(), "random_action"):
         return None
     for style, (i, here) in itertools.product(s.styles, enumerate(s.tasks)):
@@ -63,7 +63,7 @@ def random_action(s: Subject) -> str | None:
 
 
 def oracle(s: Subject) -> str | None:
-    """`oracle`, if defined, plays valid actions and begins in the same way on every task."""
+    """`oracle`, if defined, plays valid actions and starts the same way on every task."""
     if not defines(s.make(), "oracle"):
         return None
 
@@ -86,7 +86,7 @@ def oracle(s: Subject) -> str | None:
 
 
 def optimum(s: Subject) -> str | None:
-    """`optimal_returns` fits itself: shapes, sums, bounds, and no less than what a weaker player gets."""
+    """`optimal_returns` is consistent: shapes, sums, bounds, and no lower than the result of a weaker player."""
     env = s.make()
     if not defines(env, "optimal_returns"):
         return None
@@ -125,7 +125,7 @@ def optimum(s: Subject) -> str | None:
 
 
 def measured(call: Callable[[], object], repeat: int = 3) -> float:
-    """Seconds of the fastest of a few calls."""
+    """Runtime in seconds of the fastest of a few calls."""
     best = float("inf")
     for _ in range(repeat):
         start = perf_counter()
@@ -135,7 +135,7 @@ def measured(call: Callable[[], object], repeat: int = 3) -> float:
 
 
 def cheap(s: Subject) -> str | None:
-    """Building and resetting takes less than 50 ms; more is reported as a warning and breaks nothing."""
+    """Construction and reset take less than 50 ms; a slower environment gets a warning and still passes."""
     seconds = measured(lambda: s.make().reset(options={"task": s.tasks[0], "episode_seed": 0}))
     if seconds > SLOW:
         warnings.warn(f"{s.name}: constructor and reset take {1000 * seconds:.0f} ms.", stacklevel=2)

@@ -29,22 +29,22 @@ if TYPE_CHECKING:
 
 SECONDS = 2.0
 PATIENCE = 8.0
-"""Seconds that a single step may take before it is taken to hang."""
+"""Seconds after which a single step counts as hanging."""
 TRIALS = 6
 STEPS = 60
-"""Most actions of one trial."""
+"""Maximum number of actions per trial."""
 
 
 def quick_check(
     group: TaskGroup, make_trial: Callable[[], Trial], seconds: float = SECONDS, patience: float = PATIENCE
 ) -> ConfigError | None:
-    """Play random trials, twice each; returns what is wrong with the environment, in one line with the contract.
+    """Play random trials, twice each; returns the environment's problem in one line with the contract, or None.
 
-    No step begins after `seconds`, so that an environment that is slow is checked as far as that goes. One that hangs
-    for `patience` more is left alone with its thread. The global random generators stay as they are.
+    No step starts after `seconds`, so a slow environment is checked only as far as time allows. If a step hangs for
+    another `patience` seconds, its thread is abandoned. The global random generators are left unchanged.
 
-    A trial that raises an exception of the environment's own costs training that trial only, so it is an error here
-    only if all of them do. Environments that wait for something (`blocking`) need not repeat themselves.
+    In training, an exception in the environment costs only its own trial, so it is an error here only if every trial
+    raises. Environments that wait for something (`blocking`) need not be reproducible.
     """
     check = _Check(group, make_trial, monotonic() + seconds)
     with unchanged_globals():
@@ -66,14 +66,14 @@ class _Check:
     def __init__(self, group: TaskGroup, make_trial: Callable[[], Trial], deadline: float) -> None:
         self.group, self.make_trial, self.deadline = group, make_trial, deadline
         self.over = False
-        """Set by the thread that waits: nothing more is played."""
+        """Set by the waiting thread: stop playing."""
         self.problem: tuple[str, str] | None = None
-        """The contract, and what is wrong and how to correct it."""
+        """The contract, and the problem with its fix."""
 
     def run(self) -> None:
         try:
             self.problem = self._problem()
-        except BaseException as error:  # whatever is not a trial: rules, the tasks, building the environment
+        except BaseException as error:  # outside a trial: rules, tasks, building the environment
             self.problem = "interface", f"raises {shorten(error_line(error), 200)}"
 
     def late(self) -> bool:
@@ -101,7 +101,7 @@ class _Check:
                 return "rewards", error_text(error)
             except MetaRLGymError as error:
                 return "interface", error_text(error)
-            except BaseException as error:  # an author's mistake may raise anything; Ctrl-C comes to no thread
+            except BaseException as error:  # environment code may raise anything; Ctrl-C only reaches the main thread
                 raised.append(shorten(error_line(error), 200))
             used = trial
         if len(raised) == TRIALS:
@@ -122,7 +122,7 @@ class _Check:
         return lambda n, env: None if self.late() else choose(n, env)
 
     def _actions(self, trial: Trial, log: Log) -> tuple[str, str] | None:
-        """`random_action` gives legal actions, of as many words as stated."""
+        """`random_action` returns legal actions with the stated number of words."""
         if not defines(trial, "random_action"):
             return None
         words = trial.action_words if trial.style == "terse" else None
@@ -137,7 +137,7 @@ class _Check:
         return None
 
     def _same(self, log: Log, again: Log) -> tuple[str, str] | None:
-        """The same task, noise and actions give the same trial in an environment that has played before."""
+        """The same task, noise and actions give the same trial in an environment that has been played before."""
         found = difference(log, again)
         if found is None:
             return None

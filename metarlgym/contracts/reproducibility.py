@@ -37,7 +37,7 @@ MAX_TASKS = 100_000
 
 
 def task_json(s: Subject) -> str | None:
-    """The parameters that `sample_task` gives are JSON, and a task survives the round trip with its key."""
+    """The parameters returned by `sample_task` are JSON, and a task survives the round trip with its key."""
     env = s.make()
     for i in range(s.trials):
         params = env.sample_task(s.rng("json", i))
@@ -53,7 +53,7 @@ def task_json(s: Subject) -> str | None:
 
 
 def task(s: Subject) -> str | None:
-    """`sample_task` is a pure function of `rng`; playing leaves a task as it is, and one from JSON plays the same."""
+    """`sample_task` is a pure function of `rng`; playing leaves a task unchanged, and one from JSON plays the same."""
     env = s.make()
     for i, here in enumerate(s.tasks):
         text, again = json.dumps(here.params), Task.from_json(here.to_json())
@@ -73,7 +73,7 @@ def task(s: Subject) -> str | None:
 
 
 def all_tasks(s: Subject) -> str | None:
-    """`all_tasks`, if given, holds every task that is drawn and none twice."""
+    """`all_tasks`, if given, contains every task that can be drawn, without duplicates."""
     env = s.make()
     everything = env.all_tasks()
     if everything is None:
@@ -126,7 +126,7 @@ def global_rng(s: Subject) -> str | None:
 
 
 def deterministic(s: Subject) -> str | None:
-    """The same task, seeds and actions give the same text to the byte, whatever else runs in the process."""
+    """The same task, seeds and actions give byte-identical texts, whatever else runs in the process."""
     neighbour, other = s.make(), s.make()
     for i, here in enumerate(s.tasks):
         script = s.script(i, here)
@@ -148,7 +148,7 @@ def deterministic(s: Subject) -> str | None:
 
 
 def hash_seed(s: Subject) -> str | None:
-    """The same under any PYTHONHASHSEED, that is in any process."""
+    """The same in any process, under any PYTHONHASHSEED."""
     here = transcripts(s)
     used = os.environ.get("PYTHONHASHSEED")
     for there in transcripts_elsewhere(s, [seed for seed in ("1", "2", "3") if seed != used][:2]):
@@ -159,7 +159,7 @@ def hash_seed(s: Subject) -> str | None:
 
 
 def second_reset(s: Subject) -> str | None:
-    """A second reset equals a fresh environment."""
+    """A second reset is equivalent to a fresh environment."""
     env = s.make()
     for i, here in enumerate(s.tasks):
         script = s.script(i, here)
@@ -174,9 +174,9 @@ def second_reset(s: Subject) -> str | None:
 
 
 def copies(s: Subject) -> str | None:
-    """`deepcopy` and pickle in mid-game give an independent environment that goes on in the same way."""
+    """`deepcopy` and pickle in mid-game give an independent environment that continues in the same way."""
     ways: list[tuple[str, Callable[[Env], Env]]] = [("copy.deepcopy", copy.deepcopy)]
-    if "<locals>" not in type(inner(s.make())).__qualname__:  # pickle finds classes by their name
+    if "<locals>" not in type(inner(s.make())).__qualname__:  # pickle finds classes by name
         ways.append(("pickle", lambda env: pickle.loads(pickle.dumps(env))))
     for i, here in enumerate(s.tasks):
         script = s.script(i, here)
@@ -189,7 +189,7 @@ def copies(s: Subject) -> str | None:
                 twin = way(env)
             except KeyboardInterrupt:
                 raise
-            except BaseException as error:  # whatever the environment's parts raise
+            except BaseException as error:  # any part of the environment may raise anything
                 return f"{name} fails ({shorten(error_line(error))}): keep only plain values on self."
             for which, each in (("the copy", twin), ("the original", env)):
                 if found := difference(whole, go_on(each, copy.deepcopy(log), replay(script))):

@@ -1,4 +1,4 @@
-"""The environment under test: ways to build it, to play it, and to compare what it said."""
+"""The environment under test: ways to build it, play it, and compare its output."""
 
 from __future__ import annotations
 
@@ -26,28 +26,28 @@ JUNK = (
     "[999999]",
     "[-1]",
     "[nan]",
-    "[²]",  # str.isdigit() is True and int() raises
-    "[" + "9" * 5000 + "]",  # int() refuses so many digits
+    "[²]",  # str.isdigit() is True but int() raises
+    "[" + "9" * 5000 + "]",  # int() rejects this many digits
     "🎲 [⑦]\u202e\x00",
     "<think>[1]",
     "\n\n",
     "blah " * 4000,
 )
-"""Actions that no game should stumble over. An environment may find some of them valid."""
+"""Actions that every game must handle. An environment may consider some of them valid."""
 
 UNLIMITED = 200
-"""How many actions are played where an environment states no limit."""
+"""Number of actions played if an environment states no limit."""
 
 Log = list[tuple[str, str, float, bool, bool, dict[str, Any]]]
 """(action, text, reward, terminated, truncated, info) of each step, after one entry for the reset."""
 
 Chooser = Callable[[int, Env], str | None]
-"""The action number i, or None to stop."""
+"""Action number i, or None to stop."""
 
 
 @dataclass(frozen=True)
 class Subject:
-    """The environment under test, as something that can be built afresh any number of times."""
+    """The environment under test, which can be built any number of times."""
 
     origin: str | Env | Callable[..., Env]
     """An id, an instance, or a factory."""
@@ -56,7 +56,7 @@ class Subject:
     seed: int = 0
 
     def make(self, style: str | None = None) -> Env:
-        """A fresh environment; `style` only where `styles` has it."""
+        """A fresh environment; `style` only if `styles` contains it."""
         if isinstance(self.origin, str):
             kwargs: dict[str, Any] = {"style": style} if style else {}
             return make(self.origin, **kwargs)
@@ -72,7 +72,7 @@ class Subject:
 
     @cached_property
     def styles(self) -> tuple[str | None, ...]:
-        """The styles that can be built; only the given one of an instance and of a factory without `style`."""
+        """The styles that can be built; for an instance, or a factory without `style`, only its own."""
         if isinstance(self.origin, str):
             return "chat", "terse"
         if isinstance(self.origin, Env):
@@ -82,7 +82,7 @@ class Subject:
 
     @property
     def tasks(self) -> list[Task]:
-        """One task per trial; new copies each time, as a broken environment may change its task."""
+        """One task per trial; new copies each time, because a broken environment may modify its task."""
         return copy.deepcopy(self._tasks)
 
     @cached_property
@@ -92,7 +92,7 @@ class Subject:
 
     @property
     def pairs(self) -> list[tuple[Task, Task]]:
-        """Pairs of different tasks; none if there is only one."""
+        """Pairs of different tasks; empty if there is only one task."""
         return copy.deepcopy(self._pairs)
 
     @cached_property
@@ -105,23 +105,23 @@ class Subject:
         return random.Random(derive("check_env", self.seed, *parts))
 
     def script(self, i: int, task: Task, junk: float = 0.2) -> list[str]:
-        """The actions of a random game on a task, with some junk among them."""
+        """The actions of a random game on a task, mixed with junk."""
         env = self.make()
         return [entry[0] for entry in play(env, task, i, mixed(self.rng("script", i), junk))[1:]]
 
 
 def inner(env: Env) -> Env:
-    """The environment itself where `env` is a trial of it."""
+    """The environment itself if `env` is a trial of it."""
     return env.env if isinstance(env, Trial) else env
 
 
 def defines(env: Env, name: str) -> bool:
-    """Whether the author wrote this optional method."""
+    """Whether the author implemented this optional method."""
     return getattr(type(inner(env)), name) is not getattr(Env, name)
 
 
 def limit_of(env: Env) -> int | None:
-    """The most actions a game can have, as stated."""
+    """Maximum number of actions of a game, as stated."""
     return env.max_total_turns if isinstance(env, Trial) else env.max_turns
 
 
@@ -129,13 +129,13 @@ def limit_of(env: Env) -> int | None:
 
 
 def play(env: Env, task: Task, episode_seed: int, choose: Chooser, observe: Callable[[], object] | None = None) -> Log:
-    """Play a game and write down everything it says. `observe` is called before each action."""
+    """Play a game and log everything it returns. `observe` is called before each action."""
     text, info = env.reset(options={"task": task, "episode_seed": episode_seed})
     return go_on(env, [("", text, 0.0, False, False, copy.deepcopy(info))], choose, observe)
 
 
 def go_on(env: Env, log: Log, choose: Chooser, observe: Callable[[], object] | None = None) -> Log:
-    """Continue a game; no further than one action past its limit."""
+    """Continue a game, at most one action past its limit."""
     most = limit_of(env) or UNLIMITED * (env.episodes if isinstance(env, Trial) else 1)
     while env.live and len(log) <= most + 1:
         if observe:
@@ -149,7 +149,7 @@ def go_on(env: Env, log: Log, choose: Chooser, observe: Callable[[], object] | N
 
 
 def mixed(rng: random.Random, junk: float) -> Chooser:
-    """Random legal actions, and junk with a certain probability (always, where there is no `random_action`)."""
+    """Random legal actions, and junk with a given probability (always junk without a `random_action`)."""
 
     def choose(_: int, env: Env) -> str:
         if rng.random() < junk or not defines(env, "random_action"):
@@ -179,7 +179,7 @@ def shorten(value: object, width: int = 60) -> str:
 
 
 def difference(a: Log, b: Log) -> str | None:
-    """Where two logs of the same script first differ, in words."""
+    """Describe the first difference between two logs of the same script."""
     names = ("action", "text", "reward", "terminated", "truncated", "info")
     for i, (x, y) in enumerate(zip(a, b)):
         for name, u, v in zip(names, x, y):
@@ -201,7 +201,7 @@ def games(s: Subject, junk: float = 0.2) -> Iterator[tuple[Env, Task, Log]]:
 
 
 def global_state() -> dict[str, Any]:
-    """The state of every global generator that is loaded."""
+    """The state of every loaded global generator."""
     legacy: Any = np.random.get_state(legacy=False)
     keys = legacy["state"].pop("key").tobytes()
     state: dict[str, Any] = {"random": random.getstate(), "numpy.random": (keys, repr(legacy))}
@@ -211,7 +211,7 @@ def global_state() -> dict[str, Any]:
 
 
 class unchanged_globals:
-    """Put the global generators back after the block, whatever happened in it."""
+    """Restore the global generators after the block, whatever happens in it."""
 
     def __enter__(self) -> None:
         self.random = random.getstate()
@@ -227,7 +227,7 @@ class unchanged_globals:
 
 
 def disturb(i: int) -> None:
-    """What other code of a process does to the global generators."""
+    """Change the global generators as other code in a process might."""
     random.seed(i)
     random.random()
     np.random.seed(i)

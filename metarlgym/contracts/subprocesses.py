@@ -1,4 +1,4 @@
-"""The same games in other processes, under other values of PYTHONHASHSEED."""
+"""Play the same games in other processes, under other values of PYTHONHASHSEED."""
 
 from __future__ import annotations
 
@@ -26,10 +26,11 @@ def transcripts(subject: Subject) -> list[Any]:
 
 
 def transcripts_elsewhere(subject: Subject, hash_seeds: Sequence[str]) -> list[list[Any] | None]:
-    """`transcripts` of new processes with other PYTHONHASHSEEDs.
+    """`transcripts` from new processes with other PYTHONHASHSEEDs.
 
-    None where the subject cannot travel (it is defined in a function, a lambda, or the running script), and inside such
-    a process: a module that checks its own environments when imported would start processes without end.
+    None if the subject cannot be sent to another process (it is defined in a function, a lambda, or the running
+    script), and inside such a process, where a module that checks its own environments on import
+    would spawn processes forever.
 
     Raises:
         RuntimeError: the other process failed.
@@ -41,7 +42,7 @@ def transcripts_elsewhere(subject: Subject, hash_seeds: Sequence[str]) -> list[l
         origin = spec(origin)
     try:
         message = pickle.dumps((origin, subject.trials, subject.seed))
-    except Exception:  # pickle raises whatever it likes
+    except Exception:  # pickle may raise anything
         return [None] * len(hash_seeds)
     path = os.pathsep.join(place or str(Path.cwd()) for place in sys.path)
     children = [
@@ -71,7 +72,7 @@ def transcripts_elsewhere(subject: Subject, hash_seeds: Sequence[str]) -> list[l
 
 
 def child() -> None:
-    """The other process: reads a subject from stdin, prints its transcripts as the last line of stdout."""
+    """Entry point of the other process: reads a subject from stdin, prints its transcripts as the last stdout line."""
     message = sys.stdin.buffer.read()
     try:
         origin, trials, seed = pickle.loads(message)
@@ -81,7 +82,7 @@ def child() -> None:
     if isinstance(origin, EnvSpec):
         try:
             spec(origin.env_id)
-        except ConfigError:  # registered by the running script only
+        except ConfigError:  # registered only by the running script
             register(origin.env_id, origin.entry_point, kwargs=origin.kwargs)
         origin = origin.env_id
     print("\n" + json.dumps(transcripts(Subject(origin, trials=trials, seed=seed))))

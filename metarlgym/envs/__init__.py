@@ -1,4 +1,4 @@
-"""The task groups that come with the project. One module each; importing this registers them."""
+"""The built-in task groups, one module each; importing this package registers them."""
 
 import gymnasium
 
@@ -50,7 +50,7 @@ register(
     summary="A source that changes by a hidden law. Predict its symbols; learn when it changes.",
 )
 
-# The bare generator, known to gymnasium alone: it gives arrays, not text.
+# The bare generator, registered only with gymnasium: it returns arrays, not text.
 for _name in ("meta-lm-v0", "metarlgym/meta-lm-v0"):
     gymnasium.register(
         _name,

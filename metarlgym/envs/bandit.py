@@ -1,7 +1,7 @@
 """Bernoulli bandit: K arms, each pays 1 with its own hidden probability, drawn uniformly from [0, 1].
 
-The classical test of exploring against exploiting (RL^2, Duan et al. 2016, arXiv:1611.02779, table 1). One episode is
-one pull, so an adaptation curve is the mean reward of each pull.
+The classical test of exploration versus exploitation (RL^2, Duan et al. 2016, arXiv:1611.02779, table 1). One episode
+is one pull, so an adaptation curve is the mean reward of each pull.
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ from metarlgym.parsing import parse_action
 from metarlgym.whole_numbers import check_whole
 
 BLIND_LEFT = 10
-"""Pulls the oracle takes to be left when it does not know."""
+"""Number of remaining pulls the oracle assumes if unknown."""
 
 
 class Bandit(Env):
     """One pull of one of `arms` arms.
 
-    Luck is a tape: in an episode, arm a wins if its uniform number is below its probability, and the numbers of all
-    arms come from the episode's seed alone. So policies that play the same trial seed meet the same luck.
+    The noise uses common random numbers: in an episode, arm a wins if its uniform number is below its probability, and
+    the numbers of all arms depend only on the episode's seed. So policies that play the same trial seed get the same
+    noise.
 
     Args:
         arms: K >= 2.
@@ -62,7 +63,7 @@ class Bandit(Env):
             text = "invalid" if terse else f"That is no machine. Write [1] to [{self.arms}]. You get 0 points."
             return Step(text, 0.0, True, False, {"valid": False, "success": False})
         draw = self._rng.random
-        for _ in range(arm):  # the tape's numbers for the arms before this one
+        for _ in range(arm):  # skip the numbers of the arms before this one
             draw()
         won = draw() < self._chances[arm]
         if terse:
@@ -75,7 +76,7 @@ class Bandit(Env):
         return self._write(rng.randrange(self.arms))
 
     def oracle(self, history: Sequence[Episode]) -> str:
-        """Bayes-optimal for the pulls left, told by `self.horizon`, where affordable; else the highest index."""
+        """Bayes-optimal for the remaining pulls (from `self.horizon`) where affordable; else the highest index."""
         record = [[0, 0] for _ in range(self.arms)]
         pulls = 0
         for episode in history:
@@ -87,7 +88,7 @@ class Bandit(Env):
         done = len(history) - 1
         left = self.horizon - done if self.horizon > done else BLIND_LEFT
         if self.horizon:
-            # An episode lost to an invalid action leaves a trial that is shorter by one.
+            # An episode lost to an invalid action makes the trial one pull shorter.
             shape = (min(self.arms, pulls + left), pulls + left)
             if best.state_count(*shape) <= best.STATE_LIMIT:
                 choice = best.solve(*shape, max(0, self.horizon_free - done + pulls)).choice
@@ -96,7 +97,7 @@ class Bandit(Env):
         return self._write(best.index_choice([(s, f) for s, f in record], left, self.horizon or 5 * BLIND_LEFT))
 
     def optimal_returns(self, episodes: int, free_shots: int = 0) -> Optimum:
-        """Exact for short trials (K = 5: to 21 pulls), simulated to 200 without free shots, else an upper bound."""
+        """Exact for short trials (K = 5: up to 21 pulls), simulated up to 200 without free shots, else a bound."""
         return best.optimum(self.arms, episodes, free_shots)
 
     def no_memory_bound(self, episodes: int) -> float:

@@ -1,12 +1,12 @@
-"""How well a Bernoulli bandit with uniform priors can be played, and the play that reaches it.
+"""Optimal value and optimal play of a Bernoulli bandit with uniform priors.
 
-Short trials: the exact Bayes optimum. What is known of an arm is its kind, (successes, failures); arms of one kind are
-alike, so a state is the multiset of the kinds of the arms pulled so far, and the recursion runs over those (K = 5,
-n = 20: 238,000 states).
+Short trials: the exact Bayes optimum. The knowledge about an arm is its kind, (successes, failures); arms of one kind
+are interchangeable, so a state is the multiset of the kinds of the arms pulled so far, and the recursion runs over
+those (K = 5, n = 20: 238,000 states).
 
-Long trials: the finite-horizon Gittins index, that is the price per pull at which an arm with `left` pulls to go is
-just worth pulling (Lattimore 2016, arXiv:1511.06014). It is not exactly optimal with a finite horizon, but close:
-14.2854 of 14.2873 for K = 5, n = 20. Its value is simulated.
+Long trials: the finite-horizon Gittins index, the price per pull at which an arm is just worth pulling with `left`
+pulls remaining (Lattimore 2016, arXiv:1511.06014). It is not exactly optimal with a finite horizon, but close: 14.2854
+of 14.2873 for K = 5, n = 20. Its value is simulated.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from metarlgym.datatypes import Optimum
 from metarlgym.seeding import derive
 
 STATE_LIMIT = 500_000
-"""Most states of an exact recursion; 2 to 4 seconds."""
+"""Maximum number of states of an exact recursion; takes 2 to 4 seconds."""
 INDEX_LIMIT = 200
-"""Most pulls of an index table; about 2 seconds and 30 MB."""
+"""Maximum number of pulls of an index table; takes about 2 seconds and 30 MB."""
 SIMULATED_PULLS = 100_000_000
-"""Trials x arms x pulls of a simulation; about 1 second."""
+"""Trials x arms x pulls of a simulation; takes about 1 second."""
 PRICES = 201
 
 State = tuple[int, ...]
@@ -40,7 +40,7 @@ def kind_number(successes: int, failures: int) -> int:
 
 @cache
 def state_count(arms: int, pulls: int) -> int:
-    """How many states a trial of `pulls` has before its last pull, or some number above the limit."""
+    """Number of states of a trial of `pulls` before its last pull, or some number above the limit."""
     ways = {(0, 0): 1}  # (arms pulled, pulls) -> multisets
     for m in range(1, pulls):  # the m + 1 kinds of m pulls
         for (size, total), count in list(ways.items()):
@@ -58,12 +58,12 @@ class Plan(NamedTuple):
     value: float
     curve: tuple[float, ...]
     choice: dict[State, int]
-    """The kind of arm to pull next; 0 is an arm never pulled."""
+    """The kind of arm to pull next; 0 is an untried arm."""
 
 
 @cache
 def solve(arms: int, pulls: int, free: int = 0) -> Plan:
-    """Bayes optimum of `pulls` pulls of which the first `free` have weight 0."""
+    """Bayes optimum of `pulls` pulls, the first `free` of which have weight 0."""
     kinds = [(s, m - s) for m in range(pulls + 1) for s in range(m + 1)]
     mean = [(s + 1) / (s + f + 2) for s, f in kinds]
     won = [kind_number(s + 1, f) for s, f in kinds]
@@ -72,7 +72,7 @@ def solve(arms: int, pulls: int, free: int = 0) -> Plan:
     choice: dict[State, int] = {}
 
     def options(state: State) -> list[tuple[int, State]]:
-        """Kinds that can be pulled, each with the kinds of the other pulled arms."""
+        """Kinds that can be pulled, each with the kinds of the other arms pulled so far."""
         found = [(0, state)] if len(state) < arms else []
         last = 0
         for place, kind in enumerate(state):
@@ -124,8 +124,9 @@ def solve(arms: int, pulls: int, free: int = 0) -> Plan:
 def index_table(pulls: int) -> np.ndarray:
     """Gittins indices `[left, s, f]` of all arms with s + f + left <= pulls, by recursion on a grid of prices.
 
-    At price c the arm is worth `W = max(0, p - c + p W(s + 1, f) + (1 - p) W(s, f + 1))` with one pull fewer left; the
-    index is the price at which the second term crosses 0, interpolated between grid points (error about 1e-5).
+    At price c the arm has value `W = max(0, p - c + p W(s + 1, f) + (1 - p) W(s, f + 1))`, with one pull fewer left on
+    the right-hand side; the index is the price at which the second term crosses 0, interpolated between grid points
+    (error about 1e-5).
     """
     prices = np.linspace(0.0, 1.0, PRICES, dtype=np.float32)
     table = np.zeros((pulls + 1, pulls, pulls), np.float32)
@@ -145,7 +146,7 @@ def index_table(pulls: int) -> np.ndarray:
 
 
 def index_choice(record: Sequence[tuple[int, int]], left: int, pulls: int) -> int:
-    """Place of the arm with the highest index; arms and horizons past the table are taken at its edge."""
+    """Position of the arm with the highest index; arms and horizons beyond the table are clipped to its edge."""
     size = min(pulls, INDEX_LIMIT)
     table = index_table(size)
     top, choice = -1.0, 0
@@ -183,13 +184,13 @@ def simulate(arms: int, pulls: int) -> Optimum:
 
 @cache
 def optimum(arms: int, pulls: int, free: int = 0) -> Optimum:
-    """Exact while the recursion is affordable, then simulated, then the value with known arms as upper bound."""
+    """Exact while the recursion is affordable, then simulated, then the value with known arms as an upper bound."""
     arms = min(arms, pulls)
     if state_count(arms, pulls) <= STATE_LIMIT:
         plan = solve(arms, pulls, free)
         return Optimum(plan.value, plan.curve, "exact")
     if free == 0 and pulls <= INDEX_LIMIT:
         return simulate(arms, pulls)
-    # Before its first pull nobody can do better than an arm's mean.
+    # Before its first pull, an arm's expected reward is the prior mean.
     curve = (0.5,) + (arms / (arms + 1),) * (pulls - 1)
     return Optimum(sum(curve[free:]), curve, "upper_bound")

@@ -1,6 +1,6 @@
-"""Dark room: a grid with a goal cell that cannot be seen, only stepped on.
+"""Dark room: a grid with an invisible goal cell that is only found by stepping on it.
 
-Every step that ends on the goal pays, so the first episodes are a search and the later ones a walk straight there
+Every step that ends on the goal pays, so the first episodes are a search and the later ones a direct walk to the goal
 (Laskin et al. 2022, Algorithm Distillation, arXiv:2210.14215; there 9 x 9 with 20 steps).
 """
 
@@ -20,20 +20,20 @@ from metarlgym.whole_numbers import check_whole
 
 MOVES = {"up": (0, 1), "down": (0, -1), "left": (-1, 0), "right": (1, 0), "stay": (0, 0)}
 EXACT_SIZE = 3
-"""Largest side whose optimum is computed; the recursion runs over all sets of visited cells."""
+"""Largest side length whose optimum is computed; the recursion runs over all sets of visited cells."""
 BLIND_EPISODES = 3
-"""Episodes the oracle takes to be left, this one included, when it does not know."""
+"""Number of remaining episodes the oracle assumes if unknown, including the current one."""
 
 Cell = tuple[int, int]
 
 
 class DarkRoom(Env):
-    """One walk of `steps` steps from the middle of a `size` x `size` grid. The goal is any other cell.
+    """One walk of `steps` steps from the centre of a `size` x `size` grid. The goal is any other cell.
 
     Args:
-        size: side of the grid, at least 2. With an even side the start is up and right of the middle.
-        steps: turns of an episode, at least 1; default twice the side, so that every cell is in reach (a corner is at
-            most `size` away) and a 3 x 3 room takes more than one episode to search. The classical room is 9 with 20.
+        size: side of the grid, at least 2. With an even side the start is up and right of the centre.
+        steps: turns of an episode, at least 1; default twice the side, so that every cell can be reached (a corner is
+            at most `size` away) and a 3 x 3 room takes more than one episode to search. Classical: 9 with 20.
     """
 
     action_words = 1
@@ -91,8 +91,9 @@ class DarkRoom(Env):
         return self._write(rng.choice(list(MOVES)))
 
     def oracle(self, history: Sequence[Episode]) -> str:
-        """To the goal once it was seen. Before, up to 3 x 3, the optimal search; in larger rooms a sweep that always
-        goes to the nearest cell not yet visited."""
+        """Goes to the goal once it has been seen. Before that, up to 3 x 3, the optimal search; in larger rooms a sweep
+        that always goes to the nearest unvisited cell.
+        """
         goal, visited = None, {self._start}
         cell = self._start
         for episode in history:
@@ -103,7 +104,7 @@ class DarkRoom(Env):
                     visited.add(cell)
                     if turn.reward > 0:
                         goal = cell
-                    elif cell == goal:  # another task's episodes told of it
+                    elif cell == goal:  # revealed by another task's episodes
                         goal = None
         if goal is not None:
             return self._toward(cell, goal)
@@ -123,15 +124,17 @@ class DarkRoom(Env):
             return self._write("stay")
 
         def cost(target: Cell) -> tuple[int, int, Cell]:
-            # Of equally near cells the one with the fewest open neighbours: no cell is left behind alone.
+            # Among equally near cells, take the one with the fewest open neighbours, so that no isolated cell is left
+            # behind.
             neighbours = {self._after(target, move) for move in MOVES} - visited - {target}
             return _distance(cell, target), len(neighbours), target
 
         return self._toward(cell, min(fresh, key=cost))
 
     def optimal_returns(self, episodes: int, free_shots: int = 0) -> Optimum:
-        """Exact up to 3 x 3, else an upper bound: before episode n at most (n - 1) steps cells are searched, each step
-        finds at most one more, and of the cells searched the nearest are counted."""
+        """Exact up to 3 x 3, else an upper bound: before episode n at most (n - 1) steps cells have been searched, each
+        step finds at most one more, and the nearest cells are assumed to be searched first.
+        """
         if self.size <= EXACT_SIZE:
             curve = _search(self.size, self.steps, episodes, free_shots).curve
             return Optimum(sum(curve[free_shots:]), curve, "exact")
@@ -175,19 +178,19 @@ def _distance(a: Cell, b: Cell) -> int:
 
 
 def _walks(size: int, steps: int) -> list[int]:
-    """Return of an episode with each goal known, best first: it pays from the step that arrives."""
+    """Return of an episode for each known goal, best first: it pays from the step of arrival."""
     start = (size // 2, size // 2)
     cells = [(x, y) for x in range(size) for y in range(size) if (x, y) != start]
     return sorted((max(0, steps - _distance(start, c) + 1) for c in cells), reverse=True)
 
 
 def _bound(size: int, steps: int, episodes: int) -> tuple[float, ...]:
-    """What no learner can pass in each episode."""
+    """Upper bound on any learner's return in each episode."""
     walks = _walks(size, steps)
     known = [0]  # return with the best `a` goals known, 0 for the others
     for walk in walks:
         known.append(known[-1] + walk)
-    finds = [0]  # the most that `b` goals found in this very episode add
+    finds = [0]  # maximum gain from `b` goals found in this very episode
     for step in range(min(steps, len(walks))):
         finds.append(finds[-1] + steps - step)
     curve = []
@@ -201,16 +204,16 @@ def _bound(size: int, steps: int, episodes: int) -> tuple[float, ...]:
 class _Search(NamedTuple):
     curve: tuple[float, ...]
     moves: list[np.ndarray]
-    """For each step of the trial, `[cell, visited]`: the best move while the goal is not found."""
+    """For each step of the trial, `[cell, visited]`: the best move while the goal has not been found."""
 
 
 @cache
 def _search(size: int, steps: int, episodes: int, free: int) -> _Search:
-    """The best search path: until the goal is found nothing is random, so a policy is a path over all episodes.
+    """The best search path: nothing is random until the goal is found, so a policy is a path over all episodes.
 
-    A cell first visited at step k of episode e is worth, if it is the goal, the rest of this episode and a straight
-    walk in every later one. The recursion over (step, cell, visited cells) maximises the sum of these worths over all
-    cells; they are integers, so ties are exact.
+    If a cell first visited at step k of episode e is the goal, its value is the rest of this episode and a direct walk
+    in every later one. The recursion over (step, cell, visited cells) maximises the sum of these values over all cells;
+    they are integers, so ties are exact.
     """
     cells = [(x, y) for x in range(size) for y in range(size)]
     place = {cell: i for i, cell in enumerate(cells)}

@@ -1,8 +1,8 @@
 """Doors with a safe arm: K hidden doors, one pays 1 every time; the safe door pays `safe` every time.
 
-The smallest task in which exploring costs something now and pays in later episodes. One episode is one choice. Playing
-safe for ever is the trap that a learner falls into when its credit does not reach across episodes (the
-under-exploration of First-Explore, Norman and Clune 2023, arXiv:2307.02276).
+The smallest task in which exploration costs something now and pays off in later episodes. One episode is one choice.
+Always playing safe is the trap for a learner whose credit does not reach across episodes (the under-exploration of
+First-Explore, Norman and Clune 2023, arXiv:2307.02276).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Doors(Env):
     """One choice among `doors` hidden doors and a safe one.
 
     Args:
-        doors: K >= 2, number of hidden doors; exactly one holds the prize, worth 1.
+        doors: K >= 2, number of hidden doors; exactly one contains the prize, which pays 1.
         safe: reward of the safe door, in [0, 1].
     """
 
@@ -78,9 +78,9 @@ class Doors(Env):
         return self._write(rng.randrange(self.doors + 1))
 
     def oracle(self, history: Sequence[Episode]) -> str:
-        """Optimal for the number of episodes the trial has left, told by `self.horizon`; untried doors in order.
+        """Optimal for the remaining episodes of the trial (known from `self.horizon`); untried doors in order.
 
-        Without a horizon it explores first, which is optimal wherever exploring pays at all.
+        Without a horizon it explores first, which is optimal whenever exploration pays at all.
         """
         tried: set[int] = set()
         for episode in history[:-1]:
@@ -112,7 +112,7 @@ class Doors(Env):
 def _plan(doors: int, safe: float, left: int, tried: int, free: int) -> tuple[float, bool]:
     """Value of `left` more episodes with `tried` empty doors known, and whether to try another; DP over the two.
 
-    The first `free` of the episodes left have weight 0.
+    The first `free` of the remaining episodes have weight 0.
     """
     if left == 0:
         return 0.0, False
@@ -120,7 +120,7 @@ def _plan(doors: int, safe: float, left: int, tried: int, free: int) -> tuple[fl
     rest = max(free - 1, 0)
     stay = weight * safe + _plan(doors, safe, left - 1, tried, rest)[0]
     if tried >= doors - 1:
-        # Only one door can hold the prize, so it is known.
+        # Only one door can contain the prize, so it is known.
         return weight + _plan(doors, safe, left - 1, tried, rest)[0], True
     chance = 1 / (doors - tried)
     found = weight + (left - 1 - rest)

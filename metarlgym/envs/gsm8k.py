@@ -1,8 +1,8 @@
-r"""Word problems as a meta-environment: several attempts at one problem, told after each whether it was right.
+r"""Word problems as a meta-environment: several attempts at one problem, with feedback on correctness after each.
 
 The problems have the form of GSM8K (Cobbe et al. 2021, arXiv:2110.14168). One episode is one attempt: reasoning and a
-number in `\boxed{}`. What a policy can learn within a trial is to drop an answer that was wrong and to repeat one that
-was right.
+number in `\boxed{}`. Within a trial, a policy can learn to drop an answer that was wrong and to repeat one that was
+right.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ _OUTCOMES = {
     "low": "Your answer is wrong: it is too low. 0 points.",
     "invalid": "No answer found: put one number within \\boxed{}. 0 points.",
 }
-"""What is said after an attempt, by the word for it in terse style."""
+"""The feedback after an attempt, by its word in terse style."""
 
 
 class GSM8K(Env):
-    r"""One attempt at a word problem; a right answer pays 1. A wrong attempt does not tell the answer.
+    r"""One attempt at a word problem; a correct answer pays 1. A wrong attempt does not reveal the answer.
 
     Train tasks are the data's train split, eval tasks their test split.
 
     Args:
         data: `bundled` (40 and 32 easy problems that come with the package), a hub id such as `openai/gsm8k`, or a
             local file or folder of that form; see `gsm8k_data.load_problems`.
-        feedback: what is told after an attempt: `verdict` whether it was right; `direction` also whether a wrong number
-            was too high or too low; `none` nothing.
+        feedback: shown after an attempt: `verdict` says whether it was right; `direction` also whether a wrong number
+            was too high or too low; `none` says nothing.
     """
 
     max_turns = 1
@@ -53,7 +53,7 @@ class GSM8K(Env):
             raise ConfigError(f"data={data!r} must be {BUNDLED!r}, a path or a hub id.")
         self.data = data
         self.feedback = feedback
-        load_problems(data)  # refuses now what does not fit, not at the first task
+        load_problems(data)  # fail now on invalid data, not at the first task
 
     def rules(self) -> str:
         if self.style == "terse":
@@ -104,7 +104,7 @@ class GSM8K(Env):
         return str(number) if self.style == "terse" else f"\\boxed{{{number}}}"
 
     def optimal_returns(self, episodes: int, free_shots: int = 0) -> Optimum:
-        """A bound only: whoever can solve every problem is right in every attempt."""
+        """Only an upper bound: a policy that can solve every problem is right in every attempt."""
         return Optimum(float(episodes - free_shots), (1.0,) * episodes, "upper_bound")
 
     def _tell(self, outcome: str) -> str:

@@ -1,4 +1,4 @@
-"""Word problems in the form of openai/gsm8k: rows of a `question` and an `answer` that ends with `#### 42`."""
+"""Word problems in the format of openai/gsm8k: rows of a `question` and an `answer` that ends with `#### 42`."""
 
 from __future__ import annotations
 
@@ -16,38 +16,39 @@ from metarlgym.envs.math_answer import read_number
 from metarlgym.files import expand
 
 BUNDLED = "bundled"
-"""Name of the problems that come with the package: few and easy, for tests and first runs."""
+"""Name of the problems bundled with the package: few and easy, for tests and first runs."""
 CONFIG = "main"
-"""The configuration of the hub's dataset, and the folder that holds it."""
+"""Configuration of the hub's data set, and the name of its folder."""
 ENDINGS = {".parquet": "parquet", ".jsonl": "json", ".json": "json"}
-"""File endings that are read, and how `datasets` calls their formats."""
+"""Supported file extensions, and the names of their formats in `datasets`."""
 
 
 class Problem(NamedTuple):
-    """A question and its answer, a bare number as `read_number` writes it."""
+    """A question and its answer, a bare number as returned by `read_number`."""
 
     question: str
     answer: str
 
 
 class Problems(NamedTuple):
-    """The two splits of a data set; no question is in both, and none is twice in one."""
+    """The two splits of a data set; they share no question and contain no duplicates."""
 
     train: tuple[Problem, ...]
     test: tuple[Problem, ...] | None
-    """None where the data have one split only."""
+    """None if the data have only one split."""
 
 
 @cache
 def load_problems(data: str) -> Problems:
-    """Read a data set, once in a process.
+    """Read a data set, once per process.
 
     Args:
-        data: `bundled`; or a folder with files `train*` and `test*` (`.parquet`, `.jsonl` or `.json`), itself or in its
-            folder `main`; or one such file, which then has one split only; or the id of a data set on the hub.
+        data: `bundled`; or a folder that contains files `train*` and `test*` (`.parquet`, `.jsonl` or `.json`),
+            directly or in its folder `main`; or one such file, which then has only one split; or the id of a data set
+            on the hub.
 
     Raises:
-        ConfigError: there are no such data, or they have another form.
+        ConfigError: the data do not exist, or have another format.
     """
     if data == BUNDLED:
         folder = Path(__file__).parent / "data" / "gsm8k"
@@ -66,7 +67,7 @@ def load_problems(data: str) -> Problems:
 
 
 def _problems(data: str, split: str, rows: Iterable[Mapping[str, Any]]) -> tuple[Problem, ...]:
-    """The rows of a split, checked; of equal questions the first."""
+    """The validated rows of a split; of duplicate questions the first."""
     found: dict[str, Problem] = {}
     for number, row in enumerate(_decoded(data, split, rows), start=1):
         place = f"data={data!r}: row {number} of {split}"
@@ -87,7 +88,7 @@ def _problems(data: str, split: str, rows: Iterable[Mapping[str, Any]]) -> tuple
 
 
 def _decoded(data: str, split: str, rows: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
-    """The rows, which Parquet files may hold as bytes that are not UTF-8."""
+    """The rows; those of Parquet files may contain bytes that are not UTF-8."""
     try:
         yield from rows
     except UnicodeDecodeError as error:
@@ -95,7 +96,7 @@ def _decoded(data: str, split: str, rows: Iterable[Mapping[str, Any]]) -> Iterat
 
 
 def _is_local(data: str) -> bool:
-    """Whether `data` is a path: it is there, or cannot be the id of a data set."""
+    """Whether `data` is a path: it exists, or cannot be the id of a data set."""
     looks_local = data.startswith((".", "/", "~")) or data.count("/") > 1 or Path(data).suffix in ENDINGS
     return looks_local or Path(expand(data)).exists()
 
@@ -105,7 +106,7 @@ def _lines(path: Path) -> list[Any]:
 
 
 def _local_rows(path: Path, data: str) -> dict[str, Any]:
-    """Rows by split, of a file or a folder."""
+    """Rows by split, from a file or a folder."""
     if path.is_file():
         if path.suffix not in ENDINGS:
             raise ConfigError(f"data={data!r} is a file of an unknown kind: give {', '.join(ENDINGS)} or a folder.")
@@ -121,12 +122,12 @@ def _local_rows(path: Path, data: str) -> dict[str, Any]:
 
 
 def _hub_rows(data: str) -> dict[str, Any]:
-    """Rows by split, of a data set on the hub."""
+    """Rows by split, from a data set on the hub."""
     return _load(data, data, name=CONFIG)
 
 
 def _load(data: str, path: str, **kwargs: Any) -> dict[str, Any]:
-    """`datasets.load_dataset`; imported here, as it takes a second and the bundled problems do without."""
+    """`datasets.load_dataset`; imported lazily, because it takes a second and the bundled problems do not need it."""
     import datasets
 
     local = path in ENDINGS.values()
@@ -136,10 +137,10 @@ def _load(data: str, path: str, **kwargs: Any) -> dict[str, Any]:
     try:
         with _quiet(datasets) if local else contextlib.nullcontext():
             return datasets.load_dataset(path, **kwargs)
-    # Missing data, no network, files that are not what they should be: it raises errors of all these kinds. The last is
-    # what it does with an empty file.
+    # Missing data, no network and malformed files raise errors of all these kinds; StopIteration is raised for an empty
+    # file.
     except (OSError, ValueError, datasets.exceptions.DatasetsError, StopIteration) as error:
-        cause = error.__cause__ or error  # "An error occurred while generating the dataset" says nothing
+        cause = error.__cause__ or error  # "An error occurred while generating the dataset" is uninformative
         reason = " ".join(str(cause).split()) or ("no rows" if isinstance(error, StopIteration) else repr(error))
         raise ConfigError(
             f"data={data!r} cannot be loaded ({reason[:200].rstrip('.')}): give the path of a folder with train and "
@@ -148,9 +149,9 @@ def _load(data: str, path: str, **kwargs: Any) -> dict[str, Any]:
 
 
 def _file_problem(path: Path) -> str | None:
-    """What is wrong with a file of rows and the fix, in words that follow its name; None if it can be read.
+    """The problem with a file of rows and the fix, phrased to follow its name in a message; None if it can be read.
 
-    `datasets` reads some broken files without a word, and names neither file nor place of others.
+    `datasets` silently reads some broken files, and reports neither file nor line for others.
     """
     if path.suffix == ".parquet":
         import pyarrow as pa
@@ -186,7 +187,7 @@ def _file_problem(path: Path) -> str | None:
 
 
 def _next_value(text: str, place: int) -> int:
-    """Where the first character at or after `place` is that is not white space."""
+    """Index of the first non-whitespace character at or after `place`."""
     while place < len(text) and text[place].isspace():
         place += 1
     return place
@@ -194,7 +195,7 @@ def _next_value(text: str, place: int) -> int:
 
 @contextlib.contextmanager
 def _quiet(datasets: Any) -> Iterator[None]:
-    """Within this, `datasets` shows neither progress bars nor log lines."""
+    """Hide the progress bars and log lines of `datasets`."""
     shown, level = not datasets.are_progress_bars_disabled(), datasets.logging.get_verbosity()
     if shown:
         datasets.disable_progress_bars()

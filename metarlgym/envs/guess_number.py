@@ -1,7 +1,7 @@
-"""Guess a hidden number; each guess is answered by higher or lower.
+"""Guess a hidden number; the response to each guess is higher or lower.
 
-An episode is often too short to find the number, so the search has to go on where the last episode broke off: exactly
-what a policy without memory cannot do. Stepping this environment is the benchmark of the whole gym.
+An episode is often too short to find the number, so the search has to continue where the last episode stopped: exactly
+what a policy without memory cannot do. Stepping this environment is the speed benchmark of the whole gym.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from metarlgym.parsing import parse_action
 from metarlgym.whole_numbers import check_whole
 
 TABLE_LIMIT = 1000
-"""Numbers up to this are read from a table, larger ones are parsed."""
+"""Numbers up to this are looked up in a table, larger ones are parsed."""
 
 
 class GuessNumber(Env):
-    """One search for a number from 1 to `numbers`. Finding it pays 1; a lost episode does not tell it.
+    """One search for a number from 1 to `numbers`. Finding it pays 1; a lost episode does not reveal it.
 
     Args:
         numbers: N >= 2.
@@ -77,9 +77,9 @@ class GuessNumber(Env):
         return self._write(rng.randint(1, self.numbers))
 
     def oracle(self, history: Sequence[Episode]) -> str:
-        """The middle of what all episodes leave open.
+        """The middle of the range that all episodes leave open.
 
-        Halving fills a binary tree level by level, so it is optimal for every weighting of the episodes at once.
+        Binary search fills its decision tree level by level, so it is optimal for every weighting of the episodes.
         """
         for episodes in (history, history[-1:], ()):  # another task's episodes may contradict the current one
             low, high = 1, self.numbers
@@ -98,8 +98,9 @@ class GuessNumber(Env):
         return self._write((low + high) // 2)
 
     def optimal_returns(self, episodes: int, free_shots: int = 0) -> Optimum:
-        """Episode n is won if the number was found within the first t n guesses, and a binary tree of depth d holds at
-        most 2^d - 1 numbers. One tree reaches that bound at all depths, so free shots do not change the play."""
+        """Episode n is won if the number is found within the first t n guesses, and a binary tree of depth d holds at
+        most 2^d - 1 numbers. One tree reaches that bound at all depths, so free shots do not change the optimal play.
+        """
         curve = tuple(self._found(self.guesses * n) for n in range(1, episodes + 1))
         return Optimum(sum(curve[free_shots:]), curve, "exact")
 
@@ -107,11 +108,11 @@ class GuessNumber(Env):
         return episodes * self._found(self.guesses)
 
     def _found(self, guesses: int) -> float:
-        """Chance that the number is among the first `guesses` guesses."""
+        """Probability that the number is among the first `guesses` guesses."""
         return min(self.numbers, 2 ** min(guesses, self.numbers.bit_length()) - 1) / self.numbers
 
     def _parse(self, action: str) -> int:
-        """The number in a message, 0 if it holds none of the range."""
+        """The number in a message; 0 if it contains none within the range."""
         text = parse_action(action)
         if not (text.isascii() and text.isdigit() and len(text) <= len(str(self.numbers))):
             return 0

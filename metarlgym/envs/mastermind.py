@@ -1,7 +1,7 @@
-"""Mastermind: find a hidden code; each guess is answered by two counts. The code stays the same over the episodes.
+"""Mastermind: find a hidden code; the response to each guess is two counts. The code stays the same across episodes.
 
 Feedback is exact (right symbol, right place) and misplaced (right symbol, wrong place). With 3 of 6 different symbols
-and 3 guesses an episode, the best play wins episode 1 in 44 of 120 cases and episode 2 always.
+and 3 guesses per episode, optimal play wins episode 1 in 44 of 120 cases and episode 2 always.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from metarlgym.parsing import parse_action
 from metarlgym.whole_numbers import check_whole
 
 BLIND_EPISODES = 3
-"""Episodes the oracle takes to be left, this one included, when it does not know."""
+"""Number of remaining episodes the oracle assumes if unknown, including the current one."""
 LIST_LIMIT = 100_000
-"""Most codes that `all_tasks` lists."""
+"""Maximum number of codes that `all_tasks` lists."""
 
 
 class Mastermind(Env):
-    """One game against a hidden code. Finding it pays 1; a lost episode does not tell it.
+    """One game against a hidden code. Finding it pays 1; a lost episode does not reveal it.
 
     Args:
         length: symbols of a code, at least 1.
-        symbols: how many symbols there are, 2 to 26: digits from 1 up to 9 of them, else letters from a.
+        symbols: number of different symbols, 2 to 26: digits from 1 if at most 9, else letters from a.
         repeats: whether a symbol may occur twice in a code. Guesses must be legal codes.
         guesses: turns of an episode, at least 1.
     """
@@ -52,7 +52,7 @@ class Mastermind(Env):
         self._alphabet = (string.digits[1:] if symbols <= 9 else string.ascii_lowercase)[:symbols]
         self._legal = frozenset(self._alphabet)
         self.codes = symbols**length if repeats else math.perm(symbols, length)
-        """How many codes there are."""
+        """Number of codes."""
 
     def rules(self) -> str:
         if self.style == "terse":
@@ -97,8 +97,7 @@ class Mastermind(Env):
         return self._write(self.sample_task(rng)["code"])
 
     def oracle(self, history: Sequence[Episode]) -> str:
-        """The play of the exact search where that is affordable; else the code, of those still possible, with the most
-        different answers."""
+        """The exact search where affordable; else the possible code with the most different answers."""
         if self.codes > play.BOOK_LIMIT:
             raise MetaRLGymError(
                 f"{self.env_id}: the oracle lists at most {play.BOOK_LIMIT} codes and length={self.length}, "

@@ -1,12 +1,12 @@
 """Exact play of Mastermind over several episodes, by search.
 
 A policy is a tree of guesses. A code that is guessed at depth d (d guesses in all, t in each episode) wins its episode,
-number ceil(d / t), and every later one by repetition: it is `worth` the number of counted episodes from there on. The
-search maximises the sum of the worths over all codes. That is one criterion for all episodes together, so a tree that
-wins more often in episode 1 is refused if it costs more later.
+number ceil(d / t), and every later one by repetition: its value (`worth`) is the number of counted episodes from there
+on. The search maximises the sum of the values over all codes. That is one criterion for all episodes together, so a
+tree that wins more often in episode 1 is rejected if it costs more later.
 
-Sets of codes are integers, one bit a code. The value of a set at a depth is exact and remembered; guesses are cut off
-by the bound that a tree whose guesses have b losing answers has at most b^k codes k levels down.
+Sets of codes are integers, one bit per code. The value of a set at a depth is exact and memoised; guesses are pruned by
+the bound that a tree whose guesses have b losing answers has at most b^k codes k levels down.
 """
 
 from __future__ import annotations
@@ -20,14 +20,15 @@ import numpy as np
 Code = tuple[int, ...]
 
 BOOK_LIMIT = 500_000
-"""Most codes the oracle lists."""
+"""Maximum number of codes that the oracle lists."""
 SEARCH_LIMIT = 2_000
-"""Most codes that are searched."""
+"""Maximum number of codes that are searched."""
 WORK_LIMIT = 2_000_000
-"""Splits a search may look at before it gives up; 5 to 10 seconds. Counted, not timed, so that the outcome is the same
-everywhere."""
+"""Number of splits after which a search gives up; 5 to 10 seconds. Counted, not timed, so that the outcome is the same
+everywhere.
+"""
 SAMPLE = 64, 1024
-"""Guesses and codes that the heuristic looks at."""
+"""Number of guesses and of codes that the heuristic considers."""
 
 
 class Book:
@@ -46,23 +47,24 @@ class Book:
         self._splits: dict[int, tuple[int, ...]] = {}
         self._guesses: dict[int, list[int]] = {}
         self._heuristic: dict[int, int] = {}
-        # Up to renaming symbols and reordering places, a first guess is how often each of its symbols occurs.
+        # Up to renaming symbols and permuting positions, a first guess is determined by how often each of its symbols
+        # occurs.
         shapes = {tuple(sorted(map(code.count, set(code)), reverse=True)): i for i, code in enumerate(self.codes[::-1])}
         self.first_guesses = sorted(len(self.codes) - 1 - i for i in shapes.values())
 
     def answers(self, guess: Code, among: np.ndarray | None = None) -> np.ndarray:
-        """`exact * (length + 1) + misplaced` for the codes at the places `among`, or for all codes."""
+        """`exact * (length + 1) + misplaced` for the codes at the indices `among`, or for all codes."""
         codes, counts = (self.array, self.counts) if among is None else (self.array[among], self.counts[among])
         exact = (codes == np.array(guess, np.uint8)).sum(1)
         count = np.array([guess.count(s) for s in range(self.symbols)], np.uint8)
         return exact * (self.length + 1) + np.minimum(counts, count).sum(1) - exact
 
     def consistent(self, guess: Code, exact: int, misplaced: int) -> int:
-        """The set of codes that would have got this answer."""
+        """The set of codes consistent with this answer."""
         return _pack(self.answers(guess) == exact * (self.length + 1) + misplaced)
 
     def split(self, guess: int) -> tuple[int, ...]:
-        """The sets of codes that the losing answers to a guess leave."""
+        """The sets of codes consistent with each losing answer to a guess."""
         found = self._splits.get(guess)
         if found is None:
             answers = self.answers(self.codes[guess])
@@ -73,11 +75,11 @@ class Book:
 
     @cached_property
     def losing_answers(self) -> int:
-        """How many different losing answers there are."""
+        """Number of different losing answers."""
         return len(set().union(*(np.unique(self.answers(self.codes[g])).tolist() for g in self.first_guesses))) - 1
 
     def guesses(self, used: int) -> list[int]:
-        """One guess of each class that differs only by renaming symbols not `used` before (a bit set)."""
+        """One guess of each equivalence class under renaming symbols not `used` before (a bit set)."""
         if not used:
             return self.first_guesses
         found = self._guesses.get(used)
@@ -97,7 +99,7 @@ class Book:
         return used
 
     def heuristic(self, codes: int) -> int:
-        """A code of the set with the most different answers among the set; the first of equals."""
+        """The code of a set with the most different answers within the set; the first of equals."""
         found = self._heuristic.get(codes)
         if found is None:
             members = self.members(codes)
@@ -108,7 +110,7 @@ class Book:
         return found
 
     def members(self, codes: int) -> np.ndarray:
-        """The places of the codes in a set, ascending."""
+        """The indices of the codes in a set, ascending."""
         raw = codes.to_bytes((len(self.codes) + 7) // 8, "little")
         return np.flatnonzero(np.unpackbits(np.frombuffer(raw, np.uint8), bitorder="little"))
 
@@ -118,18 +120,18 @@ def _pack(mask: np.ndarray) -> int:
 
 
 def _spread(places: np.ndarray, most: int) -> np.ndarray:
-    """At most `most` of the places, evenly spread."""
+    """At most `most` of the indices, evenly spread."""
     if len(places) <= most:
         return places
     return places[np.linspace(0, len(places) - 1, most).astype(int)]
 
 
 class TooLong(Exception):
-    """The search has used up its work."""
+    """The search has exceeded its work limit."""
 
 
 class Search:
-    """The best play of `episodes` episodes with `guesses` guesses each, of which the first `free` do not count."""
+    """The best play of `episodes` episodes with `guesses` guesses each, the first `free` of which do not count."""
 
     def __init__(self, book: Book, guesses: int, episodes: int, free: int) -> None:
         self.book = book
@@ -139,12 +141,12 @@ class Search:
         self.worth = [0] + [episodes - max((d - 1) // guesses, free) for d in range(1, self.depth + 1)] + [0]
         """Counted episodes won by a code that is found with guess number d; 0 past the end."""
         self.best: dict[tuple[int, int], tuple[int, int]] = {}
-        """(set, guesses made) -> (sum of worths, guess)."""
+        """(set, guesses made) -> (sum of values, guess)."""
         self._bounds: dict[tuple[int, int], int] = {}
         self._work = 0
 
     def bound(self, size: int, done: int) -> int:
-        """The most that a set of `size` codes can be worth after `done` guesses."""
+        """Upper bound on the value of a set of `size` codes after `done` guesses."""
         found = self._bounds.get((size, done))
         if found is None:
             found, left, level, depth = 0, size, 1, done + 1
@@ -157,7 +159,7 @@ class Search:
         return found
 
     def value(self, codes: int, done: int, used: int) -> int:
-        """The worth of a set after `done` guesses with `used` symbols, under the best play from here.
+        """The value of a set after `done` guesses with `used` symbols, under the best play from here.
 
         Raises:
             TooLong: the work limit is reached.
@@ -171,7 +173,7 @@ class Search:
         limit = self.bound(size, done)
         now = self.worth[done + 1]
         if size == 1 or not self.worth[min(done + 2, self.depth + 1)]:
-            # One code, or one guess: any code of the set wins what can be won.
+            # One code, or one guess left: any code of the set is optimal.
             self.best[codes, done] = now, (codes & -codes).bit_length() - 1
             return now
         guesses = self.book.guesses(used)
@@ -187,7 +189,7 @@ class Search:
             most = sum([self.bound(cell.bit_count(), done + 1) for cell in cells])
             options.append((-most - inside * now, -len(cells), -inside, guess, cells))
             if inside and len(cells) == size - 1:
-                break  # every answer tells the code: nothing is better
+                break  # every answer identifies the code: nothing is better
         options.sort()
         top, choice = -1, -1
         for most, _, _, guess, cells in options:
@@ -207,7 +209,7 @@ class Search:
         return top
 
     def curve(self) -> list[float]:
-        """Chance that each episode is won, under the play found from the start."""
+        """Probability that each episode is won, under the best play from the start."""
         found = [0] * self.episodes
 
         def walk(codes: int, done: int, used: int) -> None:
@@ -231,7 +233,7 @@ def book(length: int, symbols: int, repeats: bool) -> Book:
 
 @cache
 def search(codebook: Book, guesses: int, episodes: int, free: int) -> Search | None:
-    """The finished search of a trial's shape; None where it is too long."""
+    """The finished search for a trial's shape; None if it takes too long."""
     if len(codebook.codes) > SEARCH_LIMIT:
         return None
     found = Search(codebook, guesses, episodes, free)

@@ -1,9 +1,9 @@
-"""The number that a message ends with, and whether it is the one asked for.
+"""Extract the final number of a message and compare it with the correct answer.
 
-The answer is found here, by patterns that are quick on any text of this length, and only a short string that is
-plainly one number goes on to math-verify, which reads it and compares it. Math-verify's own search of whole messages is
-not used: its patterns and its algebra can run for ever on hostile text (`9^9^9^9`), and the alarm signal that it guards
-itself with works on a process's main thread only, while rollouts may run on others.
+The answer is extracted here, by patterns that are fast on any text of this length; only a short string that is clearly
+one number is passed to math-verify, which parses and compares it. Math-verify's own search of whole messages is not
+used: its patterns and its algebra can run forever on adversarial text (`9^9^9^9`), and its timeout signal works only on
+a process's main thread, while rollouts may run on others.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from typing import Any
 from metarlgym.parsing import spoken
 
 TAIL = 2_000
-"""Characters at the end of a message in which its answer is looked for."""
+"""Number of characters at the end of a message that are searched for its answer."""
 LONGEST = 200
-"""Characters of the longest text that is tried as one number."""
+"""Maximum length of a text that is parsed as one number."""
 LONGEST_NUMBER = 40
-"""Characters of the longest number."""
+"""Maximum length of a number."""
 
 _DECIMAL = re.compile(r"(-?)0*([0-9]*)(\.[0-9]+)?(%?)")
 _FRACTION = re.compile(r"(-?)(?:([0-9]+) +)?([0-9]+)/([0-9]+)")
@@ -51,15 +51,15 @@ _NUMBER = re.compile(
     r"(?:[0-9]+(?:,[0-9]{3}(?![0-9]))*(?:\.[0-9]+)?|\.[0-9]+)(?:/[0-9]+)?(?: ?\\?%)?)"
 )
 
-_LOCK = threading.Lock()  # nobody promises that math-verify's and sympy's caches stand several threads at once
+_LOCK = threading.Lock()  # math-verify's and sympy's caches are not documented as thread-safe
 
 
 def last_answer(message: str) -> str | None:
     r"""The number that a message gives as its answer, in the form `read_number` returns; None if there is none.
 
     The last complete `\boxed{...}` or `#### ...` counts; without either, what follows the last "answer is" or
-    "answer:"; without that, the last number. A box that holds anything but one number is no answer. What is thought
-    between `<think>` and `</think>` does not count.
+    "answer:"; without that, the last number. A box that contains anything but one number is not an answer. Text between
+    `<think>` and `</think>` does not count.
 
     >>> last_answer(r"<think>\boxed{7}</think> So it is \boxed{1} or rather \boxed{\$1,018.00}.")
     '1018.00'
@@ -79,19 +79,19 @@ def last_answer(message: str) -> str | None:
 
 
 def _marked(text: str) -> Iterator[str]:
-    """What is marked as an answer by a box or by ####, the last first."""
+    """The texts marked as an answer by a box or by ####, last first."""
     marks = [(m.start(), m) for pattern in (_BOX, _HASHES) for m in pattern.finditer(text)]
     for _, mark in sorted(marks, key=lambda place: place[0], reverse=True):
         if mark.re is _BOX:
             content = _braced(text, mark.end())
             if content is not None and content.strip():
                 yield content
-        elif read_number(mark[1]) is not None:  # else a heading of Markdown
+        elif read_number(mark[1]) is not None:  # otherwise it is a Markdown heading
             yield mark[1]
 
 
 def _braced(text: str, start: int) -> str | None:
-    """The text from `start` to the brace that closes it; None if it is cut off."""
+    """The text from `start` to the matching closing brace; None if it is cut off."""
     depth = 1
     for place in range(start, len(text)):
         depth += {"{": 1, "}": -1}.get(text[place], 0)
@@ -101,9 +101,9 @@ def _braced(text: str, start: int) -> str | None:
 
 
 def read_number(text: str) -> str | None:
-    r"""A text that is one number and perhaps a unit, as the bare number: `12.5`, `-3`, `3/2` or `50%`.
+    r"""Parse a text that is one number, optionally with a unit, as the bare number: `12.5`, `-3`, `3/2` or `50%`.
 
-    None where it is no number, or more than one.
+    None if it is not a number, or more than one.
 
     >>> read_number(r"x = 1{,}250 \text{ km}"), read_number(r"1\frac{1}{2}"), read_number("17 or 18")
     ('1250', '3/2', None)
@@ -132,11 +132,11 @@ def read_number(text: str) -> str | None:
 
 @lru_cache(maxsize=65_536)
 def compare(answer: str, gold: str) -> int:
-    """How an answer stands to the right one, both as `read_number` returns them; safe on any thread.
+    """Compare an answer with the correct one, both as returned by `read_number`; thread-safe.
 
     Returns:
-        0 where they are equal, 1 where the answer is too high, -1 where it is too low. A percentage equals both its
-        share and its figure: `50%` is 0.5, and 50 where a question asks "what percentage".
+        0 if they are equal, 1 if the answer is too high, -1 if it is too low. A percentage equals both its fraction and
+        its number: `50%` is 0.5, and also 50 for questions that ask "what percentage".
     """
     library = _math_verify()
     with _LOCK:
@@ -154,8 +154,8 @@ def compare(answer: str, gold: str) -> int:
 
 @cache
 def _math_verify() -> Any:
-    """The package, imported when first needed: it takes a second."""
+    """The package, imported on first use: it takes a second."""
     library = importlib.import_module("math_verify")
-    # It warns once that its alarms are off, which is meant: see the top.
+    # It warns once that its timeouts are disabled, which is intended: see the module docstring.
     logging.getLogger("math_verify").setLevel(logging.ERROR)
     return library

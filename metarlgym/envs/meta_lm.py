@@ -1,4 +1,4 @@
-"""MetaLM-v0: a language of repeating noisy elements is hidden; predict its clean tokens."""
+"""MetaLM-v0: predict the clean tokens of a hidden language of repeating noisy elements."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from metarlgym.sequences.predictors import MetaLMFilter
 from metarlgym.sequences.sources import MetaLM
 
 LANGUAGES = 2000
-"""Languages behind the optimum."""
+"""Number of languages used to compute the optimum."""
 BLOCK = 50
-"""Languages worked on at once."""
+"""Number of languages processed at once."""
 
 
 class MetaLMGame(PredictionGame):
     """Prediction on a MetaLM language (`metarlgym.sequences.sources.metalm`) that is the same in all episodes.
 
-    Every stretch begins at the start of an element. What is shown is noisy, what is asked for is clean.
+    Every stretch begins at the start of an element. The tokens shown are noisy, the tokens to predict are clean.
 
     Args:
         V: content symbols 1..V-1.
         n: elements of the language.
-        l: mean length of an element before the minimum of 3.
+        l: mean length of an element before the minimum of 3 is applied.
         e: probability that a shown symbol is corrupted.
         chunk: see `PredictionGame`.
         questions: see `PredictionGame`.
@@ -49,7 +49,7 @@ class MetaLMGame(PredictionGame):
         **kwargs: Any,
     ) -> None:
         self.V, self.n, self.l, self.e = V, n, l, e
-        MetaLM(V, n, l, e, 1, seed=0)  # refuses what cannot be
+        MetaLM(V, n, l, e, 1, seed=0)  # rejects invalid settings
         if V < 3:
             raise ConfigError(f"V={V} has one content symbol, nothing to predict: use at least 3.")
         super().__init__(chunk, questions, **kwargs)
@@ -72,7 +72,7 @@ class MetaLMGame(PredictionGame):
         return source.tokens(index, 1)[0].tolist(), source.clean(index, 1)[0].tolist()
 
     def optimal_returns(self, episodes: int, free_shots: int = 0) -> Optimum:
-        """Upper bound: one who knows the language. No learner reaches it, since the language must be learned."""
+        """Upper bound: a predictor that knows the language. No learner reaches it, as the language must be learned."""
         value, se = _known_language(
             self.V, self.n, self.l, self.e, self.chunk, self.questions, self.stride, *self._mode
         )
@@ -88,7 +88,7 @@ class MetaLMGame(PredictionGame):
 def _known_language(
     V: int, n: int, mean: float, e: float, chunk: int, questions: int, stride: int, ask: str, answer: str
 ) -> tuple[float, float]:
-    """Expected return of an episode for one who knows the language, and its standard error."""
+    """Expected return of an episode for a predictor that knows the language, and its standard error."""
     stretch = chunk + questions * stride if ask == "next" else chunk
     source = MetaLM(V, n, mean, e, stretch, seed=derive("MetaLM-v0", "optimum") % 2**62)
     outcomes = [*range(1, V), V + 1]

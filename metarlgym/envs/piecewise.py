@@ -1,4 +1,4 @@
-"""Piecewise-v0: the law is hidden by which a source changes; predict its symbols."""
+"""Piecewise-v0: predict the symbols of a source whose switching law is hidden."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from metarlgym.sequences.sources import Piecewise
 from metarlgym.sequences.sources.piecewise import LAWS as LAW_NAMES
 
 TRIALS = {"next": 8000, "fill": 1000}
-"""Trials behind the optimum; a hidden place takes far longer."""
+"""Number of trials used to compute the optimum; `fill` takes far longer."""
 BLOCK = 250
-"""Trials worked on at once."""
+"""Number of trials processed at once."""
 LAWS = ("regular:2", "regular:3", "regular:4", "regular:5")
 
 
 class PiecewiseGame(PredictionGame):
     """Prediction on a piecewise-stationary source (see its module) whose switching law is hidden.
 
-    Which laws there are is told; which one it is, and the distribution of every segment, is not. Bayes' mixture over
-    the laws' exact predictors is the best learner, so the optimum is exact but for the simulation that averages it.
+    The set of possible laws is given; the actual one, and the distribution of every segment, is not. The Bayes mixture
+    over the laws' exact predictors is the best learner, so the optimum is exact up to the simulation that averages it.
 
-    A law is worth little to one who only names tokens, since after a switch the next token is anyone's guess, foreseen
-    or not: with the settings below, .618 in the first episode and .621 once the law is known. Stated probabilities, the
-    default here, tell more: .836 and .851.
+    With `token` answers, knowing the law helps little, because the next token after a switch is unpredictable even if
+    the switch is expected: with the settings below, the score is 0.618 in the first episode and 0.621 once the law is
+    known. Stated probabilities, the default here, show more of it: 0.836 and 0.851.
 
     Args:
         laws: each `static`, `lin`, `ptw`, `regular:PERIOD` or `random:LOW-HIGH`; equally likely.
-        alphabet: symbols.
+        alphabet: number of symbols.
         concentration: of the segments' Dirichlet; small numbers give segments of nearly one symbol.
         chunk: see `PredictionGame`.
         questions: see `PredictionGame`.
@@ -61,7 +61,7 @@ class PiecewiseGame(PredictionGame):
         self.laws = tuple(laws)
         self.alphabet, self.concentration = alphabet, concentration
         for law in self.laws:
-            _source(law, 1, alphabet, concentration)  # refuses what cannot be
+            _source(law, 1, alphabet, concentration)  # rejects invalid settings
         super().__init__(chunk, questions, answer=answer, **kwargs)
         self._every = tuple(_predictor(law, self.stretch, alphabet, concentration) for law in self.laws)
         told = "; ".join(_tell(law) for law in self.laws)
@@ -88,7 +88,7 @@ class PiecewiseGame(PredictionGame):
         return tokens, tokens
 
     def oracle(self, history: Sequence[Episode]) -> str:
-        """The best answer of Bayes' mixture over the laws, given all that was shown in the trial."""
+        """The best answer of the Bayes mixture over the laws, given everything shown in the trial."""
         numbers = {word: symbol for symbol, word in enumerate(self.words())}
         logs = np.zeros(len(self.laws))
         stretch: list[int] = []
@@ -120,8 +120,9 @@ class PiecewiseGame(PredictionGame):
         return _stretch_losses(self.laws, self.alphabet, self.concentration, self.stretch, tuple(stretch))
 
     def optimal_returns(self, episodes: int, free_shots: int = 0) -> Optimum:
-        """Bayes' mixture over the laws, simulated. What is shown does not depend on the answers, so the best learner
-        answers as if each question were the last."""
+        """The Bayes mixture over the laws, simulated. What is shown does not depend on the answers, so the best learner
+        answers as if each question were the last.
+        """
         asked = self.chunk, self.questions, self.stride, self.ask, self.answer
         scores = _bayes(self.laws, self.alphabet, float(self.concentration), *asked, episodes)
         totals = scores[:, free_shots:].sum(1)
@@ -129,7 +130,7 @@ class PiecewiseGame(PredictionGame):
         return Optimum(float(totals.mean()), curve, "simulated", float(totals.std() / np.sqrt(len(totals))))
 
     def no_memory_bound(self, episodes: int) -> float:
-        """Bayes' mixture that starts anew in each episode."""
+        """The Bayes mixture, restarted in each episode."""
         first = self.optimal_returns(1).total
         assert first is not None
         return episodes * first
@@ -161,7 +162,7 @@ def _predictor(law: str, T: int, alphabet: int, concentration: float) -> Predict
 def _stretch_losses(
     laws: tuple[str, ...], alphabet: int, concentration: float, T: int, stretch: tuple[int, ...]
 ) -> np.ndarray:
-    """Loss of a stretch by each law's predictor; the oracle asks again at every turn."""
+    """Loss of a stretch under each law's predictor; cached because the oracle needs it at every turn."""
     return np.array([_predictor(law, T, alphabet, concentration).log_loss([stretch]).sum() for law in laws])
 
 
@@ -180,12 +181,12 @@ def _tell(law: str) -> str:
 def _mixture(
     predictors: Sequence[Predictor], sequences: np.ndarray, places: np.ndarray, logs: np.ndarray
 ) -> np.ndarray:
-    """Distribution of the symbol at one place of each sequence, under a mixture of predictors.
+    """Distribution of the symbol at one position of each sequence, under a mixture of predictors.
 
     Args:
         predictors: J of them.
-        sequences: `(N, T)`; what stands at the places does not matter.
-        places: `(N,)`.
+        sequences: `(N, T)`; the symbols at the given positions are ignored.
+        places: `(N,)`, the positions.
         logs: `(N, J)` log weights before the sequence.
 
     Returns:
@@ -233,7 +234,7 @@ def _bayes_block(
     episodes: int,
     first: int,
 ) -> np.ndarray:
-    """`_bayes` of trials `first` to `first + BLOCK - 1`."""
+    """`_bayes` for trials `first` to `first + BLOCK - 1`."""
     T = chunk + questions * stride if ask == "next" else chunk
     predictors = [_predictor(law, T, alphabet, concentration) for law in laws]
     hidden = np.array([derive("Piecewise-v0", "optimum", first + i) % len(laws) for i in range(BLOCK)])

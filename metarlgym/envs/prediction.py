@@ -1,8 +1,9 @@
-"""Prediction games: what an episode is in the sequence worlds.
+"""Prediction games: the common base of the sequence-world environments.
 
 A task is a source (a language, a grammar, a switching law). An episode shows the beginning of a new stretch of it and
-asks for the next token, again and again; or it shows stretches with one hidden place and asks what stands there. Tokens
-are told after each answer, so that a stream can be learned from, within an episode and over a trial.
+asks for the next token, again and again; or it shows stretches with one hidden position and asks for the token there.
+The correct tokens are shown after each answer, so that a policy can learn from the stream within an episode and over a
+trial.
 """
 
 from __future__ import annotations
@@ -21,39 +22,39 @@ from metarlgym.parsing import parse_action
 from metarlgym.whole_numbers import check_whole
 
 MIX = 0.01
-"""Share of the uniform distribution that is mixed into stated probabilities, so that no score is infinite."""
+"""Weight of the uniform distribution mixed into stated probabilities, so that every score is finite."""
 SUM_TOLERANCE = 0.01
-"""How far from 1 stated probabilities may sum; they are then divided by their sum."""
+"""How far from 1 the sum of stated probabilities may be; they are then divided by their sum."""
 SURE = (0.25, 0.4, 0.55, 0.7, 0.85, 0.95, 1.0)
-"""Probabilities that random play states. In terse style they are all the statements that a model from scratch knows."""
+"""Probabilities stated by random play. In terse style, a model trained from scratch knows no other statements."""
 HIDDEN = "?"
 REST = "*"
-"""In stated probabilities: all tokens that are not named."""
+"""In stated probabilities: all tokens not listed."""
 _SHOWN = re.compile(r"(?:Stream|Next|Hidden):((?: \S+)*)")
 
 
 class PredictionGame(Env):
-    """One episode of prediction. A subclass gives the words of the tokens and draws stretches.
+    """One episode of prediction. A subclass defines the words of the tokens and draws stretches.
 
-    Every question is worth 1/`questions`. A token as the answer earns it if right. Stated probabilities earn
-    `1 + log((1 - e) p + e / V) / log(V / e)` of it, p the probability given to the right token, V the number of
-    possible tokens and e = .01: a proper score between 0 and 1. What cannot be read, is negative or does not sum to 1
-    earns 0.
+    Every question has a score of at most 1/`questions`. With `token` answers, the correct token earns all of it. Stated
+    probabilities earn `1 + log((1 - e) p + e / V) / log(V / e)` of it, where p is the probability given to the correct
+    token, V the number of possible tokens and e = 0.01: a proper score between 0 and 1. An answer that cannot be
+    parsed, is negative or does not sum to 1 earns 0.
 
     Args:
         chunk: tokens shown before the first question (`ask="next"`), or of each stretch (`ask="fill"`).
-        questions: questions of an episode.
-        stride: tokens told after each answer, of which the first was asked for; `ask="next"` only.
-        ask: `next`: what comes next; `fill`: what stands at a hidden place, given what is before and after it.
+        questions: questions per episode.
+        stride: tokens shown after each answer, starting with the one that was asked for; `ask="next"` only.
+        ask: `next`: the next token; `fill`: the token at a hidden position, given the tokens before and after it.
         answer: `token`, or `probabilities` such as `[3: 0.7, 5: 0.2, *: 0.1]`, * sharing its part among all others.
     """
 
     action_words = 1
     visible_task = True
     subject: str = "a source of tokens"
-    """What the stream comes from, for the rules of the game."""
+    """The source of the stream, as named in the rules of the game."""
     legend: str = ""
-    """What tokens that are not numbers mean, for the rules of the game."""
+    """Meaning of the tokens that are not numbers, for the rules of the game."""
     word: str = "stream"
     """The rules in terse style."""
 
@@ -87,15 +88,15 @@ class PredictionGame(Env):
     # ------------------------------------------------------------------ what a subclass writes
 
     def words(self) -> Sequence[str]:
-        """How each symbol is written, by its number."""
+        """The word for each symbol, by its number."""
         raise NotImplementedError
 
     def outcomes(self) -> Sequence[int]:
-        """The symbols that can be the right answer."""
+        """The symbols that can be the correct answer."""
         raise NotImplementedError
 
     def draw(self, params: JSON, index: int) -> tuple[Sequence[int], Sequence[int]]:
-        """Stretch number `index` of a task: its symbols as they are shown, and as they are asked for."""
+        """Stretch number `index` of a task: the symbols shown, and the symbols to predict."""
         raise NotImplementedError
 
     # ------------------------------------------------------------------ the game
@@ -145,7 +146,7 @@ class PredictionGame(Env):
             score = float(best)
         elif given is not None:
             score = log_score(given[target], len(given))
-            best = given[target] == max(given) and given.count(given[target]) == 1  # hedging is no success
+            best = given[target] == max(given) and given.count(given[target]) == 1  # a tie is not a success
         self._right += best
         self._asked += 1
         over = self._asked == self.questions
@@ -156,7 +157,7 @@ class PredictionGame(Env):
         return Step(text, score / self.questions, over, False, {"valid": given is not None, "success": won})
 
     def _answer(self, over: bool) -> str:
-        """Tell the token that was asked for, and ask again."""
+        """Show the token that was asked for, and ask again."""
         terse = self.style == "terse"
         if self.ask == "fill":
             shown = self._words[self._seen[self._at]]
@@ -199,9 +200,10 @@ class PredictionGame(Env):
         return answer if self.style == "terse" else f"[{answer}]"
 
     def write_best(self, chances: np.ndarray) -> str:
-        """The best answer for one who holds these probabilities of the outcomes, `(len(outcomes),)`.
+        """The best answer given these probabilities of the outcomes, `(len(outcomes),)`.
 
-        As probabilities in terse style, the best of the few that a model from scratch knows: those of `random_action`.
+        As probabilities in terse style, the best of the few that a model trained from scratch knows: those of
+        `random_action`.
         """
         best = int(chances.argmax())
         if self.answer == "token":
@@ -219,7 +221,7 @@ class PredictionGame(Env):
         return self.write(",".join(parts))
 
     def _read(self, action: str) -> int | list[float] | None:
-        """The outcome answered, or the probabilities of all of them; None if there is neither."""
+        """The outcome answered, or the probabilities of all outcomes; None if it is neither."""
         if self.answer == "token":
             found = self._index.get(action)
             return self._index.get(parse_action(action)) if found is None else found
@@ -239,16 +241,16 @@ class PredictionGame(Env):
             return None
         named = len(stated) - (REST in stated)
         if REST in stated and named == len(self._outcomes) and stated[REST] > 0:
-            return None  # nothing is left that * could stand for
+            return None  # no token is left for *
         rest = stated.get(REST, 0.0) / max(1, len(self._outcomes) - named)
         return [stated.get(word, rest) / total for word in self._index]
 
 
 def check_counts(**counts: Any) -> None:
-    """Refuse what is not a whole number of at least 1, by name.
+    """Check that named values are integers of at least 1.
 
     Raises:
-        ConfigError: naming it.
+        ConfigError: naming the value.
     """
     for name, value in counts.items():
         check_whole(name, value, 1)
@@ -261,11 +263,11 @@ def log_score(p: float, outcomes: int) -> float:
 
 
 def best_statement(chances: np.ndarray) -> np.ndarray:
-    """The stated probabilities that score best in expectation for one who holds `chances`, `(N, V)`.
+    """The stated probabilities with the highest expected score under the beliefs `chances`, `(N, V)`.
 
-    Not `chances` themselves: the score mixes in e / V by itself, so what is less probable than that is called 0. The
-    mixture m = (1 - e) p + e / V that maximises sum q log m over m >= e / V, sum m = 1, is m = max(c q, e / V)
-    (water-filling; c is found by leaving out the least probable ones at a time).
+    Not `chances` themselves: the score already mixes in e / V, so less probable outcomes are stated as 0. The mixture m
+    = (1 - e) p + e / V that maximises sum q log m over m >= e / V, sum m = 1, is m = max(c q, e / V) (water-filling; c
+    is found by removing the least probable outcomes one at a time).
     """
     size = chances.shape[1]
     floor = MIX / size
@@ -281,7 +283,7 @@ def best_statement(chances: np.ndarray) -> np.ndarray:
 
 
 def best_scores(chances: np.ndarray, answer: str) -> np.ndarray:
-    """Expected score `(N,)` of the best answers of one who rightly holds `chances`, `(N, V)`."""
+    """Expected score `(N,)` of the best answers if the beliefs `chances`, `(N, V)`, are correct."""
     if answer == "token":
         return chances.max(1)
     size = chances.shape[1]
@@ -290,7 +292,7 @@ def best_scores(chances: np.ndarray, answer: str) -> np.ndarray:
 
 
 def shown_words(text: str, style: str) -> list[str]:
-    """The tokens that a text of the game shows, hidden ones included."""
+    """The tokens shown in a text of the game, including hidden ones."""
     if style == "terse":
         return text.split()
     return [word for part in _SHOWN.findall(text) for word in part.split()]

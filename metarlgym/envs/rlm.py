@@ -1,4 +1,4 @@
-"""RLM-v0: the grammar of a Random Language Model is hidden; predict the tokens of its sentences."""
+"""RLM-v0: predict the tokens of sentences from a Random Language Model whose grammar is hidden."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from metarlgym.sequences.predictors import RLMPredictor, fill
 from metarlgym.sequences.sources import RLM
 
 KEPT_BYTES = 2**29
-"""Memory for the grammars of tasks that are being played."""
+"""Memory limit for the grammars of tasks in play."""
 GRAMMARS, SENTENCES = 200, 50
-"""Grammars behind the optimum, and sentences of each."""
+"""Number of grammars used to compute the optimum, and of sentences per grammar."""
 
 
 class RLMGame(PredictionGame):
     """Prediction on sentences of a Random Language Model (see its module) with one grammar in all episodes.
 
     Args:
-        v: vocabulary.
+        v: vocabulary size.
         L: depth of the trees; a sentence has 2^L tokens.
         beta: inverse temperature of the rules; higher is more regular.
         chunk: tokens shown before the first question; with `ask="next"`, `chunk + questions * stride` must be 2^L.
             Default: half the sentence.
-        questions: default: what is left of the sentence; 1 with `ask="fill"`.
+        questions: default: the rest of the sentence; 1 with `ask="fill"`.
     """
 
     subject = "sentences of equal length that an unknown grammar makes"
@@ -45,7 +45,7 @@ class RLMGame(PredictionGame):
         questions: int | None = None,
         **kwargs: Any,
     ) -> None:
-        RLM(v, L, beta)  # refuses what cannot be
+        RLM(v, L, beta)  # rejects invalid settings
         self.v, self.L, self.beta = v, L, beta
         given = {"chunk": chunk, "questions": questions, "stride": kwargs.get("stride")}
         check_counts(**{name: value for name, value in given.items() if value is not None})
@@ -73,7 +73,7 @@ class RLMGame(PredictionGame):
         return tokens, tokens
 
     def optimal_returns(self, episodes: int, free_shots: int = 0) -> Optimum:
-        """Upper bound: one who knows the grammar. No learner reaches it, since the grammar must be learned."""
+        """Upper bound: a predictor that knows the grammar. No learner reaches it, as the grammar must be learned."""
         places = tuple(range(self.chunk, self.stretch, self.stride)) if self.ask == "next" else ()
         value, se = _known_grammar(self.v, self.L, self.beta, places, self.answer)
         counted = episodes - free_shots
@@ -81,7 +81,7 @@ class RLMGame(PredictionGame):
 
 
 def _source(v: int, L: int, beta: float, grammar: int) -> RLM:
-    """A task's source. All trials of a group play the same grammar, so the last ones are kept."""
+    """A task's source. All trials of a group play the same grammar, so the most recent ones are cached."""
     return _kept_sources(v)(L, beta, grammar)
 
 
@@ -96,10 +96,10 @@ def _kept_sources(v: int) -> Callable[[int, float, int], RLM]:
 
 @lru_cache(maxsize=16)
 def _known_grammar(v: int, L: int, beta: float, places: tuple[int, ...], answer: str) -> tuple[float, float]:
-    """Expected return of an episode for one who knows the grammar, and its standard error over grammars.
+    """Expected return of an episode for a predictor that knows the grammar, and its standard error over grammars.
 
     Args:
-        places: those asked for in turn; none for one hidden place, uniformly drawn.
+        places: the positions asked for in turn; empty for one hidden position, drawn uniformly.
     """
     means = []
     rng = np.random.default_rng(0)

@@ -1,1 +1,1 @@
-"""Evaluation: how a policy adapts over the episodes of held-out trials, against the optimum and the controls."""
+"""Evaluation: a policy's adaptation over the episodes of held-out trials, compared with the optimum and controls."""

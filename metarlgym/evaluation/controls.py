@@ -1,4 +1,4 @@
-"""The shuffled control: whose history a trial is shown instead of its own."""
+"""Donor assignment for the shuffled control, in which a trial is shown another trial's history instead of its own."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections.abc import Sequence
 
 
 def derangement(keys: Sequence[str], seed: int) -> list[int] | None:
-    """A seeded permutation p with `keys[p(i)] != keys[i]` for every i; None where there is none.
+    """A seeded permutation p with `keys[p(i)] != keys[i]` for every i; None if none exists.
 
-    One exists if and only if no key is held by more than half of the places. It is found by laying the places out by
-    key, in random order, and shifting by the size of the largest class: no class is longer than the shift, so no place
-    meets its own key.
+    One exists if and only if no key occurs in more than half of the positions. To construct it, group the positions by
+    key, in random order, and shift by the size of the largest group: no group is longer than the shift, so no position
+    is mapped to its own key.
     """
     count = Counter(keys)
     largest = max(count.values(), default=0)

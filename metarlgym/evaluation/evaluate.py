@@ -1,4 +1,4 @@
-"""evaluate: held-out trials, the adaptation curve, the optimum, random play and the two controls."""
+"""evaluate: plays held-out trials and reports the adaptation curve, the optimum, random play and the two controls."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ from metarlgym.trial import TrialSettings
 
 @dataclass(frozen=True)
 class EvalSettings:
-    """What to play."""
+    """Settings of an evaluation."""
 
     trial: TrialSettings
     trials: int
-    """How many trials are played."""
+    """Number of trials to play."""
     seed: int = 0
     after_success: Literal["repeat", "zero"] = "repeat"
     controls: bool = True
     baselines: bool = True
-    """Also play random actions on the same trials."""
+    """Also play the random policy on the same trials."""
     concurrency: int | None = 1024
     limits: Limits = field(default_factory=Limits)
 
@@ -60,24 +60,24 @@ def evaluate(
 ) -> EvalReport:
     """Play `settings.trials` held-out trials and report on them.
 
-    Trial i plays task i of the eval split with episode noise that depends on the seed and i alone, so that two policies
-    evaluated with the same seed meet the same tasks and the same luck.
+    Trial i plays task i of the eval split with episode noise that depends only on the seed and i, so that two policies
+    evaluated with the same seed face the same tasks and environment noise.
 
     Args:
         group: the task group.
-        policy: picks the actions.
-        renderer: None for policies that work on text.
+        policy: chooses the actions.
+        renderer: None for policies that act on text.
         settings: see `EvalSettings`.
-        shard: (rank, processes): which share of the trials this process plays.
+        shard: (rank, processes): selects this process's share of the trials.
         gather: concatenates lists over processes.
         progress: called with (pass name, trials done, trials).
-        keep: a list that receives the trajectories of the main pass.
+        keep: a list to which the trajectories of the main pass are appended.
 
     Returns:
-        All but the fields about the model.
+        The report, without the fields about the model.
 
     Raises:
-        ConfigError: a content-split group holds fewer tasks than trials asked for.
+        ConfigError: if a content-split group holds fewer tasks than the requested trials.
     """
     return _Evaluation(group, policy, renderer, settings, shard, gather, progress).report(keep)
 
@@ -104,7 +104,7 @@ class _Evaluation:
     def play(
         self, name: str, policy: Policy, renderer: Renderer | None, memory: Callable[[int], Memory] | None = None
     ) -> list[MetaTrajectory]:
-        """One pass over all trials; every process gets all trajectories, in order."""
+        """Play one pass over all trials; every process gets all trajectories, in order."""
         settings = self.settings
 
         def spec(i: int) -> TrialSpec:
@@ -120,7 +120,7 @@ class _Evaluation:
         played, failure = [], None
         try:
             played = manager.run([spec(i) for i in self.own])
-        except Exception as error:  # shared first: the other processes wait for this one's trials
+        except Exception as error:  # gathered before raising: the other processes wait for this one's trials
             failure = error
         failed = [text for text in self.gather([error_line(failure) if failure else None]) if text]
         if failed:
@@ -154,7 +154,7 @@ class _Evaluation:
         return report
 
     def _optimum(self) -> Any:
-        """The optimum, where it holds for this evaluation: over the whole prior, every episode played."""
+        """The optimum if it applies to this evaluation, i.e. to tasks from the full prior without a turn budget."""
         if self.group.content_split or self.settings.trial.max_total_turns is not None:
             return None
         optimum = self.group.env.optimal_returns(self.settings.trial.most_episodes)

@@ -22,11 +22,11 @@ def mean_ci(values: np.ndarray) -> tuple[float, list[float]]:
 def return_matrix(
     trajectories: list[MetaTrajectory], after_success: Literal["repeat", "zero"] = "repeat"
 ) -> np.ndarray:
-    """Returns by trial and episode, shape `(N, H)`, without gaps.
+    """Returns by trial and episode, shape `(N, H)`, without missing values.
 
-    Episodes never played because the trial stopped at a success carry the value of that success (`repeat`) or 0
-    (`zero`); episodes never played for another reason are 0. A mean over the survivors would flatter a policy that ends
-    its bad trials.
+    Episodes that were not played because the trial stopped at a success get the return of that success (`repeat`) or 0
+    (`zero`); episodes that were not played for any other reason get 0. Averaging only over played episodes would favor
+    a policy that ends its bad trials.
     """
     out = np.zeros((len(trajectories), trajectories[0].max_episodes))
     for row, trajectory in zip(out, trajectories, strict=True):
@@ -38,7 +38,7 @@ def return_matrix(
 
 
 def normalized_score(value: float, optimum: float | None, random: float | None) -> float | None:
-    """`(V - V_random) / (V* - V_random)`; None without an optimum, or where it equals random play."""
+    """`(V - V_random) / (V* - V_random)`; None without an optimum or if it equals random play."""
     if optimum is None or random is None or math.isclose(optimum, random, abs_tol=1e-9):
         return None
     return (value - random) / (optimum - random)

@@ -1,4 +1,4 @@
-"""The adaptation curve as a picture."""
+"""Plot of the adaptation curve."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from metarlgym.evaluation.report import EvalReport
 
 
 def plot_adaptation(report: EvalReport, path: Path) -> None:
-    """Return by episode with its 95% interval, against the optimum, random play and the controls; PNG."""
+    """Plot the return by episode with its 95% interval, the optimum, random play and the controls, as a PNG."""
     from matplotlib.figure import Figure  # not pyplot: no global state, no display needed
 
     episodes = range(1, report.episodes + 1)

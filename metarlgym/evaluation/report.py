@@ -1,4 +1,4 @@
-"""EvalReport: what an evaluation found; as a table for people, and as `eval.json`."""
+"""EvalReport: the results of an evaluation, rendered as a table or as `eval.json`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, TypedDict
 from rich.table import Table
 
 OPTIONAL = ("return_weighted_mean", "random_ci95")
-"""Left out of `eval.json` where they do not apply."""
+"""Fields omitted from `eval.json` if they do not apply."""
 ABOUT_THE_MODEL = ("decode", "model", "version")
 
 
@@ -21,7 +21,7 @@ class Control(TypedDict):
 
 @dataclass
 class EvalReport:
-    """Returns of held-out trials, beside the optimum, random play and the controls. Returns are raw, not discounted."""
+    """Returns of held-out trials, with the optimum, random play and the controls. Returns are undiscounted."""
 
     task_group: str
     env_args: dict[str, Any]
@@ -37,18 +37,18 @@ class EvalReport:
     slope: float
     """Return of the last episode minus that of the first."""
     invalid_rate: float
-    """Share of invalid actions."""
+    """Fraction of actions that are invalid."""
     truncation_rate: float
-    """Share of trials that a limit ended."""
+    """Fraction of trials ended by a limit."""
     errors: int
-    """Trials that an error ended."""
+    """Number of trials ended by an error."""
     memory: str
     free_shots: int
     seed: int
     task_keys_hash: str
-    """Equal for evaluations on the same tasks."""
+    """Hash of the task keys; equal for evaluations on the same tasks."""
     return_weighted_mean: float | None = None
-    """Mean return without the free shots, where there are any."""
+    """Mean return without the free shots, if there are any."""
     random_ci95: list[float] | None = None
     optimum: float | None = None
     optimum_kind: str = "none"
@@ -56,7 +56,7 @@ class EvalReport:
     random: float | None = None
     """Mean return of random play."""
     no_memory_bound: float | None = None
-    """The best possible return without memory, where it is known."""
+    """The best possible return without memory, if known."""
     normalized_score: float | None = None
     """0 is random play, 1 the optimum."""
     controls: dict[str, Control | None] | None = None
@@ -66,14 +66,14 @@ class EvalReport:
     version: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """The content of `eval.json`."""
+        """The contents of `eval.json`."""
         left_out = {name for name in OPTIONAL if getattr(self, name) is None}
         if self.model is None:
             left_out.update(ABOUT_THE_MODEL)
         return {item.name: getattr(self, item.name) for item in fields(self) if item.name not in left_out}
 
     def table(self) -> Table:
-        """The report as a person reads it."""
+        """The report as a table for the terminal."""
         table = Table(title=f"{self.task_group}, {self.episodes} episodes, {self.trials} held-out trials")
         table.add_column("")
         table.add_column("return", justify="right")

@@ -1,4 +1,4 @@
-"""Evaluate a model or a baseline with progress on the terminal, and write `eval.json` and `adaptation.png`."""
+"""Evaluates a model or a baseline with a progress bar, and writes `eval.json` and `adaptation.png`."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def evaluate_policy(
     shard: tuple[int, int] = (0, 1),
     gather: Gather | None = None,
 ) -> EvalReport:
-    """`evaluate` with a progress bar; adds the fields about the model."""
+    """Run `evaluate` with a progress bar and add the fields about the model."""
     bar = Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
     )
@@ -67,7 +67,7 @@ def evaluate_model(
     greedy: bool = False,
     keep: list[MetaTrajectory] | None = None,
 ) -> EvalReport:
-    """Evaluate a model held in this process."""
+    """Evaluate a model that is loaded in this process."""
     from metarlgym.policies.in_process import InProcessPolicy
     from metarlgym.policies.self_check import self_check
 
@@ -78,7 +78,7 @@ def evaluate_model(
 
 
 def write_report(report: EvalReport, folder: Path, console: Console, name: str = "eval.json") -> None:
-    """Write the report and its plot into `folder` and show it."""
+    """Write the report and its plot to `folder` and print it."""
     folder.mkdir(parents=True, exist_ok=True)
     write_json(report.to_dict(), folder / name)
     plot_adaptation(report, folder / "adaptation.png")

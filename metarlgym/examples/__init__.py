@@ -1,1 +1,1 @@
-"""Runnable examples of the library's own pieces."""
+"""Runnable examples."""

@@ -1,6 +1,7 @@
 """Train Qwen2.5-Math-1.5B-Instruct on GSM8K by GRPO over whole trials: three attempts at each problem.
 
-In one terminal a generation server, in another two training processes (settings may follow, as `--max_steps 50`):
+Start a generation server in one terminal and two training processes in another (settings may follow, such as
+`--max_steps 50`):
 
     CUDA_VISIBLE_DEVICES=2 metarlgym serve --model Qwen/Qwen2.5-Math-1.5B-Instruct
     CUDA_VISIBLE_DEVICES=0,1 accelerate launch --config-file configs/zero3.yaml --num-processes 2 \
@@ -25,11 +26,11 @@ class Arguments(MetaGRPOConfig):
     model_name_or_path: str = "Qwen/Qwen2.5-Math-1.5B-Instruct"
     env_args: str = '{"data": "openai/gsm8k"}'  # {"data": "bundled"} needs no download
     output_dir: str | None = "runs/gsm8k_simple"
-    episodes: int = 3  # attempts at a problem
-    trials_per_task: int = 8  # trials of a problem, compared with each other
-    credit: str = "return_to_go"  # an attempt earns what it and the later ones are paid
+    episodes: int = 3  # attempts per problem
+    trials_per_task: int = 8  # trials per problem, compared with each other
+    credit: str = "return_to_go"  # an attempt is credited with its own and all later rewards
     max_action_tokens: int = 512
-    eval_trials: int = 32  # problems of the test split, if eval_strategy asks for evaluation
+    eval_trials: int = 32  # problems of the test split, used if eval_strategy enables evaluation
     per_device_train_batch_size: int = 4
     gradient_accumulation_steps: int = 8
     max_steps: int = 200
@@ -46,7 +47,7 @@ def main() -> None:
     except json.JSONDecodeError as error:
         raise ConfigError(f'env_args={args.env_args!r} is no JSON ({error}): write {{"data": "bundled"}}.') from None
     tokenizer = load_tokenizer(args.model_name_or_path)
-    model = load_model(args.model_name_or_path, dtype="float32")  # bf16 is for the passes, not for the weights' updates
+    model = load_model(args.model_name_or_path, dtype="float32")  # bf16 only for the passes, not for weight updates
     renderer = make_renderer("auto", tokenizer, group)
     trainer = MetaGRPOTrainer(model, args, group, processing_class=tokenizer, renderer=renderer)
     trainer.train()

@@ -1,4 +1,4 @@
-"""Train on MetaLM by log-loss, then by GRPO on trials of the game MetaLM-v0: does the outer loop add to it?
+"""Train on MetaLM by log-loss, then by GRPO on the MetaLM-v0 game: does the outer loop improve on log-loss?
 
 uv run python -m metarlgym.examples.logloss_then_grpo
 """
@@ -20,9 +20,9 @@ GAME = {"V": 12, "n": 3, "l": 6, "e": 0.1, "style": "terse"}
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, default=Path("runs"))
-    parser.add_argument("--trials", type=int, default=2000, help="of each evaluation")
+    parser.add_argument("--trials", type=int, default=2000, help="number of trials of each evaluation")
     parser.add_argument("--pretrain-steps", default="1500")
-    parser.add_argument("--steps", default="80", help="of GRPO")
+    parser.add_argument("--steps", default="80", help="number of GRPO steps")
     args = parser.parse_args()
     before, after = args.out / "metalm_game_pretrained", args.out / "metalm_game"
 

@@ -1,4 +1,4 @@
-"""Train a tiny transformer on fresh sequences, then let it read: does it learn in context as Bayes would?
+"""Train a tiny transformer on fresh sequences, then score its predictions: does it learn in context as Bayes would?
 
 uv run python -m metarlgym.examples.reading_mode --steps 400
 """
@@ -22,7 +22,7 @@ from metarlgym.sequences.sources import Piecewise
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--law", default="lin", help="static, regular, random, ptw or lin")
-    parser.add_argument("--sequences", type=int, default=1000, help="to read afterwards")
+    parser.add_argument("--sequences", type=int, default=1000, help="number of sequences to score afterwards")
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--out", type=Path, default=Path("runs/reading_mode"))
     args = parser.parse_args()

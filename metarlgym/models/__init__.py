@@ -1,1 +1,1 @@
-"""Models: loading, making small ones from scratch, and the networks with memory that come with the project."""
+"""Models: loading pretrained ones, making small ones from scratch, and the project's own sequence networks."""

@@ -1,4 +1,4 @@
-"""What a model's folder holds, looked at before a library reads it, so that a broken file is named."""
+"""Checks of a model folder's files before a library reads them, so that errors name the broken file."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from metarlgym.datatypes import ConfigError
 LFS_POINTER = b"version https://git-lfs"
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 SMALL = ("config.json", "generation_config.json", "adapter_config.json", INDEX)
-"""Always read; those of the tokenizer, which can be large, only to explain why it did not load."""
+"""Files that are always checked; tokenizer files can be large and are checked only after a failure to load."""
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json")
 AGAIN = "download or copy it again"
 
 
 def check_files(folder: Path, tokenizer: bool = False) -> None:
-    """Refuse a folder whose files were not downloaded, or not to their end; reads no weights.
+    """Refuse a folder with missing or incompletely downloaded files; reads no weights.
 
     Args:
-        folder: a model's folder.
-        tokenizer: look at the tokenizer's files too.
+        folder: a model folder.
+        tokenizer: also check the tokenizer files.
 
     Raises:
-        ConfigError: naming the file and the fix.
+        ConfigError: on the first such file; states the fix.
     """
     for name in (*SMALL, *(TOKENIZER if tokenizer else ())):
         if (folder / name).exists():
@@ -34,12 +34,12 @@ def check_files(folder: Path, tokenizer: bool = False) -> None:
 
 
 def has_weights(folder: Path) -> bool:
-    """Whether the folder holds weights that can be loaded, of a model or of an adapter."""
+    """Whether the folder holds loadable weights of a model or an adapter."""
     return bool(_weight_files(folder))
 
 
 def _weight_files(folder: Path) -> list[str]:
-    """The files with the weights that transformers would read."""
+    """The weight files that transformers would read."""
     names = [name for name in (WEIGHTS, "adapter_model.safetensors") if (folder / name).exists()]
     if WEIGHTS not in names and (folder / INDEX).exists():
         shards = _read_json(folder / INDEX).get("weight_map")
@@ -72,7 +72,7 @@ def _check_downloaded(path: Path) -> None:
 
 
 def _check_safetensors(path: Path) -> None:
-    """The header of a safetensors file (its size in 8 bytes, then JSON) says how long the file must be."""
+    """Check a safetensors file's length against its header (8 bytes with the header's size, then JSON)."""
     _check_downloaded(path)
     size = path.stat().st_size
     with path.open("rb") as file:

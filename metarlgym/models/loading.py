@@ -1,4 +1,4 @@
-"""Model, tokenizer and renderer of a run: from a hub id, a local path, or from scratch."""
+"""Loading of models, configs and tokenizers from a hub id or a local folder."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from metarlgym.models.saveable import first_line, repair_generation_config
 
 
 def check_model_path(name: str) -> None:
-    """Refuse what is plainly a missing folder, or one with files that are broken, before a hub is asked.
+    """Refuse an obviously missing folder, or one with broken files, before querying the hub.
 
     Raises:
-        ConfigError: naming the path and what is near it, or the broken file.
+        ConfigError: if so; states the path and any model folders inside it, or the broken file.
     """
     path = Path(expand(name))
     looks_local = name.startswith((".", "/", "~", "runs")) or name.count("/") > 1
@@ -36,18 +36,18 @@ def check_model_path(name: str) -> None:
 
 
 def know_our_networks() -> None:
-    """Let transformers' Auto classes know the networks of `metarlgym.pretraining`."""
+    """Register this package's networks with transformers' Auto classes."""
     import metarlgym.models.recurrent
-    import metarlgym.models.relative  # noqa: F401  (their modules register them)
+    import metarlgym.models.relative  # noqa: F401  (importing the modules registers them)
 
 
 def load_model(name: str, **kwargs: Any) -> Any:
-    """A causal model from a folder or the hub; weights as safetensors only.
+    """Load a causal language model from a folder or the hub, with weights only from safetensors.
 
-    A generation config that could not be saved again is reduced to what can be, with a warning.
+    Generation settings that cannot be saved again are dropped with a warning.
 
     Raises:
-        ConfigError: it cannot be loaded; one line with the broken file, where there is one.
+        ConfigError: if it cannot be loaded; one line, with the broken file if there is one.
     """
     model = _load(name, "cannot be loaded", AutoModelForCausalLM.from_pretrained, use_safetensors=True, **kwargs)
     repair_generation_config(model, name)
@@ -55,7 +55,7 @@ def load_model(name: str, **kwargs: Any) -> Any:
 
 
 def load_config(name: str, **kwargs: Any) -> Any:
-    """A model's configuration, without its weights."""
+    """Load a model's config, without its weights."""
     return _load(name, "has no configuration that loads", AutoConfig.from_pretrained, **kwargs)
 
 
@@ -67,10 +67,10 @@ def load_tokenizer(name: str, **kwargs: Any) -> Any:
 
 
 def check_vocabulary(name: str, tokenizer: Any, config: Any) -> None:
-    """Refuse a tokenizer with tokens that the model's embedding does not have; an embedding may be larger.
+    """Refuse a tokenizer with more tokens than the model's embedding; the embedding may be larger.
 
     Raises:
-        ConfigError: naming both sizes.
+        ConfigError: if it has more; states both sizes.
     """
     tokens = max([len(tokenizer), *(i + 1 for i in getattr(tokenizer, "added_tokens_decoder", ()))])
     rows = getattr(config.get_text_config(), "vocab_size", None)
@@ -86,7 +86,7 @@ def _load(name: str, failure: str, from_pretrained: Callable[..., Any], **kwargs
     check_model_path(name)
     try:
         return from_pretrained(expand(name), **kwargs)
-    except Exception as error:  # a broken file may raise anything, from KeyError to exceptions of Rust's
+    except Exception as error:  # a broken file may raise anything, from KeyError to Rust exceptions
         _check_files(name, tokenizer=True)
         kind = "" if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: "
         raise ConfigError(f"model_name_or_path={name!r} {failure}: {kind}{first_line(error)}.") from error
@@ -102,7 +102,7 @@ def _check_files(name: str, tokenizer: bool = False) -> None:
 
 
 def context_room(model: Any) -> int | None:
-    """Tokens the model can hold."""
+    """Maximum context length of the model in tokens, or None."""
     return getattr(model.config.get_text_config(), "max_position_embeddings", None)
 
 

@@ -1,8 +1,8 @@
-"""Networks with memory, made from scratch: causal transformers with five kinds of positions, RNN, LSTM, Stack-RNN.
+"""Sequence networks made from scratch: causal transformers with five kinds of positions, RNN, LSTM, Stack-RNN.
 
-Transformers come from the transformers library where it has the kind: Qwen3 (rotary; Mistral with a sliding window),
-XGLM (sinusoidal), GPT-2 (learned), Bloom (ALiBi). Relative positions and the recurrent networks are this package's own.
-All are Hugging Face models: `generate`, `save_pretrained`, `from_pretrained`. Token ids are the source's symbols.
+Where possible, transformers come from the transformers library: Qwen3 (rotary; Mistral with a sliding window), XGLM
+(sinusoidal), GPT-2 (learned), Bloom (ALiBi). Relative positions and the recurrent networks are implemented here. All
+are Hugging Face models with `generate`, `save_pretrained` and `from_pretrained`. Token ids are the source's symbols.
 """
 
 from __future__ import annotations
@@ -40,32 +40,35 @@ BELONGS: dict[tuple[str, ...], tuple[str, ...]] = {
     ("stack_rnn",): ("stacks", "stack_cells"),
     ("lstm",): ("timescale",),
 }
-"""Settings that only some networks have."""
+"""Settings that apply only to some networks."""
 
 
 @dataclass
 class NetworkArguments:
-    """A network made from scratch, used where no `model_name_or_path` is given."""
+    """A network made from scratch, used if no `model_name_or_path` is given."""
 
     network: str = field(default="transformer", metadata={"help": f"One of {', '.join(NETWORKS)}."})
     positions: str = field(default="rotary", metadata={"help": f"transformer: one of {', '.join(POSITIONS)}."})
-    hidden_size: int = field(default=64, metadata={"help": "Width."})
-    num_layers: int = field(default=2, metadata={"help": "Transformer blocks, or layers of the recurrent core."})
-    num_heads: int = field(default=4, metadata={"help": "transformer: attention heads; must divide the width."})
-    widening: int = field(default=4, metadata={"help": "transformer: width of the MLPs over the width."})
-    dropout: float = field(default=0.0, metadata={"help": "transformer: dropout (not rotary)."})
-    sliding_window: int | None = field(
-        default=None, metadata={"help": "transformer, rotary or relative: tokens that a token sees, itself included."}
+    hidden_size: int = field(default=64, metadata={"help": "Hidden size (width)."})
+    num_layers: int = field(default=2, metadata={"help": "Number of transformer blocks or recurrent layers."})
+    num_heads: int = field(
+        default=4, metadata={"help": "transformer: number of attention heads; must divide the width."}
     )
-    mlp_before: int = field(default=0, metadata={"help": "Recurrent: hidden layers between embedding and core."})
-    mlp_after: int = field(default=0, metadata={"help": "Recurrent: hidden layers between core and logits."})
+    widening: int = field(default=4, metadata={"help": "transformer: ratio of the MLPs' hidden width to the width."})
+    dropout: float = field(default=0.0, metadata={"help": "transformer: dropout (not with rotary positions)."})
+    sliding_window: int | None = field(
+        default=None, metadata={"help": "transformer with rotary or relative positions: attention window in tokens."}
+    )
+    mlp_before: int = field(default=0, metadata={"help": "Recurrent: number of MLP layers before the core."})
+    mlp_after: int = field(default=0, metadata={"help": "Recurrent: number of MLP layers after the core."})
     stacks: int = field(default=4, metadata={"help": "stack_rnn: number of stacks."})
-    stack_cells: int = field(default=64, metadata={"help": "stack_rnn: cells of each stack."})
+    stack_cells: int = field(default=64, metadata={"help": "stack_rnn: number of cells per stack."})
     timescale: int | None = field(
-        default=None, metadata={"help": "lstm: longest time that units remember by their initialisation."}
+        default=None, metadata={"help": "lstm: longest memory timescale set by the gate initialization."}
     )
     init_std: float | None = field(
-        default=None, metadata={"help": "transformer: standard deviation of the weights; default 1/sqrt(width)."}
+        default=None,
+        metadata={"help": "transformer: standard deviation of the initial weights; default: 1/sqrt(width)."},
     )
 
     def __post_init__(self) -> None:
@@ -89,23 +92,23 @@ class NetworkArguments:
             raise ConfigError(
                 f"sliding_window={self.sliding_window} goes with positions rotary or relative, not {self.positions}."
             )
-        if self.widening != 4 and self.positions == "alibi":  # those of Bloom are always four times as wide
+        if self.widening != 4 and self.positions == "alibi":  # Bloom's MLPs are always four times as wide
             raise ConfigError(f"widening={self.widening} must be 4 with positions=alibi.")
         if self.dropout and self.positions == "rotary":
             raise ConfigError(f"dropout={self.dropout} goes with the other kinds of positions, not with rotary.")
 
 
 def make_network(args: NetworkArguments, vocab_size: int, context: int, seed: int = 0) -> PreTrainedModel:
-    """A network with fresh weights.
+    """A network with random weights.
 
-    The initialisation of transformers is scaled with the width: at widths of tens, the library's .02 is so small that
-    attention never forms.
+    The initialization of transformers scales with the width: at widths below 100, the library default of 0.02 is so
+    small that attention never forms.
 
     Args:
-        args: kind and sizes.
-        vocab_size: tokens.
-        context: longest sequence, where the kind of positions has one.
-        seed: seeds the weights.
+        args: architecture and sizes.
+        vocab_size: number of tokens.
+        context: maximum sequence length, for kinds of positions that have one.
+        seed: seed for the weights.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(seed, "weights") % 2**31)

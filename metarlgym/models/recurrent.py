@@ -1,8 +1,8 @@
-"""Recurrent causal language models in Hugging Face's form: RNN, LSTM and Stack-RNN, with MLPs before and after.
+"""Recurrent causal language models as Hugging Face models: RNN, LSTM and Stack-RNN, with MLPs before and after.
 
-The networks of Genewein et al. 2023: tokens go through an embedding and an MLP, a recurrent core, and another MLP to
-the logits. They train with `transformers.Trainer`, and `generate`, `save_pretrained` and `from_pretrained` work as with
-any other model; the recurrent state is carried from token to token in generation.
+The networks of Genewein et al. 2023: embedding, MLP, recurrent core, MLP, logits. They train with
+`transformers.Trainer`, and `generate`, `save_pretrained` and `from_pretrained` work as with any other model; generation
+carries the recurrent state from token to token.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ class RecurrentConfig(PreTrainedConfig):
     """Settings of `RecurrentForCausalLM`.
 
     Args:
-        vocab_size: tokens.
+        vocab_size: number of tokens.
         cell: `rnn`, `lstm` or `stack_rnn`.
-        hidden_size: width of the embedding, of the core and of the MLPs.
-        num_hidden_layers: layers of the core.
-        mlp_before: hidden layers between embedding and core.
-        mlp_after: hidden layers between core and logits.
+        hidden_size: width of the embedding, the core and the MLPs.
+        num_hidden_layers: number of layers in the core.
+        mlp_before: number of hidden layers between embedding and core.
+        mlp_after: number of hidden layers between core and logits.
         stacks: stack_rnn: number of stacks.
-        stack_cells: stack_rnn: cells of each stack.
-        timescale: lstm: longest time that units remember by their initialisation (Tallec and Ollivier 2018, "Can
-            recurrent neural networks warp time?", arXiv:1804.11188): forget biases log(uniform in 1..timescale - 1),
-            input biases their negatives. None: forget biases 1.
-        max_position_embeddings: None: a recurrent network has no longest context.
+        stack_cells: stack_rnn: number of cells per stack.
+        timescale: lstm: longest memory timescale set by the chrono initialization (Tallec and Ollivier 2018, "Can
+            recurrent neural networks warp time?", arXiv:1804.11188): forget-gate biases are log(uniform in
+            1..timescale - 1), input-gate biases their negatives. None: forget-gate biases are 1.
+        max_position_embeddings: None: a recurrent network has no maximum context length.
     """
 
     model_type = "metarlgym_recurrent"
@@ -74,24 +74,24 @@ class RecurrentConfig(PreTrainedConfig):
 
 @dataclass
 class RecurrentOutput(ModelOutput):
-    """What a forward pass gives."""
+    """Output of a forward pass."""
 
     loss: torch.Tensor | None = None
     logits: torch.Tensor | None = None
     """`(B, T, vocab_size)`."""
     state: Any = None
-    """Recurrent state after the last token, for `state=` of the next call."""
+    """Recurrent state after the last token, to pass as `state=` to the next call."""
     hidden_states: tuple[torch.Tensor, ...] | None = None
-    """With `output_hidden_states`: embedding, core and last hidden layer, each `(B, T, hidden_size)`."""
+    """With `output_hidden_states`: outputs of embedding, core and last hidden layer, each `(B, T, hidden_size)`."""
     last_hidden_state: torch.Tensor | None = None
-    """What the logits are computed from, `(B, T, hidden_size)`."""
+    """Input of the output head, `(B, T, hidden_size)`."""
 
 
 class RecurrentForCausalLM(PreTrainedModel, GenerationMixin):
-    """A recurrent network that predicts the next token."""
+    """A recurrent causal language model."""
 
     config_class = RecurrentConfig
-    base_model_prefix = ""  # TRL takes `last_hidden_state` from the base model, which is this one
+    base_model_prefix = ""  # TRL reads `last_hidden_state` from the base model, which is this class itself
     main_input_name = "input_ids"
     _is_stateful = True  # a state cannot be rolled back, so no assisted generation
 
@@ -112,7 +112,7 @@ class RecurrentForCausalLM(PreTrainedModel, GenerationMixin):
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
-        # torch's own initialisation, scaled with the width; but for the gate that lets an LSTM remember from the start.
+        # torch's own initialization, which scales with the width, except for the LSTM gates that control its memory.
         if isinstance(module, nn.Linear | nn.Embedding | nn.RNN | nn.LSTM):
             module.reset_parameters()
         if isinstance(module, nn.LSTM):
@@ -129,7 +129,7 @@ class RecurrentForCausalLM(PreTrainedModel, GenerationMixin):
 
     @property
     def state_batch_dim(self) -> int:
-        """Dimension of the state's tensors that counts the batch."""
+        """Batch dimension of the state tensors."""
         return 0 if self.config.cell == "stack_rnn" else 1
 
     def get_input_embeddings(self) -> nn.Module:
@@ -151,16 +151,16 @@ class RecurrentForCausalLM(PreTrainedModel, GenerationMixin):
         logits_to_keep: int = 0,
         **kwargs: Any,
     ) -> RecurrentOutput:
-        """Logits, and the loss where there are labels.
+        """Logits, and the loss if labels are given.
 
         Args:
             input_ids: `(B, T)`.
-            attention_mask: `(B, T)`, 0 at padding. Padding at the beginning is skipped; what stands there in the output
-                has no meaning. Padding at the end does not matter, but for the state.
-            labels: `(B, T)` in Hugging Face's way: shifted inside, -100 is no target.
-            state: of an earlier call, to go on from.
-            output_hidden_states: also return them.
-            logits_to_keep: logits of so many last tokens only; 0 for all.
+            attention_mask: `(B, T)`, 0 at padding. Left padding is skipped and its outputs are meaningless. Right
+                padding affects only the state.
+            labels: `(B, T)`, shifted internally, as in Hugging Face; -100 is ignored.
+            state: state returned by an earlier call, to continue from.
+            output_hidden_states: also return the hidden states.
+            logits_to_keep: compute logits only for this many last tokens; 0: all.
         """
         order = None
         lengths = None
@@ -196,7 +196,7 @@ class RecurrentForCausalLM(PreTrainedModel, GenerationMixin):
     def prepare_inputs_for_generation(
         self, input_ids: torch.Tensor, state: Any = None, attention_mask: torch.Tensor | None = None, **kwargs: Any
     ) -> dict[str, Any]:
-        """The whole prompt first, then one token at a time with the state."""
+        """Pass the full prompt first, then one token at a time with the state."""
         if state is None:
             return {"input_ids": input_ids, "attention_mask": attention_mask}
         return {"input_ids": input_ids[:, -1:], "state": state}
@@ -210,9 +210,9 @@ class RecurrentForCausalLM(PreTrainedModel, GenerationMixin):
 
 
 def _padding_last(mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The order of columns, `(B, T)`, that moves each row's leading padding behind it, and how many others there are.
+    """Column order, `(B, T)`, that moves each row's leading padding to its end, and the lengths without it, `(B,)`.
 
-    A row of nothing but padding keeps its order and its length.
+    A row of only padding keeps its order and full length.
     """
     columns = mask.shape[1]
     leading = (mask.cumsum(1) == 0).sum(1) % columns

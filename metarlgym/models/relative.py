@@ -1,8 +1,8 @@
 """A causal transformer with the relative positions of Transformer-XL (Dai et al. 2019, arXiv:1901.02860), without its
-memory of earlier segments. No kept causal model of transformers has them; the other kinds of positions come from there.
+memory of earlier segments. No maintained causal model in transformers has these positions.
 
-The score of query i and key j <= i is `(q_i + u) . k_j + (q_i + v) . r_{i-j}`, r a linear map of the sinusoid of the
-distance, u and v learned for each head.
+The score of query i and key j <= i is `(q_i + u) . k_j + (q_i + v) . r_{i-j}`: r is a linear map of the distance's
+sinusoidal encoding, and u and v are learned per head.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ class RelativeConfig(PreTrainedConfig):
     """Settings of `RelativeForCausalLM`.
 
     Args:
-        vocab_size: tokens.
+        vocab_size: number of tokens.
         hidden_size: width.
-        num_hidden_layers: blocks.
-        num_attention_heads: heads; must divide the width.
-        widening: width of the MLPs over `hidden_size`.
-        dropout: in attention and MLPs.
-        sliding_window: how many tokens, itself included, a token sees; None for all before it.
-        max_position_embeddings: None: distances have no bound.
+        num_hidden_layers: number of blocks.
+        num_attention_heads: number of heads; must divide the width.
+        widening: ratio of the MLPs' hidden width to `hidden_size`.
+        dropout: dropout in attention and MLPs.
+        sliding_window: number of tokens, including itself, that a token attends to; None: all preceding tokens.
+        max_position_embeddings: maximum context length; None: unlimited.
     """
 
     model_type = "metarlgym_relative"
@@ -88,14 +88,14 @@ class RelativeAttention(nn.Module):
         cache: Any = None,
         layer: int = 0,
     ) -> torch.Tensor:
-        """`(B, T, width)` to the same.
+        """Map `(B, T, width)` to the same shape.
 
         Args:
-            x: the tokens to encode.
-            mask: bool, `(B or 1, T or 1, keys)`, the keys that a token may see as far as causality lets it.
-            positions: of the tokens among the keys, `(B or 1, T)`; 0..T-1 where None.
-            cache: takes the new keys and values and returns all.
-            layer: its number in the cache.
+            x: hidden states of the tokens.
+            mask: bool, `(B or 1, T or 1, keys)`, True at keys a token may attend to, in addition to the causal mask.
+            positions: positions of the tokens among the keys, `(B or 1, T)`; None: 0..T-1.
+            cache: takes the new keys and values and returns all of them.
+            layer: index of the layer in the cache.
         """
         B, T, _ = x.shape
         q, k, v = self.qkv(x).view(B, T, 3, self.heads, self.size).permute(2, 0, 3, 1, 4)
@@ -103,13 +103,13 @@ class RelativeAttention(nn.Module):
             k, v = cache.update(k, v, layer)
         keys = k.shape[2]
         far = self.distance(_sinusoids(keys, self.width, x)).view(keys, self.heads, self.size).transpose(0, 1)
-        # Row i, column d: the score of distance d. What is asked for is column j = i - d.
+        # Row i, column d: the score at distance d, gathered below into columns j = i - d.
         by_distance = (q + self.distance_bias) @ far.transpose(1, 2)
         steps = torch.arange(keys, device=x.device)
         apart = (steps if positions is None else positions)[..., None] - steps
         seen = apart >= 0 if self.window is None else (apart >= 0) & (apart < self.window)
         if mask is not None:
-            seen = (seen & mask) | (apart == 0)  # padding sees itself: nothing reads it, and it must not become NaN
+            seen = (seen & mask) | (apart == 0)  # padding attends to itself, to avoid NaN; its output is unused
         apart, seen = (x[:, None] if x.dim() == 3 else x for x in (apart, seen))
         bias = by_distance.gather(3, apart.clamp(min=0).expand(B, self.heads, T, keys)) / math.sqrt(self.size)
         bias = bias.masked_fill(~seen, -torch.inf)
@@ -119,7 +119,7 @@ class RelativeAttention(nn.Module):
 
 
 class RelativeBlock(nn.Module):
-    """Attention and MLP, each normalised before and added."""
+    """Pre-norm transformer block: attention and MLP, each with a residual connection."""
 
     def __init__(self, config: RelativeConfig) -> None:
         super().__init__()
@@ -138,17 +138,17 @@ class RelativeBlock(nn.Module):
 
 @dataclass
 class RelativeOutput(CausalLMOutput):
-    """What a forward pass gives."""
+    """Output of a forward pass."""
 
     last_hidden_state: torch.Tensor | None = None
-    """What the logits are computed from, `(B, T, width)`."""
+    """Input of the output head, `(B, T, width)`."""
 
 
 class RelativeForCausalLM(PreTrainedModel, GenerationMixin):
-    """A transformer with relative positions that predicts the next token. `generate` keeps no cache with it."""
+    """A causal language model with relative positions. `generate` works without a cache."""
 
     config_class = RelativeConfig
-    base_model_prefix = ""  # TRL takes `last_hidden_state` from the base model, which is this one
+    base_model_prefix = ""  # TRL reads `last_hidden_state` from the base model, which is this class itself
     main_input_name = "input_ids"
     _supports_sdpa = True
 
@@ -191,22 +191,22 @@ class RelativeForCausalLM(PreTrainedModel, GenerationMixin):
         logits_to_keep: int = 0,
         **kwargs: Any,
     ) -> RelativeOutput:
-        """Logits `(B, T, vocab_size)`, and the loss where there are labels (Hugging Face's: shifted inside).
+        """Logits `(B, T, vocab_size)`, and the loss if labels are given (shifted internally, as in Hugging Face).
 
         Args:
             input_ids: `(B, T)`.
-            attention_mask: `(B, T)`, 0 at padding; or `(B or 1, 1, T, keys)`, 0.0 where a key may be seen.
-            labels: `(B, T)`, -100 is no target.
-            output_hidden_states: also return the input of each block and the last norm, `(B, T, width)` each.
-            position_ids: of the tokens among the keys, with `past_key_values`; distances need them for nothing else.
+            attention_mask: `(B, T)`, 0 at padding; or `(B or 1, 1, T, keys)`, 0.0 at keys that may be attended to.
+            labels: `(B, T)`; -100 is ignored.
+            output_hidden_states: also return the input of each block and the final norm's output, each `(B, T, width)`.
+            position_ids: positions of the tokens among the keys; used only with `past_key_values`.
             past_key_values: an object whose `update` takes a layer's new keys and values and returns all of them.
-            logits_to_keep: logits of so many last tokens only; 0 for all.
+            logits_to_keep: compute logits only for this many last tokens; 0: all.
         """
         mask = None
         if attention_mask is not None and attention_mask.dim() == 4:
             mask = attention_mask[:, 0] == 0
         elif attention_mask is not None and not bool(attention_mask[:, 0].all()):
-            mask = attention_mask[:, None] != 0  # padding at the end is seen by nothing before it
+            mask = attention_mask[:, None] != 0  # right padding is hidden by causality
         positions = None if past_key_values is None else position_ids
         x = self.embedding(input_ids)
         hidden = [x]
@@ -224,12 +224,12 @@ class RelativeForCausalLM(PreTrainedModel, GenerationMixin):
     def prepare_inputs_for_generation(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs: Any
     ) -> dict[str, Any]:
-        """The whole sequence at every step."""
+        """Pass the full sequence at every step."""
         return {"input_ids": input_ids, "attention_mask": attention_mask}
 
 
 def _sinusoids(length: int, width: int, like: torch.Tensor) -> torch.Tensor:
-    """Sinusoids of the distances 0..length-1, `(length, width)`."""
+    """Sinusoidal encodings of the distances 0..length-1, `(length, width)`."""
     rates = torch.exp(torch.arange(0, width, 2, device=like.device) * (-math.log(10_000.0) / width))
     angles = torch.arange(length, device=like.device)[:, None] * rates
     return torch.cat([angles.sin(), angles.cos()], 1).to(like.dtype)

@@ -1,4 +1,4 @@
-"""Whatever loads can be saved: shown before a run begins, so that nothing trained is lost at its end."""
+"""Checks before a run that a loaded model can be saved, so that no trained model is lost at the end."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from metarlgym.models.files import has_weights
 
 TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
 KEPT = ((*TOKENS, "max_length", "max_new_tokens"), TOKENS, ())
-"""What a generation config that cannot be saved is reduced to; the first that can be saved."""
+"""Reductions of an unsaveable generation config, tried in order until one can be saved."""
 
 
 def repair_generation_config(model: Any, name: str) -> None:
-    """Leave out what transformers refuses to save, such as a temperature without sampling; a warning says what.
+    """Drop generation settings that transformers refuses to save, such as a temperature without sampling, and warn.
 
-    Training and evaluation sample by their own settings, never by these.
+    Training and evaluation never use these settings for sampling.
     """
     config = getattr(model, "generation_config", None)
     if config is None or (problem := _problem(config.save_pretrained)) is None:
@@ -45,10 +45,10 @@ def repair_generation_config(model: Any, name: str) -> None:
 
 
 def check_saveable(name: str, config: Any, tokenizer: Any) -> None:
-    """Before a run: weights are there, the generation config loads, config and tokenizer can be saved.
+    """Check before a run that weights exist, the generation config loads, and config and tokenizer can be saved.
 
     Raises:
-        ConfigError: one line with what is missing or cannot be saved.
+        ConfigError: one line that says what is missing or cannot be saved.
     """
     folder = Path(expand(name))
     if folder.is_dir() and (folder / "config.json").exists() and not has_weights(folder):
@@ -59,7 +59,7 @@ def check_saveable(name: str, config: Any, tokenizer: Any) -> None:
     if (folder / "generation_config.json").exists():
         try:
             GenerationConfig.from_pretrained(folder)
-        except Exception as error:  # what can be loaded is repaired by `load_model`
+        except Exception as error:  # `load_model` repairs a config that loads
             raise ConfigError(
                 f"model_name_or_path={name!r}: generation_config.json cannot be loaded ({first_line(error)}): correct "
                 "it, or delete it."
@@ -73,12 +73,12 @@ def check_saveable(name: str, config: Any, tokenizer: Any) -> None:
 
 
 def saveable(model: Any, name: str) -> Any:
-    """The model, if its weights can be written as safetensors.
+    """Return the model if its weights can be written as safetensors.
 
     Raises:
-        ConfigError: parameters share memory in a way that its class does not declare.
+        ConfigError: if parameters share memory in a way that its class does not declare.
     """
-    if not is_deepspeed_zero3_enabled():  # which leaves no weights in place to look at
+    if not is_deepspeed_zero3_enabled():  # under ZeRO-3 the weights are sharded and cannot be checked
         try:
             remove_tied_weights_from_state_dict(dict(model.state_dict()), model)
         except RuntimeError as error:
@@ -90,14 +90,14 @@ def saveable(model: Any, name: str) -> Any:
 
 
 def first_line(error: BaseException) -> str:
-    """What an exception says, in a line without its final stop."""
+    """The first line of an exception's message, without a trailing period."""
     lines = [line.strip(" -") for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     text = f"{lines[0]} {lines[1]}" if lines[0].endswith(":") and len(lines) > 1 else lines[0]
     return text.rstrip(".")
 
 
 def _problem(save: Callable[[str], Any]) -> str | None:
-    """Why a part cannot be saved, in a line, or None."""
+    """One line on why a part cannot be saved, or None."""
     with TemporaryDirectory() as folder:
         try:
             save(folder)

@@ -1,4 +1,4 @@
-"""Small models and tokenizers made from scratch, out of a task group's own text."""
+"""Small models made from scratch, with tokenizers built from a task group's own text."""
 
 from __future__ import annotations
 
@@ -19,26 +19,28 @@ CHAT_TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-"""ChatML, as Qwen's models use it."""
+"""ChatML, as used by Qwen models."""
 
 
 @dataclass
 class ScratchArguments:
-    """A model made from scratch, used where no `model_name_or_path` is given."""
+    """A model made from scratch, used if no `model_name_or_path` is given."""
 
-    scratch_tokenizer: str = field(default="word", metadata={"help": "word: the words of the task group; byte: bytes."})
-    scratch_hidden_size: int = field(default=32, metadata={"help": "Width d."})
-    scratch_layers: int = field(default=2, metadata={"help": "Transformer layers."})
-    scratch_heads: int = field(default=4, metadata={"help": "Attention heads; must divide the width."})
+    scratch_tokenizer: str = field(
+        default="word", metadata={"help": "word: one token per word of the task group; byte: one token per byte."}
+    )
+    scratch_hidden_size: int = field(default=32, metadata={"help": "Hidden size."})
+    scratch_layers: int = field(default=2, metadata={"help": "Number of transformer layers."})
+    scratch_heads: int = field(default=4, metadata={"help": "Number of attention heads; must divide the hidden size."})
     scratch_init_std: float | None = field(
-        default=None, metadata={"help": "Standard deviation of the weights at the start; default 1/sqrt(width)."}
+        default=None, metadata={"help": "Standard deviation of the initial weights; default: 1/sqrt(hidden size)."}
     )
     warmup_trials: int = field(
-        default=20_000, metadata={"help": "Trials of random legal play to learn the format from; 0 for no warm-up."}
+        default=20_000, metadata={"help": "Number of random-play trials for the warm-up; 0: no warm-up."}
     )
-    warmup_max_steps: int = field(default=1_000, metadata={"help": "Most steps of the warm-up."})
-    warmup_batch_size: int = field(default=256, metadata={"help": "Trials in a step of the warm-up."})
-    warmup_learning_rate: float = field(default=1e-3, metadata={"help": "AdamW's step size in the warm-up."})
+    warmup_max_steps: int = field(default=1_000, metadata={"help": "Maximum number of warm-up steps."})
+    warmup_batch_size: int = field(default=256, metadata={"help": "Batch size of the warm-up, in trials."})
+    warmup_learning_rate: float = field(default=1e-3, metadata={"help": "Learning rate of the warm-up (AdamW)."})
 
     def __post_init__(self) -> None:
         check_values(self)
@@ -55,12 +57,12 @@ def word_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:
-    """A tokenizer of the 256 bytes; it knows every text."""
+    """A byte-level tokenizer without merges, which can encode any text."""
     return _wrap(_bytes([PAD, BOS, END]))
 
 
 def chat_tokenizer() -> PreTrainedTokenizerFast:
-    """A tokenizer of the 256 bytes with ChatML turns."""
+    """A byte-level tokenizer with a ChatML template."""
     marks = {"bos_token": None, "eos_token": END_OF_TURN, "extra_special_tokens": [TURN]}
     tokenizer = _wrap(_bytes([PAD, TURN, END_OF_TURN]), **marks)
     tokenizer.chat_template = CHAT_TEMPLATE
@@ -84,17 +86,17 @@ def _wrap(tokenizer: Tokenizer, **special: Any) -> PreTrainedTokenizerFast:
 def scratch_model(
     args: ScratchArguments, tokenizer: Any, context: int, seed: int, tied: bool = False
 ) -> Qwen3ForCausalLM:
-    """A Qwen3-type model.
+    """A Qwen3 model with random weights.
 
-    The initialisation is scaled with the width: the library default of .02 is made for widths of 768 and more; at 32 it
+    The initialization scales with the width: the library default of 0.02 suits widths of 768 and more; at width 32 it
     is so small that attention never forms (docs/decisions.md).
 
     Args:
         args: sizes.
-        tokenizer: gives the vocabulary.
-        context: longest context in tokens.
-        seed: seeds the weights.
-        tied: let the output head share the embedding's weights.
+        tokenizer: provides the vocabulary size and special tokens.
+        context: maximum context length in tokens.
+        seed: seed for the weights.
+        tied: tie the output head to the embedding.
     """
     width = args.scratch_hidden_size
     config = Qwen3Config(

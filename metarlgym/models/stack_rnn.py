@@ -1,13 +1,14 @@
 """The Stack-RNN of Joulin and Mikolov 2015 ("Inferring algorithmic patterns with stack-augmented recurrent nets",
-arXiv:1503.01007): a recurrent network that pushes to and pops from stacks of numbers by soft, differentiable choices.
+arXiv:1503.01007): a recurrent network with differentiable stacks of numbers, controlled by soft push and pop actions.
 
-At each step, with h the hidden state and a = softmax(A h) over push, pop and no-op, for each stack
+At each step, with hidden state h and a = softmax(A h) over push, pop and no-op, for each stack
 
     s_t[0] = a_push sigmoid(D h_t) + a_pop s_{t-1}[1] + a_noop s_{t-1}[0]
     s_t[i] = a_push s_{t-1}[i-1]   + a_pop s_{t-1}[i+1] + a_noop s_{t-1}[i]
     h_t    = tanh(U x_t + R h_{t-1} + P s_{t-1}[0..k-1])
 
-No kept library has it. The no-op is the paper's section on it; what is read are the top k cells of every stack.
+No maintained library provides it. The no-op follows the paper's variant; the network reads the top k cells of each
+stack.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ ACTIONS = 3
 
 
 class StackRNN(nn.Module):
-    """One layer; called as `torch.nn.RNN` is, with `batch_first=True`.
+    """One layer, with the interface of `torch.nn.RNN` with `batch_first=True`.
 
     Args:
         input_size: width of the inputs.
         hidden_size: width of the hidden state.
         stacks: number of stacks.
-        cells: cells of each stack; what is pushed beyond is lost.
-        read: cells from the top that the next step sees.
+        cells: number of cells per stack; values pushed out at the bottom are lost.
+        read: number of top cells that the next step reads.
     """
 
     def __init__(self, input_size: int, hidden_size: int, stacks: int = 4, cells: int = 64, read: int = 2) -> None:
@@ -40,7 +41,7 @@ class StackRNN(nn.Module):
         self.value = nn.Linear(hidden_size, stacks)
 
     def start(self, batch: int, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The state before anything was seen: hidden `(B, H)` and empty stacks `(B, stacks, cells)`."""
+        """The initial state: hidden `(B, H)` and empty stacks `(B, stacks, cells)`."""
         return like.new_zeros(batch, self.hidden_size), like.new_zeros(batch, self.stacks, self.cells)
 
     def forward(
@@ -53,8 +54,8 @@ class StackRNN(nn.Module):
 
         Args:
             inputs: `(B, T, input_size)`.
-            state: `start` where None.
-            lengths: steps of each row, `(B,)`, after which its state stays; all where None.
+            state: initial state; None: `start`.
+            lengths: number of steps of each row, `(B,)`, after which its state stays fixed; None: all.
         """
         batch = inputs.shape[0]
         hidden, stack = self.start(batch, inputs) if state is None else state

@@ -1,1 +1,1 @@
-"""Policies: what picks actions."""
+"""Policies: everything that chooses actions."""

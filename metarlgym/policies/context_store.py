@@ -1,4 +1,4 @@
-"""ContextStore: what a model keeps of each context it has read, so that no token is ever encoded twice."""
+"""ContextStore: what a model keeps of each context it has encoded, so that no token is encoded twice."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import torch
 
 
 class ContextStore(ABC):
-    """Contexts in numbered slots. A slot is reused: encoding from position 0 begins a new context in it."""
+    """Contexts in numbered slots. A slot is reused: encoding from position 0 starts a new context in it."""
 
     @abstractmethod
     def reserve(self, slots: int, length: int) -> None:
-        """Make room for so many slots of so many tokens; contents stay."""
+        """Make room for the given number of slots of `length` tokens; contents are kept."""
 
     @abstractmethod
     def encode(self, slots: Sequence[int], known: Sequence[int], feeds: Sequence[Sequence[int]]) -> torch.Tensor:
-        """Extend contexts by tokens, all of them in as few forward passes as possible.
+        """Append tokens to contexts, all of them in as few forward passes as possible.
 
         Args:
             slots: the slot of each context.
-            known: tokens of each that are encoded already.
+            known: number of tokens of each that are already encoded.
             feeds: the tokens to encode, at least one each; lengths may differ.
 
         Returns:
@@ -30,4 +30,4 @@ class ContextStore(ABC):
 
     @abstractmethod
     def copy(self, source: int, targets: Sequence[int], length: int) -> None:
-        """Copy the first `length` tokens of one slot, which is all it holds, into others: a shared prompt."""
+        """Copy the first `length` tokens of one slot, its entire content, to other slots: a shared prompt."""

@@ -1,4 +1,4 @@
-"""A person in a policy's place, and a way to watch another policy: the trial is told on the terminal as it happens."""
+"""A human policy, and a way to watch other policies: prints the trial in the terminal as it happens."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from metarlgym.rollout.protocol import ActReply, ActRequest, Callback, Policy
 from metarlgym.trial import Trial
 
 Show = Callable[[str, str], None]
-"""`show(kind, text)`; kinds are `rules`, `text` (the environment's), `action` (the policy's) and `note` (ours)."""
+"""`show(kind, text)`; kinds are `rules`, `text` (of the environment), `action` (of the policy) and `note` (ours)."""
 
 QUIT = "quit"
 
 
 class PlayerQuit(MetaRLGymError):
-    """The person ended the trial."""
+    """The player ended the trial."""
 
 
 def plain(kind: str, text: str) -> None:
@@ -28,11 +28,11 @@ def plain(kind: str, text: str) -> None:
 
 
 class Narrator:
-    """Shows what is new in a trial: rules, openings, answers, and the running returns.
+    """Prints what is new in a trial: rules, openings, responses, and the running returns.
 
     Args:
         show: prints one text.
-        echo: show actions too; leave it off where the person has just typed them.
+        echo: print actions too; leave it off if the player has just typed them.
     """
 
     def __init__(self, show: Show = plain, echo: bool = False) -> None:
@@ -43,9 +43,9 @@ class Narrator:
         self._open = False
 
     def follow(self, trial: Trial | None = None) -> None:
-        """Show all that happened since the last call, in this trial or, without one, in the last one."""
+        """Print everything that happened since the last call, in this trial or, if None, in the last one."""
         if trial is not None and trial is not self._trial:
-            self.follow()  # what the trial before answered last
+            self.follow()  # the last response in the previous trial
             self._trial = trial
             self._episode = self._turn = 0
             self._open = False
@@ -95,13 +95,13 @@ class Narrator:
 
 
 class HumanPolicy(Policy):
-    """A person picks the actions. Play one trial at a time (`concurrency=1`).
+    """A person chooses the actions. Play one trial at a time (`concurrency=1`).
 
-    Reading blocks the event loop: with one trial there is nothing else to do, and Ctrl-C works as everywhere.
+    Reading blocks the event loop: with one trial there is nothing else to do, and Ctrl-C works as usual.
 
     Args:
         read: returns the next line without its line break; EOFError, or the line `quit`, ends the trial. Empty lines
-            are asked for again.
+            prompt again.
         show: prints a text; see `Show`.
     """
 
@@ -126,7 +126,7 @@ class HumanPolicy(Policy):
             done(PlayerQuit("the player ended the trial"))
         except KeyboardInterrupt:
             raise
-        except BaseException as error:  # the environment's texts are asked for here
+        except BaseException as error:  # the environment's code may run here
             done(error)
         else:
             done(ActReply([], [], "end", line))
@@ -136,7 +136,7 @@ class HumanPolicy(Policy):
 
 
 class WatchedPolicy(Policy):
-    """Shows the trials of another policy that works on text."""
+    """Prints the trials of another text-based policy."""
 
     wants_tokens = False
 
@@ -159,7 +159,7 @@ class WatchedPolicy(Policy):
 
 @contextlib.contextmanager
 def _interruptible() -> Iterator[None]:
-    """Ctrl-C ends the reading at once: under asyncio the first one would only mark the task as cancelled."""
+    """Let Ctrl-C end the reading at once: under asyncio the first one would only mark the task as cancelled."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

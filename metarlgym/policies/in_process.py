@@ -1,8 +1,8 @@
-"""InProcessPolicy: the model being trained acts itself, on CPU or GPU, and keeps what it read across turns.
+"""InProcessPolicy: the model in this process acts, on CPU or GPU, and keeps its cache across turns.
 
-At every tick of the event loop all waiting requests are extended by one forward pass: contexts that need several tokens
-encoded go first, then all that need one. No token is ever encoded twice, and prompts that several contexts share are
-encoded once. transformers' continuous batching was measured against this; the numbers are in `docs/decisions.md`.
+At every tick of the event loop, all waiting requests advance together: contexts that need several tokens encoded go
+first, then all that need one. No token is encoded twice, and a prompt shared by several contexts is encoded once.
+`docs/decisions.md` has measurements against transformers' continuous batching.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from metarlgym.rollout.render import Renderer
 
 
 class _Context:
-    """A context's slot, and the request it waits with."""
+    """A context's slot and its pending request."""
 
     __slots__ = ("cached", "done", "key", "logprobs", "need", "request", "sampled", "slot")
 
@@ -34,7 +34,7 @@ class _Context:
         self.key = key
         self.slot = slot
         self.cached = 0
-        """Tokens that are encoded."""
+        """Number of encoded tokens."""
 
     def wait(self, request: ActRequest, done: Callback) -> None:
         self.request = request
@@ -42,7 +42,7 @@ class _Context:
         self.sampled: list[int] = []
         self.logprobs: list[float] = []
         self.need = 0
-        """Tokens to encode before the next can be sampled; set at each tick."""
+        """Number of tokens to encode before the next can be sampled; set at each tick."""
 
     def feed(self) -> list[int]:
         """The tokens to encode."""
@@ -54,14 +54,13 @@ class InProcessPolicy(Policy):
 
     Args:
         model: a transformers causal model, with or without LoRA; not wrapped by DDP.
-        renderer: tells which tokens end an action.
+        renderer: defines which tokens end an action.
         temperature: sampling temperature, above 0.
         greedy: take the most likely token instead; log-probabilities are still those at `temperature`.
-        max_batch_tokens: most tokens, padding included, in one forward pass.
+        max_batch_tokens: maximum number of tokens in one forward pass, including padding.
 
     Raises:
-        ConfigError: an architecture that keeps something else of a context than keys and values of all its tokens, or
-            a recurrent network's state.
+        ConfigError: an architecture whose cache is neither plain keys and values of all tokens nor a recurrent state.
     """
 
     def __init__(
@@ -81,7 +80,7 @@ class InProcessPolicy(Policy):
         self.greedy = greedy
         self.max_batch_tokens = max_batch_tokens
         self.encoded_tokens = 0
-        """Tokens that went through the model since the policy was made."""
+        """Number of tokens encoded by the model since the policy was created."""
         self._contexts: dict[int, _Context] = {}
         self._free: list[int] = []
         self._store: ContextStore = self._new_store()
@@ -99,7 +98,7 @@ class InProcessPolicy(Policy):
         self.close()
 
     def open(self) -> None:
-        """Prepare the model for acting; `begin` calls it, and so do callers without an event loop."""
+        """Prepare the model for acting; called by `begin`, and directly by callers without an event loop."""
         self._store = self._new_store()
         self._stack = inference(self.model)
         self._stack.__enter__()
@@ -107,7 +106,7 @@ class InProcessPolicy(Policy):
     def close(self) -> None:
         """Undo `open`, and forget all contexts."""
         self._stack.__exit__(None, None, None)
-        # What is kept is as large as the rollout was and the weights change next: nothing of it can be used again.
+        # The cache is as large as the rollout was and the weights change next, so nothing in it can be reused.
         self._store = self._new_store()
         self._contexts.clear()
         self._free.clear()
@@ -136,13 +135,13 @@ class InProcessPolicy(Policy):
         return StateStore(self.model) if hasattr(self.model, "state_batch_dim") else KVStore(self.model)
 
     def _tick(self) -> None:
-        """One forward pass over those waiting; then their trials move on and what they ask next waits too."""
+        """One forward pass over the waiting contexts; then their trials move on and their next requests wait too."""
         waiting, self._pending = self._pending, []
         contexts = self._contexts
         group: list[_Context] = []
         single: list[_Context] = []
         for pending in waiting:
-            # A trial may have been ended while it waited; its slot can belong to another context by now.
+            # A trial may have ended while it waited; its slot can belong to another context by now.
             if contexts.get(pending.key) is pending:
                 pending.need = len(pending.request.ids) + len(pending.sampled) - pending.cached
                 (group if pending.need > 1 else single).append(pending)
@@ -164,7 +163,7 @@ class InProcessPolicy(Policy):
             self._scheduled = False
 
     def _chunks(self, group: list[_Context]) -> Iterator[list[_Context]]:
-        """Parts of at most `max_batch_tokens`, those that need about as much together."""
+        """Chunks of at most `max_batch_tokens`, grouping contexts with similar needs."""
         if not group:
             return
         needs = [p.need for p in group]
@@ -179,7 +178,7 @@ class InProcessPolicy(Policy):
             start = end
 
     def _settle(self, chunk: list[_Context]) -> None:
-        """Reply to those whose action is complete; the others wait for their next token."""
+        """Reply to contexts whose action is complete; the others wait for their next token."""
         end_ids, fixed = self.renderer.end_ids, self.renderer.fixed_action_tokens
         for pending in chunk:
             sampled = pending.sampled
@@ -191,7 +190,7 @@ class InProcessPolicy(Policy):
                 self._pending.append(pending)
 
     def _extend(self, chunk: list[_Context]) -> None:
-        """Encode what each context lacks and sample one token for each."""
+        """Encode the missing tokens of each context and sample one token for each."""
         longest = max(p.cached + p.need for p in chunk)
         self._store.reserve(max(p.slot for p in chunk) + 1, longest)
         leaders, followers = _share_prompts(chunk)
@@ -229,7 +228,7 @@ class InProcessPolicy(Policy):
 
 
 def _share_prompts(chunk: list[_Context]) -> tuple[list[_Context], list[tuple[_Context, _Context]]]:
-    """Those to encode, and those whose whole new context equals another's (follower, leader)."""
+    """The contexts to encode, and those whose entire new context equals another's (follower, leader)."""
     if len(chunk) < 2 or chunk[0].cached or len(chunk[0].request.ids) < 2:
         return chunk, []
     leaders: list[_Context] = []
@@ -249,7 +248,7 @@ def _share_prompts(chunk: list[_Context]) -> tuple[list[_Context], list[tuple[_C
 
 @contextmanager
 def inference(model: Any) -> Iterator[None]:
-    """No gradients, no dropout, and an attention kernel that takes a mask; all restored afterwards."""
+    """No gradients, no dropout, and an attention kernel that accepts a mask; all restored afterwards."""
     training = model.training
     kernel = model.config._attn_implementation
     switch = kernel not in ("sdpa", "eager")

@@ -1,8 +1,8 @@
-"""SlotCache: one preallocated KV cache in which every context owns a slot, however long each is.
+"""SlotCache: one preallocated KV cache in which every context has its own slot, whatever its length.
 
-transformers' own caches hold one rectangular batch; here each forward pass names the slots it extends and the positions
-it writes, so contexts of different lengths share a batch and keep their keys and values over the turns of a trial.
-`KVStore` makes those forward passes.
+transformers' own caches hold one rectangular batch; here each forward pass specifies the slots it extends and the
+positions it writes, so contexts of different lengths share a batch and keep their keys and values over the turns of a
+trial. `KVStore` runs those forward passes.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class SlotCache(Cache):
         self._limit = 0
 
     def reserve(self, slots: int, length: int) -> None:
-        """Make room; contents stay. One further column takes what padding writes."""
+        """Make room; contents are kept. One extra column receives what padding writes."""
         if slots <= self.slots and length <= self.length:
             return
         self.slots = max(slots, self.slots if slots <= self.slots else 2 * self.slots)
@@ -50,19 +50,19 @@ class SlotCache(Cache):
     def aim(
         self, rows: torch.Tensor | None, count: int, positions: torch.Tensor, start: int | None, limit: int
     ) -> None:
-        """Choose what the next forward pass reads and writes.
+        """Set what the next forward pass reads and writes.
 
         Args:
             rows: slots of the batch, shape `(count,)`; None for the slots 0 to count-1 in order.
             count: batch size.
             positions: where each new token goes, shape `(count, t)`; padding goes to `self.length`.
-            start: the first position, where all rows write the same ones; None otherwise.
+            start: the first position if all rows write the same ones; otherwise None.
             limit: keys up to this position are attended to.
         """
         self._rows, self._count, self._positions, self._start, self._limit = rows, count, positions, start, limit
 
     def copy_slot(self, source: int, targets: torch.Tensor, length: int) -> None:
-        """Copy the first `length` positions of one slot into others: a prompt that many contexts share."""
+        """Copy the first `length` positions of one slot to others: a prompt shared by many contexts."""
         for store in (self._keys, self._values):
             for tensor in store:
                 tensor[targets, :, :length] = tensor[source : source + 1, :, :length]
@@ -103,13 +103,13 @@ class KVStore(ContextStore):
     """Contexts of a model with plain attention, in a `SlotCache`.
 
     Args:
-        model: a causal model that takes a mask of shape `(batch, 1, queries, keys)` and position ids.
+        model: a causal model that accepts a mask of shape `(batch, 1, queries, keys)` and position ids.
     """
 
     def __init__(self, model: Any) -> None:
         self.model = model
         self.cache = SlotCache()
-        self._device, self._dtype = model.device, model.dtype  # both walk the parameters
+        self._device, self._dtype = model.device, model.dtype  # both properties iterate over the parameters
         # XGLM compares the mask's shape with the batch's instead of broadcasting it.
         self._whole_mask = model.config.get_text_config().model_type == "xglm"
 
@@ -120,7 +120,7 @@ class KVStore(ContextStore):
         self.cache.copy_slot(source, torch.tensor(targets, device=self._device), length)
 
     def encode(self, slots: Sequence[int], known: Sequence[int], feeds: Sequence[Sequence[int]]) -> torch.Tensor:
-        """One forward pass; those that need less are padded on the left."""
+        """One forward pass; shorter contexts are padded on the left."""
         n = len(slots)
         cached = np.array(known)
         needs = np.array([len(feed) for feed in feeds])
@@ -133,21 +133,21 @@ class KVStore(ContextStore):
             ids = np.zeros((n, width), dtype=np.int64)
             for row, feed in zip(ids, feeds, strict=True):
                 row[width - len(feed) :] = feed
-        # Position of each column; columns of padding come out negative.
+        # Position of each column; padding columns are negative.
         positions = (cached + needs - width)[:, None] + np.arange(width)[None, :]
         padding = None if uniform else np.arange(width)[None, :] < (width - needs)[:, None]
         start = int(cached[0]) if uniform and (cached == cached[0]).all() else None
         device, dtype = self._device, self._dtype
         position_ids = torch.from_numpy(positions)
         if start is not None:
-            position_ids = position_ids[:1]  # the same in all rows: mask and rotary embedding are made once
+            position_ids = position_ids[:1]  # identical in all rows: mask and rotary embedding are computed once
         visible = torch.arange(limit)[None, None, :] <= position_ids[:, :, None]
         write_to = position_ids
         if padding is not None:
             mask = torch.from_numpy(padding)
             write_to = position_ids.masked_fill(mask, self.cache.length)
             position_ids = position_ids.masked_fill(mask, 0)
-            # Padding looks at the first key, so that its softmax is not empty; nothing reads its output.
+            # Padding attends to the first key so that its softmax is not empty; its output is never read.
             visible[:, :, 0] |= mask
         bias = torch.zeros(visible.shape, dtype=dtype).masked_fill_(~visible, torch.finfo(dtype).min)[:, None]
         if self._whole_mask:

@@ -1,7 +1,7 @@
-"""StateStore: recurrent networks are played through their state, which takes the place of a KV cache.
+"""StateStore: keeps the state of recurrent networks, in place of a KV cache.
 
-A model of this kind has `state_batch_dim` (the dimension of its state's tensors that counts the batch), takes `state=`
-in its forward pass and returns the state after the last token. A state of zeros is that before the first token.
+Such a model has `state_batch_dim` (the batch dimension of its state tensors), accepts `state=` in its forward pass and
+returns the state after the last token. The state before the first token is all zeros.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ class StateStore(ContextStore):
         self._dim: int = model.state_batch_dim
         self._device = model.device
         self._form: Any = None
-        """A state as the model returned it, for its nesting."""
+        """A state as returned by the model, for its nesting."""
         self._kept: list[torch.Tensor] = []
-        """The state's tensors with the slots as first dimension."""
+        """The state tensors with the slots as first dimension."""
 
     def reserve(self, slots: int, length: int) -> None:
         if slots <= self.slots:
@@ -41,7 +41,7 @@ class StateStore(ContextStore):
             self._kept[i] = new
 
     def encode(self, slots: Sequence[int], known: Sequence[int], feeds: Sequence[Sequence[int]]) -> torch.Tensor:
-        # A state cannot skip padding, so contexts are grouped by how much they need.
+        # A state cannot skip padding, so contexts are grouped by the number of tokens they need.
         by_length: dict[int, list[int]] = {}
         for i, feed in enumerate(feeds):
             by_length.setdefault(len(feed), []).append(i)
@@ -84,5 +84,5 @@ def _tensors(state: Any) -> list[torch.Tensor]:
 
 
 def _in_form(form: Any, tensors: Iterator[torch.Tensor]) -> Any:
-    """The tensors nested as in `form`."""
+    """The tensors, nested as in `form`."""
     return next(tensors) if isinstance(form, torch.Tensor) else tuple(_in_form(part, tensors) for part in form)

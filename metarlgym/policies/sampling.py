@@ -1,4 +1,4 @@
-"""Sampling that depends on a request's seed and on nothing else: not on the batch it happens to be in."""
+"""Sampling that depends only on a request's seed, not on the batch in which it happens to run."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 
 
 def uniforms(seeds: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Uniform numbers in [0, 1) from (seed, how many were drawn before); splitmix64 (Steele et al. 2014).
+    """Uniform numbers in [0, 1) from (seed, number of earlier draws); splitmix64 (Steele et al. 2014).
 
     Args:
         seeds: uint64, shape `(n,)`.
@@ -27,13 +27,13 @@ def uniforms(seeds: np.ndarray, counts: np.ndarray) -> np.ndarray:
 def sample(
     logits: torch.Tensor, u: np.ndarray, temperature: float = 1.0, greedy: bool = False
 ) -> tuple[list[int], list[float]]:
-    """One token per row by inverse transform, with its exact log-probability.
+    """Sample one token per row by inverse transform, with its exact log-probability.
 
     Args:
         logits: shape `(n, vocabulary)`.
         u: uniform numbers, shape `(n,)`.
-        temperature: divides the logits; the log-probabilities are those of the divided logits, as TRL's are.
-        greedy: take the largest instead.
+        temperature: divides the logits; as in TRL, log-probabilities are those of the divided logits.
+        greedy: take the argmax instead.
 
     Returns:
         Tokens and log-probabilities, each of length n.
@@ -42,7 +42,7 @@ def sample(
     if greedy:
         tokens = logprobs.argmax(-1)
     else:
-        # float64: a float32 cumulative sum over a large vocabulary is off by more than small probabilities.
+        # float64: the rounding error of a float32 cumulative sum over a large vocabulary exceeds small probabilities.
         cumulative = logprobs.double().exp_().cumsum_(-1)
         target = torch.from_numpy(u).to(cumulative.device)[:, None] * cumulative[:, -1:]
         tokens = torch.searchsorted(cumulative, target, right=True)[:, 0].clamp_(max=logits.shape[-1] - 1)

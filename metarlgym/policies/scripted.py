@@ -1,4 +1,4 @@
-"""Policies that are functions of what can be seen: scripts, the oracle and random baselines, a seeded slow policy."""
+"""Policies that act on visible text: scripts, oracle and random baselines, and a slow policy with seeded latency."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from metarlgym.trial import Trial
 
 
 class ScriptedPolicy(Policy):
-    """Calls `act(trial, rng)` for every action; `rng` is a private stream of this very action."""
+    """Calls `act(trial, rng)` for every action; `rng` is a private stream for that action."""
 
     wants_tokens = False
 
@@ -27,14 +27,14 @@ class ScriptedPolicy(Policy):
             text = self.act(request.trial, stream(request.seed, "script"))
         except KeyboardInterrupt:
             raise
-        except BaseException as error:  # of an environment's oracle or random_action, sys.exit() included
+        except BaseException as error:  # from an environment's oracle or random_action, including sys.exit()
             done(error)
         else:
             done(ActReply([], [], "end", text))
 
 
 class OraclePolicy(ScriptedPolicy):
-    """The task group's own optimal policy: it sees what its memory recalls and nothing hidden."""
+    """The task group's own optimal policy: it sees what its memory recalls, and nothing hidden."""
 
     def __init__(self) -> None:
         super().__init__(lambda trial, rng: trial.oracle(trial.visible))
@@ -58,12 +58,12 @@ class OracleAndRandom:
 
 
 class DelayedPolicy(Policy):
-    """Another scripted policy behind a seeded lognormal latency, as a server has. For benchmarks and tests.
+    """Another scripted policy with a seeded lognormal latency, as a server has. For benchmarks and tests.
 
     Args:
-        policy: answers after the delay.
+        policy: replies after the delay.
         mean: mean latency in seconds.
-        sigma: standard deviation of the latency's logarithm.
+        sigma: standard deviation of the log latency.
     """
 
     wants_tokens = False
@@ -83,10 +83,10 @@ class DelayedPolicy(Policy):
 
 
 class RandomTokenPolicy(Policy):
-    """Uniformly random legal actions as tokens, so that transcripts have exactly the form rollouts have.
+    """Uniformly random legal actions as tokens, so that transcripts have exactly the format of real rollouts.
 
     Args:
-        renderer: encodes the actions and tells whether they end with a token.
+        renderer: encodes the actions and determines whether they end with a token.
     """
 
     def __init__(self, renderer: Renderer) -> None:
@@ -103,7 +103,7 @@ class RandomTokenPolicy(Policy):
                 ids.append(self.renderer.end_id)
         except KeyboardInterrupt:
             raise
-        except BaseException as error:  # of an environment's oracle or random_action, sys.exit() included
+        except BaseException as error:  # from an environment's oracle or random_action, including sys.exit()
             done(error)
         else:
             done(ActReply(ids, [0.0] * len(ids)))

@@ -1,8 +1,8 @@
-"""self_check: the in-process policy compares its log-probabilities with those of a plain forward pass before it plays.
+"""self_check: before playing, the in-process policy compares its log-probabilities with those of a plain forward pass.
 
-A model may ignore the mask, positions or cache that it is handed, and its log-probabilities are then wrong without any
-error. A handful of contexts of fixed ids are played through all that a rollout uses: padding on the left, a shared
-prompt, cached contexts that several tokens are added to, and single tokens.
+A model may ignore the mask, positions or cache passed to it; its log-probabilities are then wrong without any error. A
+few contexts of fixed ids go through everything that a rollout uses: left padding, a shared prompt, appending several
+tokens to cached contexts, and single tokens.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from metarlgym.policies.supported import WAY_OUT
 from metarlgym.rollout.protocol import ActReply, ActRequest
 
 PROMPTS = (9, 9, 4, 14, 1, 6)
-"""Lengths of the contexts' prompts; the first two are the same."""
+"""Lengths of the contexts' prompts; the first two prompts are identical."""
 BRIDGES = (3, 1, 2, 4, 1, 5)
-"""Tokens that are added after the first action."""
+"""Number of tokens appended after the first action."""
 ACTION = 3
-"""Tokens of each of the two actions."""
+"""Number of tokens of each of the two actions."""
 
 
 @dataclass(frozen=True)
@@ -36,23 +36,25 @@ class Tolerance:
     mean: float
     largest: float
     share: float
-    """Also at most this share of their standard deviation over tokens, for the mean difference; ten times as much for
-    the largest. A model with small random weights has nearly constant ones, and one that is wrong would pass."""
+    """Additional bound on the mean difference, relative to the standard deviation of the log-probabilities over tokens;
+    ten times as much for the largest. With small random weights log-probabilities are nearly constant, so that a wrong
+    model would pass the absolute bounds.
+    """
 
 
 FULL = Tolerance(1e-4, 1e-3, 0.002)
 HALF = {torch.float16: Tolerance(0.02, 0.25, 0.02), torch.bfloat16: Tolerance(0.1, 1.0, 0.08)}
-"""Right models in bfloat16 differ by up to 0.02 of the standard deviation, wrong ones by 0.2 and more."""
+"""In bfloat16, correct models differ by up to 0.02 of the standard deviation, wrong ones by 0.2 and more."""
 
 
 def self_check(model: Any) -> None:
-    """Play a short batch and compare. Draws no random numbers, and leaves the model as it was.
+    """Play a short batch and compare. Draws no random numbers and leaves the model unchanged.
 
     Args:
-        model: as for `InProcessPolicy`, with its whole weights.
+        model: as for `InProcessPolicy`, with all its weights (not sharded).
 
     Raises:
-        ConfigError: a difference above the tolerance, or a forward pass that fails; one line with the way out.
+        ConfigError: a difference above the tolerance, or a forward pass that fails; one line with the fix.
     """
     policy = InProcessPolicy(model, _FixedLength())  # type: ignore[arg-type]
     kind = model.config.get_text_config().model_type
@@ -74,11 +76,12 @@ def self_check(model: Any) -> None:
 
 
 def compare(ours: torch.Tensor, plain: torch.Tensor, dtype: torch.dtype) -> str | None:
-    """What is wrong between log-probabilities of shape `(n,)` that should be equal, for a message; None if nothing.
+    """Describe the discrepancy between log-probabilities of shape `(n,)` that should be equal; None if within
+    tolerance.
 
     Args:
-        ours: those that are tested.
-        plain: those that are right.
+        ours: the values under test.
+        plain: the reference values.
         dtype: the number type they were computed in.
     """
     gaps = (ours - plain).abs()
@@ -87,13 +90,13 @@ def compare(ours: torch.Tensor, plain: torch.Tensor, dtype: torch.dtype) -> str 
     limits = HALF.get(dtype, FULL)
     mean_at_most = min(limits.mean, limits.share * spread + 1e-6)
     at_most = min(limits.largest, 10 * limits.share * spread + 1e-5)
-    if mean <= mean_at_most and largest <= at_most:  # false for NaN too
+    if mean <= mean_at_most and largest <= at_most:  # False for NaN too
         return None
     return f"differ by {mean:.2g} on average and {largest:.2g} at most (allowed: {mean_at_most:.2g}, {at_most:.2g})"
 
 
 class _FixedLength:
-    """What the policy asks of a renderer: every action has the same length."""
+    """A minimal renderer for the policy: every action has the same length."""
 
     end_ids: frozenset[int] = frozenset()
     fixed_action_tokens = ACTION
@@ -103,15 +106,15 @@ class _FixedLength:
 class _Context:
     ids: list[int]
     bridge: list[int]
-    """Tokens of the environment after the first action."""
+    """Environment tokens after the first action."""
     prompt_len: int
     places: list[int]
-    """Where the sampled tokens stand."""
+    """Positions of the sampled tokens."""
     logprobs: list[float]
 
 
 def _contexts(model: Any) -> list[_Context]:
-    """Random tokens from a stream of their own, as many as the model has room for."""
+    """Random tokens from a separate stream, as many as fit the model."""
     text = model.config.get_text_config()
     longest = getattr(text, "max_position_embeddings", None) or 2**20
     rng = random.Random(0)
@@ -127,7 +130,7 @@ def _contexts(model: Any) -> list[_Context]:
 
 
 def _play(policy: InProcessPolicy, contexts: list[_Context]) -> list[_Context]:
-    """Two actions in each context, with the bridge between them."""
+    """Play two actions in each context, with the bridge between them."""
     loop = _Loop()
     policy.loop = loop  # type: ignore[assignment]
     failures: list[BaseException] = []
@@ -162,7 +165,7 @@ def _play(policy: InProcessPolicy, contexts: list[_Context]) -> list[_Context]:
 
 
 def _plain(model: Any, contexts: list[_Context]) -> torch.Tensor:
-    """Log-probabilities of the sampled tokens, each context alone and whole, without padding and cache."""
+    """Log-probabilities of the sampled tokens, each full context on its own, without padding and cache."""
     found = []
     with inference(model):
         for context in contexts:
@@ -174,7 +177,7 @@ def _plain(model: Any, contexts: list[_Context]) -> torch.Tensor:
 
 
 class _Loop:
-    """The one part of an event loop that the policy uses; runs where another loop may be running already."""
+    """The only part of an event loop that the policy uses; works even if another loop is already running."""
 
     def __init__(self) -> None:
         self._calls: deque[Callable[[], None]] = deque()

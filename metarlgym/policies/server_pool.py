@@ -1,8 +1,8 @@
-"""ServerPool: HTTP requests to one or several equal servers, with balancing, retries and deadlines.
+"""ServerPool: HTTP requests to one or several identical servers, with balancing, retries and deadlines.
 
-Faults are told apart by what they mean for a trial. A server that does not answer in time is slow: the trial ends
-there. One that is gone, overloaded or answers 5xx may come back: the request is sent again, elsewhere if there is an
-elsewhere, for `retry_seconds`; only then is the rollout lost. Any other refusal is a mistake that no retry mends.
+Faults are distinguished by their effect on a trial. A server that does not answer in time is slow: the trial ends
+there. One that is gone, overloaded or answers 5xx may come back: the request is retried, on another server if possible,
+for `retry_seconds`; only then is the rollout lost. Any other refusal is an error that no retry can fix.
 """
 
 from __future__ import annotations
@@ -20,30 +20,30 @@ from metarlgym.datatypes import StopReason
 from metarlgym.rollout.protocol import PolicyLost, PolicyStop
 
 FIRST_WAIT, LONGEST_WAIT = 0.1, 5.0
-"""Seconds between tries: doubled each time, with jitter so that a thousand requests do not come back together."""
+"""Seconds between attempts: doubled each time, with jitter so that a thousand requests do not return simultaneously."""
 CONNECT_SECONDS = 10.0
 OTHER_FILES = 200
-"""Open files a process has besides its connections."""
+"""Number of files a process has open besides its connections."""
 
 
 @dataclass
 class Server:
-    """One server and how busy we keep it."""
+    """One server and its current load."""
 
     url: str
-    """Such as `http://127.0.0.1:8000`, without a slash at the end."""
+    """Such as `http://127.0.0.1:8000`, without a trailing slash."""
     model: str
     """The name under which it serves the policy."""
     in_flight: int = 0
     down_until: float = 0.0
-    """Monotonic time before which it is avoided if another can be had."""
+    """Monotonic time until which it is avoided if another is available."""
     suspect: bool = False
-    """Its connection was lost: it may have been started again, with the weights it had at first."""
+    """Its connection was lost: it may have restarted, with its initial weights."""
 
 
 @dataclass
 class PoolStats:
-    """Counts since the pool was made."""
+    """Counts since the pool was created."""
 
     requests: int = 0
     retries: int = 0
@@ -56,9 +56,10 @@ class ServerPool:
 
     Args:
         servers: at least one.
-        concurrency: most requests in flight, over all servers; the others wait their turn, on no one's clock.
-        request_timeout: seconds a server may take for one request.
-        retry_seconds: how long a request is tried again after connections are lost or 5xx comes back.
+        concurrency: maximum number of requests in flight over all servers; waiting requests do not use up their
+            timeout.
+        request_timeout: maximum seconds for one request.
+        retry_seconds: how long a request is retried after lost connections or 5xx.
     """
 
     def __init__(
@@ -74,13 +75,14 @@ class ServerPool:
         self.retry_seconds = retry_seconds
         self.stats = PoolStats()
         self.weights: str | None = None
-        """Name of the weights that every server must hold; None where that is not known."""
+        """Version of the weights that every server must hold; None if unknown."""
         self._session: aiohttp.ClientSession | None = None
 
     async def open(self) -> None:
-        """Make connections possible; they belong to the running event loop."""
+        """Open the HTTP session; its connections belong to the running event loop."""
         self._room_for_connections()
-        # Keep-alive has to end before the server's own (5 s in uvicorn), or a request meets a connection being closed.
+        # Keep-alive has to end before the server's own (5 s in uvicorn), or a request may hit a connection that is
+        # closing.
         connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=3.0)
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS)
         self._session = aiohttp.ClientSession(
@@ -92,7 +94,7 @@ class ServerPool:
             server.in_flight, server.down_until, server.suspect = 0, 0.0, False
 
     def _room_for_connections(self) -> None:
-        """Each request in flight is an open file, and the usual limit on those is 1,024."""
+        """Raise the limit on open files, usually 1,024: each request in flight takes one."""
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         wanted = self.concurrency + OTHER_FILES
         if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -118,11 +120,11 @@ class ServerPool:
     async def post(
         self, path: str, body: Callable[[Server], bytes], home: Server | None = None
     ) -> tuple[Server, bytes]:
-        """Post until a server answers 200; returns that server and its answer.
+        """Post until a server answers 200; returns that server and its response.
 
         Raises:
-            PolicyStop: no answer within `request_timeout`, or a context longer than the server takes.
-            PolicyLost: servers stayed away for `retry_seconds`, or refused the request.
+            PolicyStop: no answer within `request_timeout`, or a context longer than the server supports.
+            PolicyLost: servers were unreachable for `retry_seconds`, or refused the request.
         """
         async with self._slots:
             self.stats.requests += 1
@@ -168,11 +170,11 @@ class ServerPool:
             headers = {"Content-Type": "application/json"}
             async with self._session.post(server.url + path, data=body, headers=headers) as response:
                 return response.status, await response.read()
-        except aiohttp.ServerTimeoutError as error:  # a TimeoutError too, but it is the connection that failed
+        except aiohttp.ServerTimeoutError as error:  # also a TimeoutError, but here the connection failed
             raise ConnectionError(str(error)) from error
 
     async def _check_weights(self, server: Server) -> None:
-        """See that a server whose connection was lost still holds the weights of this rollout."""
+        """Check that a server whose connection was lost still holds the weights of this rollout."""
         assert self._session is not None
         async with self._session.get(f"{server.url}/weight_info") as response:
             if response.status == 200 and (await response.json())["weight_version"] != self.weights:
@@ -183,7 +185,7 @@ class ServerPool:
         server.suspect = False
 
     def _refused(self, server: Server, status: int, answer: bytes) -> None:
-        """Tell refusals that a retry can mend (nothing happens) from others (raises)."""
+        """Return if a retry may help; raise for any other refusal."""
         if status >= 500 or status in (408, 429):
             return
         text = _text(answer)

@@ -1,4 +1,4 @@
-"""What can be told from a model's configuration alone about playing it in this process."""
+"""Check from a model's configuration alone whether it can be played in this process."""
 
 from __future__ import annotations
 
@@ -19,18 +19,19 @@ OTHERS = {
     "doge": ("a mask made from the values of all tokens", NO_PADDING),
     "rwkv": ("a recurrent state of its own", NO_PADDING),
 }
-"""Model types whose configuration does not say that a mask and a cache of keys and values are not enough."""
+"""Model types that need more than a mask and a cache of keys and values although their configuration does not show it.
+"""
 
 
 def check_config(config: Any) -> None:
-    """Refuse a model that cannot be played in this process. The rest is for `self_check` to find.
+    """Reject a model that cannot be played in this process. `self_check` detects the remaining cases.
 
     Raises:
-        ConfigError: naming the model and the way out.
+        ConfigError: naming the model and the alternative.
     """
     text = config.get_text_config()
     if text.model_type.startswith("metarlgym_"):
-        return  # networks of ours are made for it
+        return  # this project's own networks support it
     name = f"model {config.name_or_path or text.model_type!r} (model type {text.model_type!r})"
     kinds = set(getattr(text, "layer_types", None) or [_layer_kind(text)])
     if kinds != {"full_attention"}:
@@ -44,8 +45,8 @@ def check_config(config: Any) -> None:
 
 
 def _layer_kind(config: Any) -> str:
-    """The kind of all layers where the config lists none per layer, as Mistral's and Phi-3's do."""
-    if "local" in (getattr(config, "attention_layers", None) or ()):  # GPT-Neo's
+    """The kind of all layers if the config does not list them per layer, as for Mistral and Phi-3."""
+    if "local" in (getattr(config, "attention_layers", None) or ()):  # GPT-Neo
         return "sliding_attention"
     window = getattr(config, "sliding_window", None)
     longest = getattr(config, "max_position_embeddings", None) or math.inf

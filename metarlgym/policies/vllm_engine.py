@@ -19,10 +19,10 @@ class VLLMEnginePolicy(Policy):
     """Samples from a `vllm.LLM`.
 
     Args:
-        llm: made with `logprobs_mode="processed_logprobs"`.
-        renderer: tells which tokens end an action.
+        llm: created with `logprobs_mode="processed_logprobs"`.
+        renderer: defines which tokens end an action.
         temperature: sampling temperature, above 0.
-        truncation: `top_p`, `top_k` or `min_p`, where sampling is to be truncated.
+        truncation: `top_p`, `top_k` or `min_p`, to truncate the sampling distribution.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class VLLMEnginePolicy(Policy):
                 done(lost)
             return
         for name, reply in finished:
-            if name in self._waiting:  # not so where its trial was ended meanwhile
+            if name in self._waiting:  # absent if its trial has ended in the meantime
                 _, done = self._waiting.pop(name)
                 done(reply)
         if self._waiting:

@@ -1,6 +1,6 @@
 """VLLMServerPolicy: acts through one or several vLLM servers, token ids in and token ids out.
 
-Every process of a training run talks to the servers itself and never to the other processes: trials take different
+Every process of a training run talks to the servers directly and never to the other processes: trials take different
 numbers of turns, and a collective call inside the rollout would wait for a process that has finished its trials.
 """
 
@@ -18,11 +18,11 @@ from metarlgym.rollout.protocol import ActReply, ActRequest, Callback, Policy, P
 from metarlgym.rollout.render import Renderer
 
 CLAMPED = -9999.0
-"""What vLLM's API writes for a log-probability of minus infinity."""
+"""vLLM's API value for a log-probability of minus infinity."""
 
 
 class _Context:
-    """A context's server, its ids as JSON, and the request it waits for."""
+    """A context's server, its ids as JSON, and its pending request."""
 
     __slots__ = ("home", "known", "task", "text")
 
@@ -30,11 +30,11 @@ class _Context:
         self.home: Server | None = None
         self.text = bytearray()
         self.known = 0
-        """Ids written to `text`."""
+        """Number of ids already written to `text`."""
         self.task: asyncio.Task[None] | None = None
 
     def prompt(self, ids: list[int]) -> bytes:
-        """`ids` as a JSON list. A context only grows, so only what is new has to be written."""
+        """`ids` as a JSON list. A context only grows, so only new ids have to be written."""
         if self.known < len(ids):
             new = orjson.dumps(ids[self.known :])
             self.text[-1:] = b"," + new[1:] if self.known else new
@@ -45,15 +45,15 @@ class _Context:
 class VLLMServerPolicy(Policy):
     """Samples from vLLM's `/v1/completions`.
 
-    Log-probabilities are those of the distribution sampled from, which takes a server started with
-    `--logprobs-mode processed_logprobs`. A context stays with one server, whose prefix cache holds it.
+    Log-probabilities are those of the sampling distribution, which requires a server started with `--logprobs-mode
+    processed_logprobs`. A context stays with one server, which has its prefix cached.
 
     Args:
         pool: the servers.
-        renderer: tells which tokens end an action.
+        renderer: defines which tokens end an action.
         temperature: sampling temperature, above 0.
         greedy: take the most likely token instead.
-        truncation: `top_p`, `top_k` or `min_p`, where sampling is to be truncated.
+        truncation: `top_p`, `top_k` or `min_p`, to truncate the sampling distribution.
     """
 
     def __init__(
@@ -70,8 +70,8 @@ class VLLMServerPolicy(Policy):
         self.renderer = renderer
         self._fixed = renderer.fixed_action_tokens
         self._contexts: dict[int, _Context] = {}
-        # Everything the model's own generation_config could change is said here, or the server would sample from
-        # another distribution than the one trained.
+        # Set everything that the model's own generation_config could change; otherwise the server would sample from a
+        # different distribution than the one being trained.
         settings: dict[str, Any] = {
             "temperature": 0.0 if greedy else temperature,
             "top_p": 1.0,
@@ -81,7 +81,7 @@ class VLLMServerPolicy(Policy):
             "logprobs": 0,
             "return_token_ids": True,
             "stop_token_ids": sorted(renderer.end_ids),
-            "ignore_eos": True,  # the stop tokens say all
+            "ignore_eos": True,  # stop_token_ids lists all end tokens
             "skip_special_tokens": False,
             "add_special_tokens": False,
             **(truncation or {}),
@@ -104,13 +104,13 @@ class VLLMServerPolicy(Policy):
         context = self._contexts.get(request.context)
         if context is None:
             context = self._contexts[request.context] = _Context()
-        # A strong reference to the task is kept: the event loop holds only weak ones.
+        # Keep a strong reference to the task: the event loop holds only weak ones.
         context.task = self.loop.create_task(self._act(context, request, done))
 
     def forget(self, context: int) -> None:
         known = self._contexts.pop(context, None)
         if known is not None and known.task is not None:
-            known.task.cancel()  # the trial was ended while it waited; a finished task does not mind
+            known.task.cancel()  # its trial has ended; cancelling a finished task does nothing
 
     async def _act(self, context: _Context, request: ActRequest, done: Callback) -> None:
         try:

@@ -1,1 +1,1 @@
-"""Rollouts: many trials at once against one policy, tokens in and tokens out."""
+"""Rollouts: many concurrent trials against one policy, tokens in and tokens out."""

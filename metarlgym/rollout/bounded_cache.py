@@ -1,4 +1,4 @@
-"""A cache bounded by the bytes it holds, because texts and actions differ in length by orders of magnitude."""
+"""A cache bounded by its size in bytes, because texts and actions differ in length by orders of magnitude."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 CACHE_BYTES = 16 * 2**20
-"""Default bound of one cache."""
+"""Default size limit of one cache."""
 _ENTRY_BYTES = 256  # node, key and value objects of an entry
 _ID_BYTES = 36  # an integer and the pointer to it
 
@@ -26,10 +26,10 @@ def ids_bytes(count: int) -> int:
 
 
 class BoundedCache(OrderedDict[K, V], Generic[K, V]):
-    """Forgets its oldest entries. `get` is a dictionary's own; only `keep` takes a lock.
+    """Evicts the oldest entries first. `get` is the plain dictionary method; only `keep` takes a lock.
 
     Args:
-        limit: bytes, as estimated by those who call `keep`.
+        limit: bytes, as estimated by the callers of `keep`.
     """
 
     def __init__(self, limit: int = CACHE_BYTES) -> None:
@@ -41,7 +41,7 @@ class BoundedCache(OrderedDict[K, V], Generic[K, V]):
         self._lock = threading.Lock()
 
     def keep(self, key: K, value: V, size: int) -> V:
-        """Store `value`, unless it alone is larger than the limit, and return it."""
+        """Store `value`, unless it alone exceeds the limit, and return it."""
         size += _ENTRY_BYTES
         with self._lock:
             if key in self or size > self.limit:
@@ -55,5 +55,5 @@ class BoundedCache(OrderedDict[K, V], Generic[K, V]):
         return value
 
     def __reduce__(self) -> tuple[type[BoundedCache[K, V]], tuple[int]]:
-        """Copies and pickles begin empty: a lock cannot be copied, and what is cached can be made again."""
+        """Copies and pickles start empty: a lock cannot be copied, and cached values can be recomputed."""
         return type(self), (self.limit,)

@@ -1,7 +1,7 @@
-"""A chat template around texts that were written by environments and models.
+"""A chat template around texts written by environments and models.
 
-Texts are put into the template with their control tokens hidden, so that the template's logic cannot trip over them and
-every control token of the rendering is the template's own.
+Control tokens in the texts are hidden while the template renders them, so that they cannot affect its logic and every
+control token in the rendering is the template's own.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ ACTION = Message("assistant", "ACTIONSENTINEL")
 
 
 class ChatTemplate:
-    """Renders conversations, and the stretch of one that an environment's answer needs.
+    """Renders whole conversations, and the segment of one that adds an environment's response.
 
     Args:
-        tokenizer: has the template.
+        tokenizer: provides the template.
         encoder: hides and encodes texts.
-        template_kwargs: given to the template.
-        system: whether rules are a message of their own; otherwise they stand at the head of the first user message.
+        template_kwargs: passed to the template.
+        system: whether rules are a separate message; otherwise they are prepended to the first user message.
 
     Raises:
         ConfigError: assistant turns do not end with a control token.
@@ -39,7 +39,8 @@ class ChatTemplate:
         answer = self.after_action(self.render([RULES, FIRST, ACTION, FIRST]), ACTION)
         between = answer[: answer.index(FIRST.text)] if FIRST.text in answer else answer
         mark = encoder.pattern.search(between)
-        # Blanks between an action and its end stay out of transcripts. Only the end of sequence surely is an end then.
+        # Transcripts omit whitespace between an action and its end. In that case only the end-of-sequence token is
+        # certain to be an end.
         if mark is None or (between[: mark.start()] and (between[: mark.start()].strip() or mark[0] != self._eos)):
             raise ConfigError(
                 f"the chat template of {tokenizer.name_or_path!r} ends an assistant turn with {between!r}, not with a "
@@ -55,7 +56,7 @@ class ChatTemplate:
         return self.tokenizer.eos_token
 
     def _thoughts_are_dropped(self) -> bool:
-        """Whether the template leaves out what earlier answers say before `</think>`."""
+        """Whether the template drops what earlier answers say before `</think>`."""
         if THOUGHT_END not in self.encoder.marks:
             return False
         thinking = {"role": ACTION.role, "content": f"THOUGHTSENTINEL{THOUGHT_END}{ACTION.text}"}
@@ -63,13 +64,13 @@ class ChatTemplate:
         return "THOUGHTSENTINEL" not in rendered and ACTION.text in rendered
 
     def after_action(self, rendered: str, action: Message) -> str:
-        """What follows an action in a rendering."""
+        """The text that follows an action in a rendering."""
         if action.text not in rendered:
             raise self.rewrites("assistant")
         return rendered[rendered.index(action.text) + len(action.text) :]
 
     def rewrites(self, role: str) -> ConfigError:
-        """The refusal of a template that renders what `role` said differently once the conversation goes on."""
+        """The error for a template that renders the message of `role` differently once the conversation continues."""
         return ConfigError(
             f"the chat template of {self.tokenizer.name_or_path!r} rewrites earlier turns (what the {role} said is "
             "rendered differently once the conversation goes on), so a trial could not grow token by token. Use a "
@@ -99,20 +100,20 @@ class ChatTemplate:
         )
 
     def render_plain(self, messages: Sequence[Message]) -> str:
-        """The template's own rendering, with nothing hidden: for texts that are known to hold no control tokens."""
+        """The template's own rendering, with nothing hidden: for texts known to contain no control tokens."""
         return self._apply([self._plain(message) for message in self._merge(messages)])
 
     def render(self, messages: Sequence[Message]) -> str:
-        """A conversation up to where the assistant speaks, the control tokens in its texts hidden."""
+        """A conversation up to the assistant's next turn, with the control tokens in its texts hidden."""
         return self._apply([self._hidden(message) for message in self._merge(messages)])
 
     def ids(self, messages: Sequence[Message]) -> list[int]:
-        """Ids of a conversation up to where the assistant speaks."""
+        """Ids of a conversation up to the assistant's next turn."""
         return self.encoder.encode(self.render(messages))
 
     def answer_ids(self, text: str) -> list[int]:
-        """Ids from the end mark of an action to where the assistant speaks again, around an environment's answer."""
+        """Ids from the end token of an action to the assistant's next turn, around an environment's response."""
         rendered = self.render([RULES, FIRST, ACTION, Message("user", text)])
-        # Encoded behind an action, because some tokenizers treat the beginning of what they get differently.
+        # Encoded after an action because some tokenizers treat the start of their input differently.
         ids = self.encoder.encode(ACTION.text + self.after_action(rendered, ACTION)[self._skip :])
         return ids[ids.index(self.end_id) :]

@@ -1,4 +1,4 @@
-"""Room for an action: what to say where a context is too short for the prompts of a task group."""
+"""Room for an action: checks and messages for contexts too short for a task group's prompts."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from metarlgym.tasks import TaskGroup
 from metarlgym.trial import Trial
 
 Rooms = Mapping[str, int | None]
-"""Tokens of a context by the name of what limits it; None for no limit."""
+"""Context length in tokens by the name of its limit; None for no limit."""
 
 
 def stuck(trajectories: Sequence[MetaTrajectory]) -> int | None:
-    """Tokens of the longest prompt, where no trial could act and at least one had no room; else None."""
+    """Length in tokens of the longest prompt if no trial could act and at least one had no room; else None."""
     if any(t.turns for t in trajectories):
         return None
     prompts = [t.rows[0].prompt_len for t in trajectories if t.stop is StopReason.CONTEXT_LIMIT and t.rows]
@@ -30,7 +30,7 @@ def no_room(prompt: int, action: int, rooms: Rooms) -> str:
     Args:
         prompt: tokens of the longest prompt.
         action: tokens of the shortest action.
-        rooms: what limits a context.
+        rooms: the limits on the context.
     """
     known = {name: room for name, room in rooms.items() if room}
     needed = prompt + action + 1
@@ -48,7 +48,7 @@ def no_room(prompt: int, action: int, rooms: Rooms) -> str:
 def check_room(
     group: TaskGroup, make_trial: Callable[[], Trial], renderer: Renderer, rooms: Rooms, openings: int = 8
 ) -> None:
-    """Refuse prompts that are too long, on a handful of tasks.
+    """Check on a few tasks that the prompts are not too long.
 
     Raises:
         ConfigError: none of them leaves room for an action.
@@ -65,12 +65,12 @@ def check_room(
 def _prompts(
     group: TaskGroup, make_trial: Callable[[], Trial], renderer: Renderer, count: int, enough: int
 ) -> Iterable[int]:
-    """Lengths of first prompts, up to the first of at most `enough` tokens."""
+    """Lengths of first prompts, up to and including the first of at most `enough` tokens."""
     for i in range(count):
         session = Session(make_trial(), group.task(i), derive("room", i), ("room", i), renderer, Limits())
         request = session.begin()
         if request is None:
-            continue  # an environment that fails is told of when it is played
+            continue  # a failing environment is reported when it is played
         yield len(request.ids)
         if len(request.ids) <= enough:
             return

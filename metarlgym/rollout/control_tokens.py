@@ -1,8 +1,8 @@
-"""Text as text: a copy of the tokenizer in which control tokens have names that no text can contain.
+"""Encode text as text: a copy of the tokenizer whose control tokens have names that no text can contain.
 
-A tokenizer turns the characters `<|im_end|>` into the token that ends a turn, whoever wrote them. The copy here has the
-same vocabulary, ids and rules, but its control tokens are called by private names. What an environment or a model wrote
-is therefore split like any other text, and a template's own marks are passed by their private names.
+A tokenizer turns the characters `<|im_end|>` into the token that ends a turn, whoever wrote them. This copy has the
+same vocabulary, ids and rules, but private names for its control tokens. Text written by an environment or a model is
+therefore split like any other text, and the template's own control tokens are passed by their private names.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _THINKING = {THOUGHT_START, THOUGHT_END, "<tool_call>", "</tool_call>", "<tool_r
 _BAR_MARK = re.compile(r"<([|｜]).*\1>", re.DOTALL)
 _BRACKET_MARK = re.compile(r"<.*>|\[.*\]", re.DOTALL)
 
-# Unicode's noncharacters are never to be interchanged and may be replaced by U+FFFD, so no text is lost by it. Two of
+# Unicode noncharacters are not for interchange and may be replaced by U+FFFD, so replacing them loses no text. Two of
 # them enclose a control token's name in the copy, two others a control token's text while a template is rendered.
 _NAME, _HIDDEN = "\ufdd2{}\ufdd3", "\ufdd0{}\ufdd1"
 _NONCHARACTERS = re.compile("[\ufdd0-\ufdd3]")
@@ -30,9 +30,9 @@ _HIDDEN_PATTERN = re.compile("\ufdd0([0-9]+)\ufdd1")
 def control_tokens(tokenizer: Any) -> dict[str, int]:
     """Texts and ids of a tokenizer's control tokens.
 
-    These are its special tokens, as `AddedToken.special` or the tokenizer's attributes (`eos_token` ...) declare them,
-    and those added tokens that look like a mark (`<|...|>`) or that the chat template or a model's thinking uses. Other
-    added tokens are text: Gemma-3 has 6,405 of them, the newline included.
+    These are its special tokens, as declared by `AddedToken.special` or the tokenizer's attributes (`eos_token` ...),
+    and those added tokens that look like a control token (`<|...|>`) or are used by the chat template or a model's
+    reasoning. Other added tokens count as text: Gemma-3 has 6,405 of them, including the newline.
     """
     template = str(getattr(tokenizer, "chat_template", None) or "")
     special = set(tokenizer.all_special_ids)
@@ -46,7 +46,7 @@ def control_tokens(tokenizer: Any) -> dict[str, int]:
 
 
 class TextEncoder:
-    """Encodes texts without their characters ever becoming control tokens.
+    """Encodes texts such that their characters never become control tokens.
 
     Args:
         tokenizer: a transformers tokenizer with a `tokenizers` backend.
@@ -66,15 +66,15 @@ class TextEncoder:
         """Control tokens: text to id."""
         self._literals = list(self.marks)
         self._numbers = {mark: i for i, mark in enumerate(self._literals)}
-        # The longest first, as tokenizers match added tokens. An empty alternation would match everywhere.
+        # Longest first, as tokenizers match added tokens. An empty alternation would match everywhere.
         longest_first = sorted(self._literals, key=len, reverse=True)
         self.pattern = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
         """Finds control tokens in a text."""
-        # An unknown word may become the unknown token, where that is no other control token too.
+        # An unknown word may become the unknown token, unless that is also another control token.
         ends = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id}
         unknown = {tokenizer.unk_token_id} - ends
         self.control = frozenset(self.marks.values()) - unknown
-        """Ids that never come from text."""
+        """Ids that no text encodes to."""
         self._copy = self._rename({mark: _NAME.format(i) for mark, i in self._numbers.items()})
 
     def _rename(self, names: Mapping[str, str]) -> Any:
@@ -103,7 +103,7 @@ class TextEncoder:
         """Ids of a text, without special tokens.
 
         Raises:
-            MetaRLGymError: a control token came out, against all that was proved at the start.
+            MetaRLGymError: the result contains a control token, despite the checks at start-up.
         """
         if not text.isascii():
             text = _NONCHARACTERS.sub("\ufffd", text)
@@ -113,16 +113,16 @@ class TextEncoder:
         return ids
 
     def hide(self, text: str) -> str:
-        """`text` with placeholders for the control tokens it spells, to be put into a template."""
+        """`text` with placeholders for the control tokens it spells, to be passed to a template."""
         if not text.isascii():
             text = _NONCHARACTERS.sub("\ufffd", text)
         return self.pattern.sub(lambda match: _HIDDEN.format(self._numbers[match[0]]), text)
 
     def encode(self, rendered: str) -> list[int]:
-        """Ids of what a template made of hidden texts: its own marks become tokens, those in the texts do not.
+        """Ids of a rendering of hidden texts: the template's marks become control tokens, those in the texts do not.
 
         Raises:
-            MetaRLGymError: the control tokens that came out are not the template's own.
+            MetaRLGymError: the resulting control tokens are not the template's own.
         """
         own: list[int] = []
 
@@ -146,7 +146,7 @@ class TextEncoder:
 
 
 def _rename_vocabulary(model: dict[str, Any], names: Mapping[str, str]) -> None:
-    """Rename tokens in a model's own vocabulary too: word-level and unigram models would find them there."""
+    """Rename tokens in the model's own vocabulary too, where word-level and unigram models would find them."""
     vocabulary = model["vocab"]
     if isinstance(vocabulary, dict):
         model["vocab"] = {names.get(token, token): i for token, i in vocabulary.items()}

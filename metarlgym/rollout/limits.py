@@ -1,4 +1,4 @@
-"""Limits on an episode and on a trial. Each that is hit becomes a `StopReason`; none raises."""
+"""Limits on episodes and trials. A limit that is reached becomes a `StopReason`; none raises."""
 
 from __future__ import annotations
 
@@ -9,23 +9,25 @@ from metarlgym.datatypes import ConfigError
 
 @dataclass(frozen=True)
 class Limits:
-    """None means no limit. An episode's limit ends that episode, and the trial goes on; a trial's ends the trial."""
+    """None means no limit. An episode limit ends that episode and the trial continues; a trial limit ends the trial."""
 
     action_tokens: int = 64
-    """Most tokens of one action; a longer one is cut, given to the environment as it is, and counted."""
+    """Maximum number of tokens of one action; longer ones are truncated, passed to the environment and counted."""
     episode_turns: int | None = None
-    """Most actions in an episode, on top of the environment's own `max_turns`."""
+    """Maximum number of actions in an episode, in addition to the environment's own `max_turns`."""
     episode_tokens: int | None = None
-    """Most tokens, the policy's and the environment's, in an episode."""
+    """Maximum number of tokens in an episode, from policy and environment together."""
     episode_seconds: float | None = None
-    """Wall time of an episode, checked at every action. A step that is still running half a second later ends the
-    trial: its environment cannot begin another episode."""
+    """Wall time of an episode, checked at every action. A step still running half a second later ends the trial,
+    because its environment cannot start another episode.
+    """
     trial_turns: int | None = None
     context_tokens: int | None = None
-    """Most tokens of one context (a training row), prompt included; set it to what the model can hold."""
+    """Maximum tokens of one context (a training row), including the prompt; set it to the model's context length."""
     trial_seconds: float | None = None
-    """Wall time of a trial. When it passes, a pending answer of the policy is abandoned at once, a running step of the
-    environment half a second later."""
+    """Wall time of a trial. When it runs out, a pending policy request is abandoned at once, a running environment step
+    half a second later.
+    """
 
     @property
     def counts_no_turns_or_time(self) -> bool:
@@ -35,7 +37,7 @@ class Limits:
 
     @property
     def counts_time(self) -> bool:
-        """Whether a step that hangs has to be cut off."""
+        """Whether a hanging step has to be cut off."""
         return self.episode_seconds is not None or self.trial_seconds is not None
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""The renderer for a tokenizer and a task group."""
+"""Choose the renderer for a tokenizer and a task group."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from metarlgym.tasks import TaskGroup
 
 
 def is_word_level(tokenizer: Any) -> bool:
-    """Whether the tokenizer's tokens are whole words, as `scratch.word_tokenizer` makes them."""
+    """Whether the tokenizer's tokens are whole words, as in `scratch.word_tokenizer`."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     return backend is not None and type(backend.model).__name__ == "WordLevel"
 
@@ -19,9 +19,9 @@ def is_word_level(tokenizer: Any) -> bool:
 def make_renderer(
     kind: str, tokenizer: Any, group: TaskGroup, template_kwargs: dict[str, Any] | None = None
 ) -> Renderer:
-    """`chat`, `plain`, or `auto`: chat where the tokenizer has a template.
+    """`chat`, `plain`, or `auto`: chat if the tokenizer has a template.
 
-    Word-level tokenizers act in the group's fixed number of words without an end token, where it has one.
+    With a word-level tokenizer and a task group with a fixed number of action words, actions need no end token.
     """
     if kind == "auto":
         kind = "chat" if getattr(tokenizer, "chat_template", None) else "plain"

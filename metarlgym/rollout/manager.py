@@ -1,7 +1,7 @@
-"""RolloutManager: one event loop that plays all trials concurrently. There is no lock-step version of it.
+"""RolloutManager: one event loop that plays all trials concurrently. There is no lock-step version.
 
-The loop holds no task per trial: a policy's reply is a callback that steps one trial and hands the next request to the
-policy, so trials drift apart freely and none waits for another.
+The loop keeps no task per trial: a policy's reply is a callback that steps one trial and submits its next request, so
+trials advance independently and none waits for another.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ class RolloutManager:
     """Plays trials against a policy.
 
     Args:
-        policy: picks the actions.
+        policy: chooses the actions.
         renderer: text to tokens; None for policies that work on text.
         limits: see `Limits`.
-        concurrency: most trials alive at once; None for all.
-        progress: called with the number of trials finished so far, after each.
+        concurrency: maximum number of concurrent trials; None for all.
+        progress: called after each trial with the number of trials finished so far.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class RolloutManager:
         return _run_beside(play) if running else asyncio.run(play)
 
     async def run_async(self, specs: Sequence[TrialSpec]) -> list[MetaTrajectory]:
-        """As `run`, inside a running event loop."""
+        """Like `run`, inside a running event loop."""
         loop = asyncio.get_running_loop()
         await self.policy.begin(loop)
         try:
@@ -71,7 +71,7 @@ class RolloutManager:
 
 
 def _run_beside(play: Coroutine[Any, Any, list[MetaTrajectory]]) -> list[MetaTrajectory]:
-    """Run a rollout in a thread with a loop of its own: in a notebook a loop is running already."""
+    """Run a rollout in a thread with its own event loop: in a notebook a loop is already running."""
     outcome: Future[list[MetaTrajectory]] = Future()
     started: list[tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]]] = []
 
@@ -91,7 +91,7 @@ def _run_beside(play: Coroutine[Any, Any, list[MetaTrajectory]]) -> list[MetaTra
     try:
         return outcome.result()
     except KeyboardInterrupt:
-        for loop, task in started:  # or the rollout would go on unseen
+        for loop, task in started:  # otherwise the rollout would continue in the background
             with suppress(RuntimeError):  # it has just ended
                 loop.call_soon_threadsafe(task.cancel)
         raise
@@ -99,7 +99,7 @@ def _run_beside(play: Coroutine[Any, Any, list[MetaTrajectory]]) -> list[MetaTra
 
 @contextmanager
 def _no_garbage_collection() -> Iterator[None]:
-    """A rollout makes many small objects and no cycles; collecting over torch's heap took 40% of its time."""
+    """Pause garbage collection, which took 40% of the time; a rollout creates many small objects but no cycles."""
     enabled = gc.isenabled()
     gc.disable()
     try:

@@ -1,4 +1,4 @@
-"""What is played and how: the settings that train, eval and play share, by the names they have in a run's config."""
+"""Settings shared by train, eval and play, under their names in a run's config."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from metarlgym.trial import TrialSettings
 LIMITS = {"max_action_tokens": "action_tokens", "max_context_tokens": "context_tokens"} | {
     f"max_{name}": name for name in ("episode_turns", "episode_tokens", "episode_seconds", "trial_seconds")
 }
-"""Settings of a run and the fields of `Limits` they become."""
+"""Run settings and the corresponding fields of `Limits`."""
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,11 @@ class PlaySettings:
 
     @classmethod
     def of(cls, values: Mapping[str, Any], free_shots: int = 0) -> PlaySettings:
-        """From a run's settings by name; others are passed over, and those that are None have their defaults.
+        """Build from a run's settings by name; other names are ignored, and None means the default.
 
         Args:
             values: such as a run's `config.yaml`.
-            free_shots: a run's is a schedule, so the number comes apart from `values`.
+            free_shots: passed separately because a run's `free_shots` is a schedule.
         """
         given = {name: values[name] for name in PLAYED if values.get(name) is not None}
         own = {f.name: given[f.name] for f in fields(cls) if f.name in given}
@@ -46,7 +46,7 @@ class PlaySettings:
         """The task group.
 
         Raises:
-            ConfigError: its arguments do not fit.
+            ConfigError: invalid environment arguments.
         """
         return TaskGroup(self.env_id, self.env_args, self.task_seed)
 
@@ -56,4 +56,4 @@ PLAYED = [
     *(f.name for f in fields(TrialSettings) if f.name != "free_shots"),
     *LIMITS,
 ]
-"""The settings that `PlaySettings.of` takes."""
+"""The settings that `PlaySettings.of` uses."""

@@ -1,4 +1,4 @@
-"""What a policy is to the rollout manager: it is handed requests and calls back with replies."""
+"""The policy interface of the rollout manager: a policy receives requests and calls back with replies."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from metarlgym.trial import Trial
 
 
 class PolicyStop(Exception):
-    """What a policy answers when a limit of its own keeps it from acting: the trial ends there, truncated.
+    """A policy's reply when one of its own limits prevents it from acting: the trial ends there, truncated.
 
     Args:
         reason: the limit.
@@ -26,32 +26,32 @@ class PolicyStop(Exception):
 
 
 class PolicyLost(MetaRLGymError):
-    """What a policy answers when no trial can go on (its server is gone): the whole rollout ends with this error."""
+    """A policy's reply when no trial can continue (its server is gone): the whole rollout ends with this error."""
 
 
 @dataclass(slots=True)
 class ActRequest:
-    """The policy is to act once in one trial."""
+    """A request for one action in one trial."""
 
     trial: Trial
-    """The trial being played; policies that work on text read it."""
+    """The trial being played; read by policies that work on text."""
     context: int
-    """Number of the context, unique in the process. A context only grows, so a policy may keep its KV cache by it."""
+    """Id of the context, unique within the process. A context only grows, so a policy may key its KV cache by it."""
     ids: list[int]
-    """All ids of the context so far (a live list: do not change it). Empty for policies that work on text."""
+    """All ids of the context so far (a live list: do not modify it). Empty for policies that work on text."""
     max_tokens: int
     seed: int
-    """Seed of this action's sampling: a function of the run, step, row, episode and turn, and of nothing else."""
+    """Sampling seed of this action: depends only on the run, step, row, episode and turn."""
 
 
 @dataclass(slots=True)
 class ActReply:
-    """What the policy did: tokens, or text for policies that work on text."""
+    """The policy's action: tokens, or text for policies that work on text."""
 
     ids: list[int]
     logprobs: list[float]
     finish: Literal["end", "length"] = "end"
-    """`end`: the policy ended the action itself (or it has a fixed length). `length`: it was cut."""
+    """`end`: the policy ended the action itself (or it has a fixed length). `length`: it was truncated."""
     text: str | None = None
 
 
@@ -59,21 +59,21 @@ Callback = Callable[[ActReply | BaseException], None]
 
 
 class Policy(ABC):
-    """What picks actions. All methods are called on the thread of the manager's event loop."""
+    """Base class for choosing actions. All methods are called on the thread of the manager's event loop."""
 
     wants_tokens: bool = True
-    """False for policies that read the trial's text and answer in text."""
+    """False for policies that read the trial's text and reply in text."""
 
     @abstractmethod
     def submit(self, request: ActRequest, done: Callback) -> None:
-        """Take a request without blocking; later call `done` exactly once, with a reply or an exception."""
+        """Accept a request without blocking; later call `done` exactly once, with a reply or an exception."""
 
     def forget(self, context: int) -> None:
-        """This context will not be used again: free what is kept for it."""
+        """This context will not be used again: free any memory kept for it."""
 
     async def begin(self, loop: asyncio.AbstractEventLoop) -> None:
         """Called once before the first request of a rollout."""
         self.loop = loop
 
     async def end(self) -> None:
-        """Called once after the last reply of a rollout, also when the rollout failed."""
+        """Called once after the last reply of a rollout, even if the rollout failed."""

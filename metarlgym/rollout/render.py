@@ -1,7 +1,7 @@
-"""Renderers: text of the environment into tokens, around the tokens of the policy.
+"""Renderers: environment text to tokens, around the policy's own tokens.
 
-A renderer encodes the initial prompt once, and from then on only new environment text with whatever the model expects
-between two turns. What the policy sampled is never re-encoded.
+A renderer encodes the initial prompt once, and afterwards only new environment text with whatever the model expects
+between two turns. Sampled tokens are never re-encoded.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Renderer(ABC):
     end_id: int
     end_ids: frozenset[int]
     fixed_action_tokens: int | None = None
-    """Where set, an action is exactly this many tokens and needs no end token."""
+    """If set, an action has exactly this many tokens and needs no end token."""
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
@@ -37,7 +37,7 @@ class Renderer(ABC):
         self._prompts: BoundedCache[tuple[Message, ...], list[int]] = BoundedCache()
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text without special tokens added; cached, because environments repeat themselves."""
+        """Ids of a text without special tokens; cached, because environments repeat themselves."""
         ids = self._encoded.get(text)
         if ids is None:
             ids = self.encoder.encode_text(text)
@@ -55,7 +55,7 @@ class Renderer(ABC):
         return text
 
     def prompt(self, messages: Sequence[Message]) -> list[int]:
-        """Ids of the initial prompt, up to where the policy speaks; cached."""
+        """Ids of the initial prompt, up to the policy's first action; cached."""
         key = tuple(messages)
         ids = self._prompts.get(key)
         if ids is None:
@@ -68,22 +68,22 @@ class Renderer(ABC):
 
     @abstractmethod
     def bridge(self, text: str, ended: bool) -> list[int]:
-        """Ids between an action and the next: environment text with the model's turn marks.
+        """Ids between two actions: environment text with the model's turn markers.
 
         Args:
-            text: what the environment answered.
-            ended: whether the policy ended its action itself; where not, the end token is put in here.
+            text: the environment's response.
+            ended: whether the policy ended its action itself; if not, the end token is inserted here.
         """
 
 
 class PlainRenderer(Renderer):
-    """For models without a chat template: texts one after the other.
+    """For models without a chat template: plain concatenation of texts.
 
     Args:
         tokenizer: a transformers tokenizer with an end-of-sequence token.
         fixed_action_tokens: the length of every action, if the task group fixes it; otherwise the policy ends an action
             with the end token.
-        separator: put after each text of the environment; a line break for tokenizers that keep spaces.
+        separator: appended to each environment text; a line break for tokenizers that preserve whitespace.
     """
 
     def __init__(self, tokenizer: Any, fixed_action_tokens: int | None = None, separator: str = "\n") -> None:
@@ -118,12 +118,12 @@ class PlainRenderer(Renderer):
 class ChatRenderer(Renderer):
     """For chat models: the template renders the initial prompt; afterwards only what follows an action's end is added.
 
-    That stretch is the template's own rendering of a short conversation, cut at the control token that ends an action.
-    At the start it is proved (`render_check`) that its ids are those of the stretch inside longer conversations. Rules
-    are a system message, or stand at the head of the first user message where the template keeps only that in place.
+    That segment is the template's own rendering of a short conversation, cut at the control token that ends an action.
+    A check at start-up (`render_check`) verifies that its ids equal those of the segment inside longer conversations.
+    Rules are a system message, or are prepended to the first user message if the template keeps only that in place.
 
     Raises:
-        ConfigError: no template; or one with which a transcript could not just grow.
+        ConfigError: no template, or one that does not allow append-only transcripts.
     """
 
     def __init__(self, tokenizer: Any, template_kwargs: dict[str, Any] | None = None) -> None:
@@ -139,7 +139,7 @@ class ChatRenderer(Renderer):
         self.end_ids = frozenset({self.end_id, tokenizer.eos_token_id} - {None})
 
     def _proved(self, template_kwargs: dict[str, Any]) -> ChatTemplate:
-        """The template with the rules where it keeps them."""
+        """A verified template with the rules in a place where it keeps them."""
         problem: ConfigError | None = None
         for system in (True, False):
             try:
@@ -148,7 +148,7 @@ class ChatRenderer(Renderer):
                 return template
             except ConfigError as error:
                 problem = problem or error
-            except Exception as error:  # templates raise what they like, for instance when they know no system role
+            except Exception as error:  # templates may raise anything, for instance if they have no system role
                 if not system:
                     problem = problem or ConfigError(
                         f"the chat template of {self.tokenizer.name_or_path!r} fails: {type(error).__name__}: {error}."

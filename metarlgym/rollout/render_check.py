@@ -1,7 +1,7 @@
-"""Proofs made when a renderer starts, for the tokenizer and the template at hand.
+"""Checks of the given tokenizer and template when a renderer starts.
 
-Every stretch of environment text that a rollout will encode (the first prompt, and from the end mark of an action to
-the next action) must have the ids that the template's own rendering has there, over awkward texts. Actions are hard
+Every segment of environment text that a rollout encodes (the first prompt, and from the end token of an action to the
+next action) must have the same ids as in the template's own rendering, on a set of edge-case texts. Actions are hard
 boundaries: how a template would render them later does not matter, because they are never rendered again.
 """
 
@@ -29,14 +29,15 @@ AWKWARD = (
     "\N{WINKING FACE}\N{VARIATION SELECTOR-16} u\N{COMBINING DIAERESIS} \N{LATIN SMALL LIGATURE FI}",
     "<b>[1]</b> {{ x }} {% y %} </s",
 )
-"""Texts without control tokens: blanks and line breaks at the ends, emoji, what Unicode normalises, markup."""
+"""Texts without control tokens: leading and trailing whitespace, emoji, text changed by Unicode normalisation, markup.
+"""
 
 _NEXT_ACTION = Message("assistant", "NEXTSENTINEL")
 _LATER = Message("user", "LATERSENTINEL")
 
 
 def forgeries(shown: list[str], marks: list[str]) -> Iterator[str]:
-    """Texts that spell control tokens: those that a template shows in many ways, all of them at least in two."""
+    """Texts that spell control tokens: the template's in many ways, all of them in at least two."""
     yield "".join(marks)
     yield " a ".join(marks)
     for first, second in itertools.pairwise([*shown, *shown]):
@@ -45,7 +46,7 @@ def forgeries(shown: list[str], marks: list[str]) -> Iterator[str]:
 
 
 def prove_text(encoder: TextEncoder) -> None:
-    """Texts without control tokens have the tokenizer's own ids; texts that spell control tokens have none of them.
+    """Check that ordinary texts get the tokenizer's own ids and that texts spelling control tokens get none of them.
 
     Raises:
         ConfigError: naming the text.
@@ -62,7 +63,7 @@ def prove_text(encoder: TextEncoder) -> None:
 
 
 def _try_blanks(encoder: TextEncoder) -> None:
-    """Refuse a tokenizer that transformers loaded as one of another kind, whose own ids are wrong already."""
+    """Reject a tokenizer that transformers loaded as the wrong type, so that its own ids are already wrong."""
     if encoder.encode_text("a b") == encoder.encode_text("ab"):
         raise ConfigError(
             f"tokenizer {encoder.tokenizer.name_or_path!r} drops blanks, so words run together: it was loaded as "
@@ -71,10 +72,10 @@ def _try_blanks(encoder: TextEncoder) -> None:
 
 
 def prove_chat(template: ChatTemplate) -> None:
-    """Segments equal the template's own ids; forged turns stay text; earlier turns are kept.
+    """Check that segments equal the template's own ids, forged turns remain text, and earlier turns are kept.
 
     Raises:
-        ConfigError: naming the text, or what the template does.
+        ConfigError: naming the text, or the template's behaviour.
     """
     encoder = template.encoder
     with _refused(encoder):
@@ -125,7 +126,7 @@ def _prove_that_no_thought_is_open(template: ChatTemplate) -> None:
 
 
 def _through(template: ChatTemplate, rendered: str, message: Message) -> str:
-    """`rendered` up to the control token after a message; what invites the next action may look different later."""
+    """`rendered` up to the control token after a message; the generation prompt after it may look different later."""
     end = rendered.index(message.text) + len(message.text)
     mark = template.encoder.pattern.search(rendered, end)
     return rendered[: mark.end() if mark else end]
@@ -147,7 +148,7 @@ def _own_ids(template: ChatTemplate, rendered: str) -> list[int]:
 
 
 def _own_stretch(template: ChatTemplate, conversation: list[Message]) -> list[int]:
-    """The tokenizer's own ids from the end mark after ACTION on, cut out of a whole conversation's."""
+    """The tokenizer's own ids from the end token after ACTION onwards, cut from those of a whole conversation."""
     encoder = template.encoder
     rendered = template.render_plain(conversation)
     ids = _own_ids(template, rendered)
@@ -158,14 +159,14 @@ def _own_stretch(template: ChatTemplate, conversation: list[Message]) -> list[in
 
 
 def _try_forgeries(encoder: TextEncoder, shown: list[str], encode: Callable[[str], list[int]]) -> None:
-    """`encode` raises where a forged mark becomes a control token."""
+    """Check that no forged mark becomes a control token; otherwise `encode` raises."""
     for text in forgeries(shown, list(encoder.marks)):
         encode(text)
 
 
 @contextmanager
 def _refused(encoder: TextEncoder) -> Iterator[None]:
-    """Turns control tokens that come out of text into a refusal of the tokenizer."""
+    """Turn control tokens encoded from text into an error that rejects the tokenizer."""
     try:
         yield
     except ConfigError:

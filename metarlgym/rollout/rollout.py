@@ -1,9 +1,8 @@
 """Rollout: the trials of one call of the manager, in flight on an event loop.
 
-Where a time limit is set, steps run in threads that the loop can leave behind (`stepping.Crew`). The steps of one tick
-of the loop still run one after the other, and the loop waits for them, so replies keep their order. Steps of `blocking`
-environments run side by side. Without a time limit nothing is ever cut off, and steps that do not block run on the loop
-itself.
+With a time limit, steps run in threads that the loop can abandon (`stepping.Crew`). The steps of one tick of the loop
+still run sequentially and the loop waits for them, so replies keep their order. Steps of `blocking` environments run in
+parallel. Without a time limit nothing is ever cut off, and steps that do not block run on the loop itself.
 """
 
 from __future__ import annotations
@@ -22,8 +21,9 @@ from metarlgym.rollout.stepping import GRACE, Crew, Job
 from metarlgym.trial import Trial
 
 LATE = 0.5
-"""Seconds that a running step has to return after a time limit has passed. A step that is slow but does not hang still
-ends its trial in order, with its last reward."""
+"""Grace period in seconds for a running step after its time limit. A step that is slow but does not hang still ends its
+trial properly, with its last reward.
+"""
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,9 @@ class TrialSpec:
     make_trial: Callable[[], Trial]
     task: Task
     seed: int
-    """Seeds the episodes' noise."""
+    """Seed for the noise of the episodes."""
     policy_seed: tuple[int | str, ...] = field(default=(0,))
-    """Names the policy's sampling streams of this trial."""
+    """Seed parts of this trial's policy-sampling streams."""
 
 
 class Rollout:
@@ -70,7 +70,7 @@ class Rollout:
         """Trials whose step is taken at the end of this tick of the loop."""
         self.flush_due = self.flushing = False
         self.free = 0
-        """Places that became free during a flush."""
+        """Slots that became free during a flush."""
 
     async def play(self) -> list[MetaTrajectory]:
         total = len(self.results)
@@ -105,9 +105,9 @@ class Rollout:
             self.loop.call_soon(self.flush)
 
     def flush(self) -> None:
-        """Take the steps that this tick has brought, and begin trials in the places that became free.
+        """Take the steps queued in this tick, and start trials in the slots that became free.
 
-        Trials begin here and not a tick later, so that their requests come before the policy's next tick, as they do
+        Trials start here and not a tick later, so that their requests reach the policy before its next tick, as they do
         without threads.
         """
         self.flushing = True
@@ -129,7 +129,7 @@ class Rollout:
             self.loop.call_soon(self.flush)
 
     def step_all(self) -> None:
-        plays = [play for play in self.ready if not play.session.over]  # a limit may have ended them since
+        plays = [play for play in self.ready if not play.session.over]  # a limit may have ended some in the meantime
         self.ready = []
         if not plays or self.failure is not None:
             return
@@ -142,7 +142,7 @@ class Rollout:
             play.follow(outcome)
 
     def fail(self, error: BaseException) -> None:
-        """A fault of the manager or of the policy's `submit` itself: end the whole rollout instead of hanging it."""
+        """On a fault of the manager or of the policy's `submit` itself, end the whole rollout instead of hanging."""
         self.failure = self.failure or error
         self.done.set()
 
@@ -156,7 +156,7 @@ class Rollout:
         elif self.flushing:
             self.free += 1
         else:
-            # Not called directly: a chain of trials that end at once would grow the stack.
+            # Not called directly: a chain of trials that end immediately would grow the stack.
             self.loop.call_soon(self.start_next)
 
 
@@ -174,7 +174,7 @@ class Play:
         self.timer: asyncio.TimerHandle | None = None
         self.job: Job | None = None
         self.reply: ActReply | None = None
-        """What the next step answers; None: the first, which begins the trial."""
+        """The reply for the next step; None for the first step, which starts the trial."""
 
     def start(self) -> None:
         run = self.run
@@ -190,7 +190,7 @@ class Play:
     def __call__(self, reply: ActReply | BaseException) -> None:
         session = self.session
         if session.over or self.run.failure is not None:
-            return  # the trial was ended while the policy was thinking
+            return  # the trial ended while the policy was computing
         try:
             if isinstance(reply, PolicyStop):
                 session.stop(reply.reason)
@@ -209,7 +209,7 @@ class Play:
             self.run.fail(error)
 
     def move(self) -> None:
-        """Have the next step taken in a thread."""
+        """Schedule the next step in a thread."""
         if self.session.trial.blocking:
             self.run.crew.alone(self)
             self.watch()
@@ -220,7 +220,7 @@ class Play:
         return self.session.begin() if self.reply is None else self.session.receive(self.reply)
 
     def land(self, job: Job) -> None:
-        """Go on after a step for which the loop did not wait, unless it was cut off."""
+        """Continue after a step that the loop did not wait for, unless it was cut off."""
         if job is self.job:
             self.job = None
             if job.timer is not None:
@@ -254,7 +254,7 @@ class Play:
     # ------------------------------------------------------------------ time
 
     def expire(self) -> None:
-        """The trial's time is over."""
+        """The trial's time has run out."""
         if self.session.over or self.run.failure is not None:
             return
         if self.job is not None:
@@ -267,16 +267,16 @@ class Play:
             self.run.fail(error)
 
     def watch(self) -> None:
-        """Have the running step cut off when its episode takes too long."""
+        """Schedule a cut-off of the running step for when its episode's time runs out."""
         job, seconds = self.job, self.run.limits.episode_seconds
         if seconds is not None and job is not None:
             rest = max(0.0, seconds - self.session.episode_age)
             job.timer = self.run.loop.call_later(rest + LATE, self.overdue, job)
 
     def overdue(self, job: Job) -> None:
-        """An episode's time is over and its step still running."""
+        """An episode's time has run out while its step is still running."""
         if job is self.job and self.session.between_episodes:
-            # The step has ended that episode in time and resets the environment: this is the next episode's time.
+            # The step ended that episode in time and is resetting the environment, so the next episode's time applies.
             seconds = self.run.limits.episode_seconds
             assert seconds is not None
             job.timer = self.run.loop.call_later(seconds, self.cut_off, job)
@@ -284,7 +284,7 @@ class Play:
             self.cut_off(job)
 
     def cut_off(self, job: Job) -> None:
-        """Go on without a step that hangs: what was played until now is the trial's result."""
+        """Continue without a step that hangs: what was played so far is the trial's result."""
         if job is not self.job or self.run.failure is not None:
             return
         self.job = None
@@ -299,7 +299,7 @@ class Play:
             self.run.fail(error)
 
     def leave(self) -> None:
-        """The rollout ends before the trial does."""
+        """Clean up when the rollout ends before the trial."""
         if self.timer is not None:
             self.timer.cancel()
         if self.job is not None:

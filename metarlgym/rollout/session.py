@@ -1,7 +1,7 @@
-"""Session: one trial being played, as a state machine between the environment and a policy.
+"""Session: one trial in play, as a state machine between the environment and a policy.
 
-The manager feeds it replies; it answers with the next request, or None when the trial is over. Everything that goes
-wrong inside an environment becomes a recorded error of this trial.
+The manager passes it replies; it returns the next request, or None when the trial is over. Any failure inside an
+environment is recorded as an error of this trial.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ class Session:
     """Plays `trial` on `task`.
 
     Args:
-        trial: a fresh trial; the session owns it.
+        trial: a fresh trial, owned by the session.
         task: the hidden task.
-        seed: seeds the episodes' noise.
-        policy_seed: parts that name the policy's sampling streams, such as (run seed, step, row).
+        seed: seed for the noise of the episodes.
+        policy_seed: seed parts of the policy's sampling streams, such as (run seed, step, row).
         renderer: text to tokens; None for policies that work on text.
         limits: see `Limits`.
     """
@@ -54,12 +54,13 @@ class Session:
         self.trajectory = MetaTrajectory(task, seed, [], trial.episodes)
         self.context = -1
         self.retired: list[int] = []
-        """Contexts that have ended since the manager last looked."""
+        """Contexts that have ended since the manager last checked."""
         self._transcript: Transcript | None = None
         self._mark: tuple[str, int, int, int, int, int, int] | None = None
-        """Of the last action handed to the environment, where time is limited: its text, episode, turn, context, and
-        the lengths then: rows, ids and completion of the last row, the action included. What lies below these lengths
-        no step changes, so it can be read while a step runs in another thread."""
+        """If time is limited, the state at the last action passed to the environment: its text, episode, turn, context,
+        and the number of rows, ids and completion tokens of the last row, including the action. No step changes
+        anything below these lengths, so it can be read while a step runs in another thread.
+        """
         self._turn = 0
         self._episode = 0
         self._episode_start = 0
@@ -69,8 +70,8 @@ class Session:
     # ------------------------------------------------------------------ called by the manager
 
     def begin(self) -> ActRequest | None:
-        """Reset the trial and ask for the first action."""
-        self._episode_clock = time.monotonic()  # the trial's own began with its timer, when this was made
+        """Reset the trial and request the first action."""
+        self._episode_clock = time.monotonic()  # the trial's clock started with its timer, on construction
         try:
             if self.trial.abandoned:
                 raise MetaRLGymError("an earlier step of this trial was cut off and may still run: make a new trial.")
@@ -79,24 +80,24 @@ class Session:
             self._open_context(opening)
             self._episode_start = len(self._transcript.ids) if self._transcript is not None else 0
             return self._request()
-        except KeyboardInterrupt:  # and SIGTERM
+        except KeyboardInterrupt:  # also SIGTERM
             raise
         except BaseException as error:  # sys.exit() in an environment ends its trial, not the program
             self.fail(error)
             return None
 
     def receive(self, reply: ActReply) -> ActRequest | None:
-        """Take the policy's action, step the trial, and ask for the next action."""
+        """Apply the policy's action to the trial and request the next action."""
         try:
             return self._receive(reply)
-        except KeyboardInterrupt:  # and SIGTERM
+        except KeyboardInterrupt:  # also SIGTERM
             raise
         except BaseException as error:  # sys.exit() in an environment ends its trial, not the program
             self.fail(error)
             return None
 
     def fail(self, error: BaseException) -> None:
-        """End the trial with a recorded error; what was played stays."""
+        """End the trial with a recorded error; what was played is kept."""
         self.trajectory.error = error_line(error)
         self.trajectory.error_detail = error_detail(error)
         self.stop(StopReason.ERROR)
@@ -109,11 +110,11 @@ class Session:
         self._finish(reason)
 
     def abandon(self) -> MetaTrajectory:
-        """End the trial although a step of it is still running in another thread, and never use it again.
+        """End the trial while one of its steps is still running in another thread; the trial is never used again.
 
         Returns:
-            What was played until now, as copies that the running step cannot change. An action that was not answered
-            is kept, with an empty observation and reward 0: the policy sampled it, so it belongs into the gradient.
+            What was played so far, as copies that the running step cannot change. An action without a response is kept,
+            with an empty observation and reward 0: the policy sampled it, so it belongs in the gradient.
         """
         self.trial.abandoned = True
         played = MetaTrajectory(
@@ -125,7 +126,7 @@ class Session:
         action, index, turn, _, rows, ids, completion = self._mark
         played.truncated_actions = self.trajectory.truncated_actions
         for n, episode in enumerate(list(self.trial.history)):
-            copy = Episode(episode.opening, stop=episode.stop)  # `stop` first: the step sets it last
+            copy = Episode(episode.opening, stop=episode.stop)  # read `stop` first: the step sets it last
             for answered in list(episode.turns):
                 copy.add(answered)
             if copy.stop is not None:
@@ -146,12 +147,12 @@ class Session:
 
     @property
     def marked_context(self) -> int | None:
-        """The context of the last action that was handed to the environment; None without one."""
+        """The context of the last action passed to the environment; None if there is none."""
         return self._mark[3] if self._mark is not None and self._transcript is not None else None
 
     @property
     def between_episodes(self) -> bool:
-        """An episode has ended and the next has not begun; may be asked while a step runs in another thread."""
+        """Whether an episode has ended and the next has not started; thread-safe while a step runs."""
         history = self.trial.history
         return self._mark is not None and bool(history) and history[-1].stop is not None
 
@@ -179,7 +180,7 @@ class Session:
         self.retired.append(self.context)
 
     def _request(self) -> ActRequest | None:
-        """The next request, unless a limit says otherwise."""
+        """The next request, unless a limit prevents it."""
         limits = self.limits
         transcript = self._transcript
         max_tokens = limits.action_tokens
@@ -187,7 +188,7 @@ class Session:
             assert self.renderer is not None
             max_tokens = self.renderer.fixed_action_tokens or max_tokens
             if limits.context_tokens is not None:
-                # One place is kept for the end token that closes the row.
+                # One place is reserved for the end token that closes the row.
                 room = limits.context_tokens - len(transcript.ids) - 1
                 if room < (self.renderer.fixed_action_tokens or 1):
                     self.stop(StopReason.CONTEXT_LIMIT)
@@ -218,7 +219,7 @@ class Session:
         return ActRequest(self.trial, self.context, ids, max_tokens, seed)
 
     def _limit_episode(self, reason: StopReason) -> ActRequest | None:
-        """End the episode because of a limit and go on with the next one."""
+        """End the episode because of a limit and continue with the next one."""
         self.trial.end_episode(reason)
         if not self.trial.live:
             self._finish(self.trial.trial_stop or reason)
@@ -264,7 +265,7 @@ class Session:
             return
         if self.trial.memory.one_context:
             assert self.renderer is not None
-            # The text that ends one episode and opens the next belongs to the next: nothing is sampled in it.
+            # The text that ends one episode and opens the next belongs to the next: it contains no sampled token.
             self._transcript.add_environment(self.renderer.bridge(bridge, ended), self._episode, 0)
         else:
             self._open_context(opening)

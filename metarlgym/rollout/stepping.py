@@ -1,8 +1,8 @@
-"""Crew: the threads that run those steps of a rollout which its event loop must be able to go on without.
+"""Crew: worker threads for steps that the rollout's event loop must be able to abandon.
 
-A thread cannot be killed, so a step that hangs is left behind: its result is dropped, its trial is never used again,
-and its thread ends when the step returns, if it ever does. All threads are daemons: none delays the exit of the
-process, as the threads of `concurrent.futures` and of asyncio's default executor would.
+A thread cannot be killed, so a hanging step is abandoned: its result is dropped, its trial is never used again, and its
+thread ends when the step returns, if ever. All threads are daemons and do not delay the exit of the process, unlike
+those of `concurrent.futures` and asyncio's default executor.
 """
 
 from __future__ import annotations
@@ -19,30 +19,31 @@ from typing import Protocol
 from metarlgym.rollout.protocol import ActRequest
 
 GRACE = 0.25
-"""Seconds for which the event loop waits for a single step before it goes on without it."""
+"""Seconds that the event loop waits for a single step before it continues without it."""
 REST = 10
-"""After such a wait was in vain, the loop waits for no step during this many times `GRACE`: several hanging steps, one
-after the other, must not stop the healthy trials."""
+"""After such a timeout, the loop waits for no step during this many times `GRACE`, so that several hanging steps in a
+row do not stall the healthy trials.
+"""
 
 Outcome = ActRequest | BaseException | None
-"""What a step came to: the next request, None where the trial is over, or an error of the rollout itself."""
+"""Outcome of a step: the next request, None if the trial is over, or an error of the rollout itself."""
 
 
 class Player(Protocol):
     """A trial in flight, as the crew sees it."""
 
     job: Job | None
-    """Its step that runs without the loop waiting for it."""
+    """The step that is running without the loop waiting for it."""
 
     def step(self) -> ActRequest | None:
-        """Take the step that is due; called in a thread."""
+        """Take the pending step; called in a thread."""
 
     def land(self, job: Job) -> None:
-        """Take the outcome of a job; called on the loop, perhaps after another job has taken its place."""
+        """Handle the outcome of a job; called on the loop, possibly after another job has replaced it."""
 
 
 class Job:
-    """A step that runs in a thread while the loop goes on."""
+    """A step that runs in a thread while the loop continues."""
 
     __slots__ = ("dropped", "outcome", "player", "timer")
 
@@ -50,16 +51,16 @@ class Job:
         self.player = player
         self.outcome: Outcome = None
         self.dropped = False
-        """Nobody waits for it any longer."""
+        """Abandoned: nothing waits for it any more."""
         self.timer: asyncio.TimerHandle | None = None
 
 
 class Crew:
-    """Daemon threads of one rollout: as many as there are steps side by side, reused, and ended by `close`.
+    """The daemon threads of one rollout: as many as there are parallel steps, reused, and ended by `close`.
 
     Args:
         loop: the rollout's event loop.
-        grace: seconds for which `in_turn` waits for a single step.
+        grace: seconds that `in_turn` waits for a single step.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, grace: float = GRACE) -> None:
@@ -67,17 +68,18 @@ class Crew:
         self.grace = grace
         self._work: SimpleQueue[Callable[[], bool] | None] = SimpleQueue()
         self.idle = threading.Semaphore(0)
-        """Released by a thread that is about to take more work, before the loop hears of what it has done: otherwise
-        the loop would start another thread for the next step."""
+        """Released by a thread that is about to take more work, before the loop learns of its result: otherwise the
+        loop would start another thread for the next step.
+        """
         self._threads: set[threading.Thread] = set()
         self._patient_from = 0.0
 
     def alone(self, player: Player) -> None:
-        """Run a step beside all others, as `player.job`."""
+        """Run a step in parallel to all others, as `player.job`."""
         job = player.job = Job(player)
 
         def work() -> bool:
-            if job.dropped:  # it never came to a thread
+            if job.dropped:  # it never reached a thread
                 self.idle.release()
                 return True
             try:
@@ -93,11 +95,11 @@ class Crew:
         self._start(work)
 
     def in_turn(self, players: Sequence[Player]) -> list[Outcome]:
-        """Run steps one after the other in one thread, and wait for them.
+        """Run steps sequentially in one thread, and wait for them.
 
         Returns:
-            The outcomes of the first so many players: nearly always of all. Where a step takes longer than `grace`, it
-            and those behind it go on as if started by `alone`.
+            The outcomes of the leading players, nearly always of all. If a step takes longer than `grace`, it and those
+            after it continue as if started by `alone`.
         """
         if time.monotonic() < self._patient_from:
             for player in players:
@@ -115,7 +117,7 @@ class Crew:
                     for player in rest:
                         self.alone(player)
                     return outcomes
-        except BaseException:  # Ctrl-C: whose step is running now must not be used again
+        except BaseException:  # Ctrl-C: the trial whose step is running must not be reused
             series.leave()
             raise
         return series.outcomes
@@ -125,18 +127,18 @@ class Crew:
         self._work.put(None)
 
     def post(self, callback: Callable[..., object], *args: object) -> None:
-        """Call something on the loop, from a thread."""
+        """Schedule a callback on the loop, from a thread."""
         try:
             self.loop.call_soon_threadsafe(callback, *args)
         except RuntimeError:
-            return  # the rollout has ended and its loop is closed: nobody waits for this
+            return  # the rollout has ended and its loop is closed: nothing waits for this
 
     def _start(self, work: Callable[[], bool]) -> None:
-        """Have a thread do the work, which releases `idle`, or returns False where its thread was left behind."""
+        """Have a thread do the work, which releases `idle`, or returns False if its thread was abandoned."""
         self._work.put(work)
         if self.idle.acquire(blocking=False):
             return
-        # A step sees the context variables of the rollout, as it would without a thread.
+        # A step sees the rollout's context variables, as it would without a thread.
         target = copy_context().run
         thread = threading.Thread(target=target, args=(self._serve,), name="metarlgym-step", daemon=True)
         self._threads.add(thread)
@@ -146,32 +148,32 @@ class Crew:
             self._threads.discard(thread)
             if not self._threads:
                 raise
-            # The system allows no more threads: the work waits for one of those there are.
+            # The system allows no more threads: the work waits for an existing one.
 
     def _serve(self) -> None:
         while (work := self._work.get()) is not None:
             if not work():
                 self._threads.discard(threading.current_thread())
                 return
-            del work  # an idle thread keeps no environment alive
+            del work  # so that an idle thread does not keep an environment alive
         self._work.put(None)  # for the next thread
 
 
 class _Series:
-    """Steps that one thread takes in turn while the loop waits for `ended`."""
+    """Steps that one thread takes sequentially while the loop waits for `ended`."""
 
     def __init__(self, crew: Crew, players: Sequence[Player]) -> None:
         self.crew = crew
         self.players = players
         self.outcomes: list[Outcome] = []
         self.began = time.monotonic()
-        """When the step that is running now began."""
+        """Start time of the running step."""
         self.ended = threading.Lock()
         self.ended.acquire()
         self._waiting = deque(players)
         self._left = False
         self._job: Job | None = None
-        """The step that was running when the loop went on."""
+        """The step that was running when the loop stopped waiting."""
 
     def __call__(self) -> bool:
         while self._waiting:
@@ -185,7 +187,7 @@ class _Series:
             except BaseException as error:
                 outcome = error
             self.outcomes.append(outcome)
-            # Read after the outcome is there, and set by `leave` before it counts the outcomes: none is lost.
+            # Read after the outcome is stored, and set by `leave` before it counts the outcomes, so none is lost.
             if self._left:
                 self.crew.post(self._land)
                 return False
@@ -194,7 +196,7 @@ class _Series:
         return True
 
     def leave(self) -> tuple[list[Outcome], list[Player]]:
-        """The loop goes on: returns the outcomes until now, and who has not begun. Called on the loop."""
+        """Stop waiting: returns the outcomes so far, and the players that have not started. Called on the loop."""
         self._left = True
         rest: list[Player] = []
         while self._waiting:
@@ -210,6 +212,6 @@ class _Series:
 
     def _land(self) -> None:
         job = self._job
-        if job is not None:  # None: `leave` had its outcome already
+        if job is not None:  # None: `leave` already had its outcome
             job.outcome = self.outcomes[-1]
             job.player.land(job)

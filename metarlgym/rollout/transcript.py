@@ -9,19 +9,18 @@ from typing import Any
 
 @dataclass(slots=True)
 class Transcript:
-    """Token ids of one context with what is known about each token.
+    """Token ids of one context with per-token data.
 
-    The first `prompt_len` ids are the row's prompt. The lists `env_mask`, `logprobs`, `episode` and `turn` run over the
-    completion, that is over `ids[prompt_len:]`. Ids are only ever appended: what the policy sampled is never decoded
-    and encoded again.
+    The first `prompt_len` ids are the row's prompt. The lists `env_mask`, `logprobs`, `episode` and `turn` cover the
+    completion, that is `ids[prompt_len:]`. Ids are only ever appended: sampled tokens are never decoded and re-encoded.
     """
 
     ids: list[int]
     prompt_len: int
     first_episode: int = 0
-    """Index of the episode this context was opened for."""
+    """Index of the episode for which this context was opened."""
     env_mask: list[int] = field(default_factory=list)
-    """1 at tokens the policy sampled, 0 at tokens of the environment."""
+    """1 at tokens sampled by the policy, 0 at tokens of the environment."""
     logprobs: list[float] = field(default_factory=list)
     """Log-probability of each sampled token under the policy that sampled it, at its temperature; 0.0 elsewhere."""
     episode: list[int] = field(default_factory=list)
@@ -35,7 +34,7 @@ class Transcript:
 
     @classmethod
     def filler(cls, prompt_ids: Sequence[int], end_id: int, episode: int) -> Transcript:
-        """The row of an episode that never happened: one end token outside the loss."""
+        """The row of an episode that was not played: one end token outside the loss."""
         row = cls.open(prompt_ids, episode)
         row.add_environment([end_id], episode, 0)
         return row
@@ -47,7 +46,7 @@ class Transcript:
         self._append(ids, [0.0] * len(ids), 0, episode, turn)
 
     def _append(self, ids: Sequence[int], logprobs: Sequence[float], mask: int, episode: int, turn: int) -> None:
-        if len(ids) == 1:  # the usual case of models from scratch
+        if len(ids) == 1:  # the usual case for models trained from scratch
             self.ids.append(ids[0])
             self.env_mask.append(mask)
             self.logprobs.append(logprobs[0])
@@ -74,7 +73,7 @@ class Transcript:
         )
 
     def close(self, end_ids: frozenset[int], end_id: int) -> None:
-        """End the row on an end token: drop what follows the last action and add the token if it lacks one.
+        """End the row with an end token: drop what follows the last action and add the token if it is missing.
 
         TRL counts a row as truncated unless its last token is an end token.
         """

@@ -1,1 +1,1 @@
-"""What all kinds of runs share: the run folder, its lock, what a run may remove, and how a run is stopped."""
+"""Shared by all kinds of runs: the run folder and its lock, which files a run may remove, checkpoints and stopping."""

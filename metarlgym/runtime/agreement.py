@@ -1,4 +1,4 @@
-"""Errors that all processes of a launch raise together, so that none is left waiting for the others."""
+"""Collective errors: raised on all processes of a launch, so that none is left waiting for the others."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ class AgreedError(MetaRLGymError):
 
 
 def agree(problem: Exception | None) -> None:
-    """Share what went wrong on any process. A collective call: every process must make it.
+    """Raise on all processes if any has a problem. Collective: every process must call it.
 
     Raises:
-        AgreedError: with the first problem's text, on all processes; where there is only one, its own exception.
+        AgreedError: on all processes, with the text of the first problem; a single process raises `problem` itself.
     """
     found = [(rank, text) for rank, text in enumerate(gather_object([str(problem) if problem else None])) if text]
     if found:

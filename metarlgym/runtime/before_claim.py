@@ -1,4 +1,4 @@
-"""What is settled before a run's folder is claimed: how to go on, what the run reads, and its loggers."""
+"""Steps before a run's folder is claimed: deciding how to treat an existing run, listing inputs, checking loggers."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from metarlgym.settings.flat import find_config
 
 
 def mode_of(resume: bool, overwrite: bool) -> Mode:
-    """What to do with a run that is in the folder.
+    """How to treat an existing run in the folder.
 
     Raises:
-        ConfigError: both were asked for.
+        ConfigError: if both flags are set.
     """
     if resume and overwrite:
         raise ConfigError("resume and overwrite exclude each other: go on with the run in output_dir, or replace it.")
@@ -23,17 +23,17 @@ def mode_of(resume: bool, overwrite: bool) -> Mode:
 
 
 def inputs_of(arguments: list[str], command: str, **values: Any) -> dict[str, Any]:
-    """What a run reads, by setting: its config file and `values`."""
+    """The inputs of a run, by setting: its config file and `values`."""
     parts = [part for a in arguments for part in (a.split("=", 1) if a.startswith("--config=") else [a])]
     found = {"config": str(find_config(parts[parts.index("--config") + 1], command))} if "--config" in parts else {}
     return {**found, **{name: value for name, value in values.items() if value}}
 
 
 def check_loggers(args: Any) -> None:
-    """What libraries would find out only after the folder is claimed.
+    """Refuse loggers that are not installed; libraries would notice only after the folder is claimed.
 
     Raises:
-        ConfigError: naming the setting.
+        ConfigError: if one is not installed.
     """
     there = get_available_reporting_integrations()
     for name in args.report_to or ():

@@ -1,7 +1,7 @@
-"""Checkpoints that are either complete or known not to be.
+"""Atomic checkpoints: a `COMPLETE` marker is written last.
 
-A checkpoint holds model, optimizer, schedule and RNG states as transformers writes them. Task order and all sampling
-are functions of the seed and the step, so nothing else is needed to go on exactly. The file `COMPLETE` comes last.
+A checkpoint holds the model, optimizer, schedule and RNG states as written by transformers. Task order and all sampling
+are functions of the seed and the step, so nothing else is needed to resume exactly.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ __all__ = ["COMPLETE", "CheckpointMixin", "checkpoints", "is_disk_error", "lates
 
 
 def checkpoints(folder: str | Path) -> list[Path]:
-    """Checkpoint folders under a run folder by step, complete or not."""
+    """Checkpoint folders in a run folder, sorted by step, whether complete or not."""
     found = [p for p in Path(folder).glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", p.name)]
     return sorted(found, key=lambda p: int(p.name.split("-")[1]))
 
 
 def latest_complete(folder: str | Path) -> tuple[Path | None, list[Path]]:
-    """The newest complete checkpoint that is sound, and those that were passed over."""
+    """The newest complete, undamaged checkpoint, and the newer ones that were skipped."""
     skipped: list[Path] = []
     for path in reversed(checkpoints(folder)):
         if (path / COMPLETE).exists() and damage(path) is None:
@@ -37,18 +37,21 @@ def latest_complete(folder: str | Path) -> tuple[Path | None, list[Path]]:
 
 
 class CheckpointMixin:
-    """Adds to `transformers.Trainer`: the `COMPLETE` mark, `save_total_limit` that removes only what a run wrote, a
-    line that says what to do when the disk is full, and a learning rate that is the one given now."""
+    """Adds to `transformers.Trainer`: the `COMPLETE` marker, a `save_total_limit` that removes only what a run wrote, a
+    helpful message when the disk is full, and on resume the currently given learning rate."""
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         args: Any = self.args  # type: ignore[attr-defined]
         step: int = self.state.global_step  # type: ignore[attr-defined]
         folder = Path(args.output_dir)
         path = folder / f"checkpoint-{step}"
-        limit, args.save_total_limit = args.save_total_limit, None  # else old ones go before this one is complete
+        limit, args.save_total_limit = (
+            args.save_total_limit,
+            None,
+        )  # else old ones are removed before this one is complete
         try:
             if args.should_save:
-                users = begin(path, CHECKPOINT)  # a damaged one that was passed over may be there
+                users = begin(path, CHECKPOINT)  # a damaged one that was skipped may exist
             super()._save_checkpoint(model, trial)  # type: ignore[misc]
             if args.should_save:
                 self._save_more(path)
@@ -57,7 +60,7 @@ class CheckpointMixin:
                 mark_complete(path, step, users)
                 best = self.state.best_model_checkpoint  # type: ignore[attr-defined]
                 _rotate(folder, limit, {path, Path(best or path)})
-        except Exception as error:  # safetensors has an exception class of its own
+        except Exception as error:  # safetensors has its own exception class
             if not is_disk_error(error):
                 raise
             last, _ = latest_complete(folder)
@@ -70,10 +73,10 @@ class CheckpointMixin:
             args.save_total_limit = limit
 
     def _save_more(self, path: Path) -> None:
-        """Write what else belongs into a checkpoint; on the main process, before it is marked complete."""
+        """Write additional files of a checkpoint; called on the main process before it is marked complete."""
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        """As transformers does it; then the learning rate is the one given now: a run may go on with a lower one."""
+        """Load as transformers does, then apply the given learning rate, which may differ from the checkpoint's."""
         super()._load_optimizer_and_scheduler(checkpoint)  # type: ignore[misc]
         scheduler: Any = self.lr_scheduler  # type: ignore[attr-defined]
         schedule = getattr(scheduler, "scheduler", scheduler)
@@ -87,7 +90,7 @@ class CheckpointMixin:
 
 
 def _rotate(folder: Path, limit: int | None, kept: set[Path]) -> None:
-    """Remove the oldest checkpoints beyond `limit`, without what a user put into them."""
+    """Remove the oldest checkpoints beyond `limit`, except for files that a user put there."""
     if limit is None or limit <= 0:
         return
     complete = [path for path in checkpoints(folder) if (path / COMPLETE).exists()]
@@ -95,12 +98,12 @@ def _rotate(folder: Path, limit: int | None, kept: set[Path]) -> None:
     excess = len(every) - max(limit, len(kept))
     for path in [path for path in every if path not in kept][: max(0, excess)]:
         tree = written(path, CHECKPOINT)
-        (path / COMPLETE).unlink(missing_ok=True)  # first: one that is half removed is not complete
+        (path / COMPLETE).unlink(missing_ok=True)  # first, because a partly removed checkpoint is not complete
         remove_tree(path, tree)
 
 
 def is_disk_error(error: BaseException) -> bool:
-    """Disk full, quota or write failure, as the operating system, safetensors or torch report it."""
+    """Whether the error is a full disk, an exceeded quota or a failed write, from the OS, safetensors or torch."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
         return True
     text = str(error).lower()

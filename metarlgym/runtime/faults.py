@@ -1,4 +1,4 @@
-"""What a machine or an installation refuses, told in one line. Everything else is a bug and keeps its traceback."""
+"""One-line messages for faults of the machine or the installation. All other errors are bugs and keep a traceback."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ EXTRA = {
     "aiohttp",
     "requests",
 }
-"""Packages of the extra `train` that commands import."""
+"""Packages of the extra `train` that commands import directly."""
 FIXES = {
     errno.EACCES: PLACE,
     errno.EPERM: PLACE,
@@ -40,10 +40,9 @@ FIXES = {
 
 
 def describe_fault(error: BaseException) -> str | None:
-    """One line that names what is at fault and the fix; None for a bug.
+    """One line that gives the fault and its fix; None for a bug.
 
-    Faults are those of the file system, of memory, of packages that are missing or broken, and a drawing backend that
-    does not exist.
+    Faults are file-system errors, lack of memory, missing or broken packages, and an unknown matplotlib backend.
     """
     if isinstance(error, MemoryError):
         why = f" ({text})" if (text := error_text(error)) else ""
@@ -68,7 +67,7 @@ def describe_fault(error: BaseException) -> str | None:
 
 
 def describe_exit(error: SystemExit) -> str:
-    """One line about a `sys.exit()` in code that a command ran: of an environment, a plugin or a library."""
+    """One line about a `sys.exit()` in code run by a command: an environment, a plugin or a library."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
@@ -77,7 +76,7 @@ def describe_exit(error: SystemExit) -> str:
 
 
 def backend_fault() -> str:
-    """The line about a backend that matplotlib does not know."""
+    """One line about an unknown matplotlib backend."""
     named = os.environ.get("MPLBACKEND")
     if named is None:
         return "matplotlib's settings name a backend that does not exist: mend matplotlibrc, or set MPLBACKEND=agg."

@@ -1,4 +1,4 @@
-"""Whether a file that a command is about to replace belongs to a run or to a model."""
+"""Overwrite protection: detects files that belong to a run or a model before a command replaces them."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ MODEL_FILES = re.compile(
     r".*\.(safetensors|bin|pt|pth|h5|msgpack|onnx|gguf|model|jinja|tiktoken|spm|bpe|py|md)|(vocab|merges)\.txt"
     r"|(.+_)?config\.json|.*\.index\.json"
 )
-"""More names of files that models come with, from whoever made them; what is among them is not replaced."""
+"""Other file names found in model folders of any origin, which are also protected."""
 
 
 def owner(path: Path) -> str | None:
-    """What an existing file belongs to, in words that follow its path; None for any other file, or none."""
+    """The owner of an existing file, as text that follows its path; None if it has no owner or does not exist."""
     real = path.resolve()
     if not real.is_file():
         return None
@@ -28,7 +28,7 @@ def owner(path: Path) -> str | None:
 
 
 def _trees(folder: Path) -> list[Tree]:
-    """What the run in a folder may write there; of any kind, if the folder does not tell."""
+    """The files that the run in a folder may write; those of every kind of run if its kind is unreadable."""
     if not (folder / RUN).is_file():
         return []
     try:

@@ -1,4 +1,4 @@
-"""Whether a folder that a run wrote can be loaded: nothing is missing, cut short or changed since it was written."""
+"""Integrity of folders written by a run: files that are missing, truncated or modified since they were written."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from metarlgym.runtime.run_folder import replace_text
 __all__ = ["COMPLETE", "begin", "damage", "mark_complete", "marked", "missing_weights"]
 
 HASHED = 1 << 20
-"""Files up to this many bytes are hashed; of larger ones the size is compared."""
+"""Files up to this many bytes are hashed; for larger ones only the size is compared."""
 
 
 @contextmanager
 def marked(folder: Path, tree: Tree, step: int = 0) -> Iterator[None]:
-    """Take the mark off a folder that is written within this, and mark it at the end.
+    """Context for writing a folder: removes its `COMPLETE` marker first and writes a new one at the end.
 
     Args:
-        folder: it need not exist.
-        tree: what may be written there.
-        step: of the run.
+        folder: need not exist.
+        tree: the files that may be written there.
+        step: the run's step, recorded in the marker.
     """
     users = begin(folder, tree)
     yield
@@ -37,7 +37,7 @@ def marked(folder: Path, tree: Tree, step: int = 0) -> Iterator[None]:
 
 
 def begin(folder: Path, tree: Tree) -> dict[Path, int]:
-    """Take the mark off a folder that is written next; returns what no run wrote there, and when it was changed."""
+    """Remove a folder's marker before writing to it; returns the files no run wrote and their modification times."""
     users = {}
     if folder.is_dir():
         users = {path: path.lstat().st_mtime_ns for path in foreign_inside(folder, tree)}
@@ -46,9 +46,9 @@ def begin(folder: Path, tree: Tree) -> dict[Path, int]:
 
 
 def mark_complete(folder: Path, step: int, users: Mapping[Path, int] | None = None) -> None:
-    """Write `COMPLETE` last: the step, and size and hash of every file but those that were there before."""
+    """Write `COMPLETE`: the step, and the size and hash of every file except those in `users`."""
     users = users or {}
-    # One that has been written over since is the run's.
+    # A file that was overwritten since then belongs to the run.
     kept = {
         path for path, time in users.items() if path.is_dir() or (path.exists() and path.lstat().st_mtime_ns == time)
     }
@@ -58,9 +58,9 @@ def mark_complete(folder: Path, step: int, users: Mapping[Path, int] | None = No
 
 
 def damage(folder: Path) -> str | None:
-    """What is wrong with a folder that was marked, as `FILE is ...`; None if nothing is.
+    """Damage in a folder with a `COMPLETE` marker, described as `FILE is ...`, or None.
 
-    One of an earlier version, whose `COMPLETE` holds no sizes, is checked by its contents alone.
+    If an earlier version wrote the marker, which then holds no sizes, only the file contents are checked.
     """
     listed = recorded(folder)
     for name, print_ in listed.items():
@@ -71,7 +71,7 @@ def damage(folder: Path) -> str | None:
             return f"{name} has {path.stat().st_size:,} bytes of {print_[0]:,}"
         if print_ != _print_of(path):
             return f"{name} has changed since it was written"
-    # Where files are recorded, others that a user put there do not count.
+    # If files are recorded, ignore others, which the user put there.
     for path in [folder / name for name in listed] or _files(folder):
         wrong = _wrong(path)
         if wrong:
@@ -80,7 +80,7 @@ def damage(folder: Path) -> str | None:
 
 
 def missing_weights(folder: Path) -> str | None:
-    """Whether weights named by an index are not there; None if all are."""
+    """Describe the first weight file that an index lists but that does not exist; None if all exist."""
     for index in folder.glob("*.safetensors.index.json"):
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
         lost = next((name for name in names if not (folder / name).is_file()), None)
@@ -99,9 +99,9 @@ def _print_of(path: Path) -> list[Any]:
 
 
 def _wrong(path: Path) -> str | None:
-    """What keeps one file from loading."""
+    """Why a file cannot be loaded, or None."""
     if path.stat().st_size == 0:
-        # Model cards and templates may be empty; what is loaded may not.
+        # Model cards and templates may be empty; files that are loaded may not.
         return "is empty" if path.suffix in (".safetensors", ".json", ".pt", ".pth", ".bin") else None
     if path.suffix == ".safetensors":
         try:

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as exceptions that end a command in one line."""
+"""Ctrl-C and SIGTERM as exceptions that end a command with a one-line message."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from typing import Any
 from metarlgym.datatypes import MetaRLGymError
 
 INTERRUPTED, TERMINATED = 130, 143
-"""Exit statuses: 128 and the signal's number."""
+"""Exit statuses: 128 plus the signal number."""
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM arrived. A kind of `KeyboardInterrupt`, which event loops let through as nothing else."""
+    """SIGTERM arrived. Derives from `KeyboardInterrupt`, because event loops let it through."""
 
 
 class Interrupted(MetaRLGymError):
-    """A command was stopped by a signal; the text says what is saved and how to go on."""
+    """A command was stopped by a signal; the message says what is saved and how to resume."""
 
     def __init__(self, text: str, status: int = INTERRUPTED) -> None:
         super().__init__(text)
@@ -31,9 +31,9 @@ _seen: type[BaseException] | None = None
 
 
 def stopped_by(error: BaseException | None = None) -> type[BaseException] | None:
-    """`KeyboardInterrupt` or `Terminated` if a signal is behind an error, else None.
+    """`KeyboardInterrupt` or `Terminated` if a signal caused the error, else None.
 
-    A process of several may fail because another one, stopped by the same Ctrl-C, is gone already.
+    In a launch of several processes, one may fail because another, stopped by the same Ctrl-C, has already exited.
     """
     if isinstance(error, KeyboardInterrupt | Terminated):
         return type(error)
@@ -41,18 +41,18 @@ def stopped_by(error: BaseException | None = None) -> type[BaseException] | None
 
 
 def status_of(by: type[BaseException]) -> int:
-    """Exit status of a command that `KeyboardInterrupt` or `Terminated` ended."""
+    """Exit status of a command ended by `KeyboardInterrupt` or `Terminated`."""
     return TERMINATED if issubclass(by, Terminated) else INTERRUPTED
 
 
 @contextmanager
 def stoppable(*signals: signal.Signals) -> Iterator[None]:
-    """Within this, the first Ctrl-C or SIGTERM raises; a second Ctrl-C ends the process at once.
+    """Context in which the first Ctrl-C or SIGTERM raises; a second Ctrl-C ends the process at once.
 
-    Where signals cannot be had (not the main thread) it does nothing.
+    Does nothing outside the main thread, where signals cannot be handled.
 
     Args:
-        signals: those to take care of; both if none is named.
+        signals: the signals to handle; default: both.
     """
     global _seen
     _seen = None
@@ -61,7 +61,7 @@ def stoppable(*signals: signal.Signals) -> Iterator[None]:
         global _seen
         again = _seen is not None
         if again and number == signal.SIGTERM:
-            return  # launchers send it to processes that are about to end
+            return  # launchers send it to processes that are already stopping
         if again:
             _end_now()
         _seen = KeyboardInterrupt if number == signal.SIGINT else Terminated

@@ -1,4 +1,4 @@
-"""Starting and leaving the processes of a launch, and settings of libraries that come before their first import."""
+"""Starting and ending the processes of a launch, and library settings that must precede their first import."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from metarlgym.datatypes import ConfigError
 
 
 def check_launch(found: int) -> None:
-    """Refuse to run as one of several processes that each believe to be alone.
+    """Refuse to run as one of several processes that each run as if alone.
 
     Args:
-        found: processes that this one knows of.
+        found: number of processes that this one sees.
 
     Raises:
-        ConfigError: the launcher started more.
+        ConfigError: if the launcher started more.
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if found < world:
@@ -27,7 +27,7 @@ def check_launch(found: int) -> None:
 
 
 def end_processes(status: int) -> int:
-    """End a process of several at once: the others may be gone, and closing the group would wait for them."""
+    """Exit immediately if there are several processes: closing the group would wait for others that may be gone."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         sys.stdout.flush()
         sys.stderr.flush()
@@ -36,10 +36,10 @@ def end_processes(status: int) -> int:
 
 
 def leave_processes() -> None:
-    """Close the process group of a run that is done.
+    """Close the process group of a finished run.
 
-    Its threads would otherwise end with the interpreter, which now and then aborts the process (SIGABRT), and the
-    launcher would call a finished run a failure.
+    Otherwise its threads end with the interpreter, which occasionally aborts the process (SIGABRT), and the launcher
+    reports a finished run as failed.
     """
     from torch import distributed
 
@@ -49,7 +49,7 @@ def leave_processes() -> None:
 
 
 def without_gpu() -> None:
-    """DeepSpeed looks for its accelerator when it is first imported, and stops without this where there is none."""
+    """Set DeepSpeed's accelerator to the CPU if there is no GPU; otherwise its first import fails without one."""
     import torch
 
     if not torch.cuda.is_available():
@@ -57,7 +57,7 @@ def without_gpu() -> None:
 
 
 def quiet() -> None:
-    """Silence what libraries print about themselves; warnings of ours and errors stay."""
+    """Silence informational output and progress bars of libraries; errors and our own warnings remain."""
     import datasets
     from transformers.utils import logging as hf_logging
 

@@ -1,4 +1,4 @@
-"""What a run of each kind writes. Only these files are ever removed; everything else in a run folder is the user's."""
+"""The files that each kind of run writes. Only these are ever removed; all others in a run folder are the user's."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from metarlgym.runtime.mark import COMPLETE, recorded
 
 RUN = "run.json"
 PICTURE_MARK = b"metarlgym selflearn"
-"""Stands in the metadata of a report's pictures."""
+"""Marker in the metadata of a report's pictures."""
 
 
 @dataclass(frozen=True)
 class Tree:
-    """Names that may be written into a folder: regular expressions for whole names."""
+    """Names that may be written to a folder, as regular expressions that match the full name."""
 
     files: tuple[str, ...] = ()
     folders: Mapping[str, Tree] = field(default_factory=dict)
@@ -35,9 +35,9 @@ class Tree:
 
 
 def _written_by_us(path: Path) -> bool:
-    """Some names are so common that the content has to say whose the file is."""
+    """Whether a run wrote the file; for very common names the content decides."""
     if path.name == "README.md":
-        start = path.read_bytes()[:4096]  # TRL's model card, which runs of earlier versions have
+        start = path.read_bytes()[:4096]  # TRL's model card, present in runs of earlier versions
         return start.startswith(b"---") and b"generated_from_trainer" in start
     if re.fullmatch(PICTURES, path.name):
         return PICTURE_MARK in path.read_bytes()[:4096]
@@ -57,7 +57,7 @@ WEIGHTS = (
 )
 MARKS = (rf"{COMPLETE}(\.part)?", r"README\.md", r"metarlgym\.json", r"training_args\.bin")
 MODEL = Tree((*TOKENIZER, *WEIGHTS, *MARKS))
-"""Names that libraries always use. The code that comes with some models has others: see `written`."""
+"""File names that libraries always use. Models with their own code write others: see `written`."""
 SHARDS = Tree(
     (
         r"((bf16|fp16)_)?(zero_pp_rank_\d+_)?mp_rank_\d+_(model|optim)_states\.pt",  # DeepSpeed
@@ -87,7 +87,7 @@ VARIANTS = "|".join(
         r"(uniform|oracle|(weights|weights_full|gist|gist_ce)-(next|random|similar)|redrawn|redrawn_uniform)-seed\d+",
     )
 )
-"""Names of the variants of the three experiments of self-learning."""
+"""Names of the variants of the three self-learning experiments."""
 LAYOUTS = {
     "train": Tree(
         (*EVERY_RUN, *LOGS, r"eval\.json", r"adaptation\.png", r"README\.md", "STOP", "STOPPED"),
@@ -107,21 +107,21 @@ LAYOUTS = {
         {"variants": Tree((rf"({VARIANTS})\.(jsonl|json(\.part)?)",))},
     ),
 }
-"""By kind of run. TensorBoard's event files are left out: they lie under names of their own, and are never removed."""
+"""Files by kind of run. TensorBoard's event files are excluded: their names are unique and they are never removed."""
 
 
 def entries(folder: Path, tree: Tree) -> Iterator[Path]:
-    """What lies in a folder under a name that a run writes, by name."""
+    """Entries of a folder that have a name a run writes, sorted by name."""
     yield from (path for path in sorted(folder.iterdir()) if tree.named(path.name))
 
 
 def written(folder: Path, tree: Tree) -> Tree:
-    """What a run wrote into a folder: what its `COMPLETE` lists; where it lists nothing, what may be written."""
+    """The files a run wrote to a folder: those listed in `COMPLETE`, or if it lists none, those that may be written."""
     names = recorded(folder)
     if not names:
         return tree
     listed = _exactly([tuple(name.split("/")) for name in (*names, COMPLETE, f"{COMPLETE}.part")])
-    # Folders that a run makes may be left empty, such as start/warmup. `below` takes the first that fits.
+    # Some folders that a run creates may stay empty, such as start/warmup. `below` returns the first match.
     return Tree(listed.files, {**listed.folders, **{name: Tree() for name in tree.folders.keys() - listed.folders}})
 
 
@@ -136,17 +136,17 @@ def _exactly(names: Iterable[tuple[str, ...]]) -> Tree:
 
 
 def foreign(folder: Path, tree: Tree) -> Path | None:
-    """The first file that stands where a run writes, and that no run wrote; links count, wherever they lead.
+    """The first file that no run wrote but that has a name a run writes; all links count as such.
 
     Args:
         folder: a run folder.
-        tree: what may be written there.
+        tree: the files that may be written there.
     """
     return next(_foreign(entries(folder, tree), tree), None)
 
 
 def foreign_inside(folder: Path, tree: Tree) -> Iterator[Path]:
-    """Everything in a folder below a run folder that no run wrote; a folder stands for what it holds."""
+    """Everything in a subfolder of a run folder that no run wrote; a foreign folder is yielded without its contents."""
     yield from _foreign(sorted(folder.iterdir()), written(folder, tree))
 
 
@@ -165,8 +165,8 @@ def _foreign(paths: Iterable[Path], tree: Tree) -> Iterator[Path]:
 
 
 def remove(folder: Path, tree: Tree, keep: tuple[str, ...] = ()) -> None:
-    """Remove what a run wrote; what else is there stays, and so do the folders that hold it."""
-    for path in sorted(entries(folder, tree), key=lambda path: path.name == COMPLETE):  # the list goes last
+    """Remove what a run wrote; all other files and the folders that hold them stay."""
+    for path in sorted(entries(folder, tree), key=lambda path: path.name == COMPLETE):  # COMPLETE, the list, last
         if path.name in keep or path.is_symlink():
             continue
         below = tree.below(path.name)
@@ -178,7 +178,7 @@ def remove(folder: Path, tree: Tree, keep: tuple[str, ...] = ()) -> None:
 
 
 def remove_tree(folder: Path, tree: Tree) -> None:
-    """Remove a folder that a run wrote; what is foreign in it stays."""
+    """Remove a folder that a run wrote, except for foreign files."""
     remove(folder, written(folder, tree))
     if not any(folder.iterdir()):
         folder.rmdir()

@@ -1,8 +1,8 @@
-"""A lock file that keeps a second writer out of a run folder, and is taken over when its process is gone.
+"""Lock file that keeps a second writer out of a run folder; a lock whose process has died is taken over.
 
-The file holds host, process id and the process's start time. On the same machine the process table decides whether the
-owner still runs. From another machine a heartbeat does: the owner touches the file every `BEAT` seconds, and a lock not
-touched for `STALE` seconds is stale, by the clock of the file system.
+The file holds the host, process id and process start time. On the same machine, the process table shows whether the
+owner is still running. From another machine, a heartbeat does: the owner touches the file every `BEAT` seconds, and a
+lock not touched for `STALE` seconds, by the file system's clock, is stale.
 """
 
 from __future__ import annotations
@@ -21,40 +21,40 @@ from metarlgym.datatypes import ConfigError, MetaRLGymError
 
 LOCK = "run.lock"
 BEAT, STALE = 30.0, 180.0
-"""Seconds. An NFS client may see times of files up to 60 s late."""
+"""Seconds. An NFS client may see file times up to 60 s late."""
 
 
 @dataclass(frozen=True)
 class Holder:
-    """A process that writes into a run folder."""
+    """A process that writes to a run folder."""
 
     token: str = field(default_factory=lambda: uuid.uuid4().hex)
     host: str = field(default_factory=platform.node)
     pid: int = field(default_factory=os.getpid)
     started: str = field(default_factory=lambda: start_of(os.getpid()) or "")
-    """Start time of the process: the id of one that ended may be given to another."""
+    """Start time of the process, because process ids are reused."""
     machine: str = field(default_factory=lambda: _machine())
-    """Names the process table that `pid` belongs to: hosts, and containers on one host, may share a name."""
+    """Identifies the process table that `pid` refers to: hosts, and containers on one host, may share a name."""
     since: str = field(default_factory=lambda: datetime.now(UTC).astimezone().isoformat(timespec="seconds"))
     job: str = field(default_factory=lambda: os.environ.get("SLURM_JOB_ID", ""))
     restart: str = field(default_factory=lambda: os.environ.get("SLURM_RESTART_COUNT", "0"))
 
     def runs(self, age: float, mine: Holder) -> bool:
-        """Whether the process still runs, as far as `mine` can tell.
+        """Whether the process is still running, as far as `mine` can determine.
 
         Args:
             age: seconds since the last heartbeat.
-            mine: the process that asks.
+            mine: the calling process.
         """
         if self.host == mine.host and self.machine == mine.machine:
             return start_of(self.pid) == self.started
         if self.job and self.job == mine.job and self.restart != mine.restart:
-            return False  # the same job, requeued: Slurm ended the process before it started the job again
+            return False  # the same job, requeued: Slurm ended the process before it restarted the job
         return age < STALE
 
 
 def start_of(pid: int) -> str | None:
-    """When a process started, in a form that only compares; None if it does not run (zombies do not)."""
+    """Start time of a process as an opaque string, for comparison; None if it is not running or a zombie."""
     if Path("/proc/self/stat").exists():
         try:
             fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
@@ -71,27 +71,27 @@ def start_of(pid: int) -> str | None:
 
 
 def _machine() -> str:
-    """The running kernel and the process namespace, where the system tells them."""
+    """The kernel's boot id and the process namespace; empty where they are unavailable."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
     except OSError:
-        return ""  # not Linux: the host's name has to do
+        return ""  # not Linux: rely on the host name alone
 
 
 class Lock:
     """The lock of a folder, held until `release`.
 
     Raises:
-        ConfigError: another process holds it.
-        OSError: the folder cannot be written.
+        ConfigError: if another process holds it.
+        OSError: if the folder is not writable.
     """
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / LOCK
         self.holder = Holder()
         self.lost = False
-        """Another process took the folder over: this one was asleep, or cut off, for longer than `STALE`."""
+        """Whether another process took over the folder after this one was suspended or cut off for `STALE` seconds."""
         self._ended = threading.Event()
         mine = folder / f".{LOCK}.{self.holder.token}"
         try:
@@ -115,13 +115,13 @@ class Lock:
         threading.Thread(target=self._beat, name="run folder heartbeat", daemon=True).start()
 
     def _put(self, mine: Path) -> bool:
-        """Make the lock file, whole at once; False if there is one."""
+        """Create the lock file atomically; False if it already exists."""
         try:
             os.link(mine, self.path)
         except FileExistsError:
-            return mine.stat().st_nlink == 2  # over NFS a link may be made and the answer lost
+            return mine.stat().st_nlink == 2  # over NFS the link may succeed although the reply is lost
         except OSError:
-            # No hard links on this file system.
+            # This file system has no hard links.
             try:
                 with self.path.open("x", encoding="utf-8") as file:
                     file.write(mine.read_text(encoding="utf-8"))
@@ -130,7 +130,7 @@ class Lock:
         return True
 
     def _remove_stale(self, held: Holder) -> None:
-        """Take the stale lock away, unless somebody else was quicker and it is a new one by now."""
+        """Remove the stale lock, unless another process was faster and has replaced it with a new one."""
         aside = self.path.with_name(f".{LOCK}.{self.holder.token}.stale")
         try:
             self.path.rename(aside)
@@ -150,15 +150,15 @@ class Lock:
                     os.utime(self.path)
                     continue
             except (OSError, ConfigError):
-                continue  # the file system does not answer: the next beat tries again
+                continue  # the file system is not responding: retry at the next beat
             self.lost = True
             return
 
     def check(self) -> None:
-        """Stop a process that lost its folder to another one.
+        """Check that no other process has taken over the folder.
 
         Raises:
-            MetaRLGymError: it did.
+            MetaRLGymError: if one has.
         """
         if self.lost:
             raise MetaRLGymError(
@@ -183,10 +183,10 @@ def _touched(path: Path, otherwise: Path) -> float:
 
 
 def read_holder(path: Path) -> Holder | None:
-    """Who holds a lock; None if there is no lock.
+    """The holder of a lock; None if there is no lock.
 
     Raises:
-        ConfigError: the file is not a lock.
+        ConfigError: if the file is not a lock.
     """
     try:
         return Holder(**json.loads(path.read_text(encoding="utf-8")))

@@ -1,4 +1,4 @@
-"""JSON lines that a run appends to, kept whole: no unfinished line, no step twice, nothing lost to a full disk."""
+"""JSON Lines logs without partial lines, duplicate steps, or losses to a full disk."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from typing import Any
 from metarlgym.runtime.run_folder import replace_text
 
 SUMMARY = "train_runtime"
-"""A value that only the line at the end of training has."""
+"""Key that occurs only in the summary line at the end of training."""
 
 
 def cut_lines(path: Path, step: int, summary: bool = True) -> None:
-    """Drop the lines after a step, which come again when a run goes on from there, and an unfinished last one.
+    """Drop a partial last line and all lines after a step, which a run resumed there writes again.
 
     Args:
-        path: the file; it need not exist.
-        step: the last one whose lines stay.
-        summary: keep the line at the end of training too; else it goes, whatever its step.
+        path: the file; need not exist.
+        step: the last step whose lines are kept.
+        summary: whether to keep the summary line at the end of training; if False it is dropped whatever its step.
     """
     if not path.exists():
         return
     content = path.read_text(encoding="utf-8", errors="replace")
-    whole = content.split("\n")[:-1]  # not splitlines: texts may hold other line ends
+    whole = content.split("\n")[:-1]  # not splitlines: texts may contain other line separators
     kept = "".join(line + "\n" for line in whole if _step(line) <= step and (summary or not is_summary(line)))
     if kept != content:
         replace_text(path, kept)
@@ -39,7 +39,7 @@ def _step(line: str) -> float:
 
 
 def is_summary(line: str) -> bool:
-    """Whether a line is that of the end of training."""
+    """Whether a line is the summary at the end of training."""
     try:
         return SUMMARY in json.loads(line)
     except (ValueError, TypeError):
@@ -47,17 +47,17 @@ def is_summary(line: str) -> bool:
 
 
 class Lines:
-    """Appends JSON objects to a file. What a full disk refuses is kept and written later.
+    """Appends JSON objects to a file; lines that cannot be written, as on a full disk, are kept and written later.
 
     Args:
-        path: the file; made with the first line.
-        tell: called once with one line when writing fails, and when it works again.
+        path: the file; created with the first line.
+        tell: called with a message once when writing fails, and again when it recovers.
     """
 
     def __init__(self, path: Path, tell: Callable[[str], None]) -> None:
         self.path, self.tell = path, tell
         self.waiting: list[str] = []
-        """Lines that are not in the file yet."""
+        """Lines not yet written to the file."""
 
     def write(self, *values: dict[str, Any]) -> None:
         lines = [json.dumps(value, ensure_ascii=False) + "\n" for value in values]
@@ -69,7 +69,7 @@ class Lines:
                 file.write("".join(self.waiting))
         except OSError as error:
             with contextlib.suppress(OSError), self.path.open("r+b") as file:
-                file.truncate(size)  # what was written of a line
+                file.truncate(size)  # remove a partial line
             if not failed:
                 self.tell(
                     f"{self.path} cannot be written ({error.strerror}): its lines are kept until there is room again; "
@@ -81,7 +81,7 @@ class Lines:
         self.waiting = []
 
     def close(self) -> None:
-        """Try once more to write what waits, and say so if it cannot be."""
+        """Try once more to write the waiting lines; report if they are lost."""
         if self.waiting:
             self.write()
         if self.waiting:

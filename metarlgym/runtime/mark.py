@@ -1,4 +1,4 @@
-"""`COMPLETE`, the file that is written into a folder last, and lists what the run wrote there."""
+"""`COMPLETE`, the marker file that is written to a folder last and lists the files that the run wrote there."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ COMPLETE = "COMPLETE"
 
 
 def recorded(folder: Path) -> dict[str, list[Any]]:
-    """Size and hash of each file by its path in the folder; empty without a mark, and for one of an earlier version."""
+    """Size and hash of each file by relative path; empty without a marker or with one from an earlier version."""
     try:
         content = json.loads((folder / COMPLETE).read_text(encoding="utf-8"))
     except (ValueError, OSError):

@@ -1,4 +1,4 @@
-"""`metrics.jsonl`: one line for each log of a trainer."""
+"""`metrics.jsonl`: one line per log call of a trainer."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ class MetricsFile(TrainerCallback):
 
     Args:
         folder: the run's folder.
-        tell: says what cannot be written; by default a warning.
+        tell: called with a message when writing fails; default: a warning.
     """
 
     def __init__(self, folder: Path, tell: Callable[[str], None] = warnings.warn) -> None:
         self.lines = Lines(folder / "metrics.jsonl", tell)
         self.start = time.monotonic()
         self.summarised = False
-        """Whether a run that came to its end is opened again, whose summary is there."""
+        """Whether this is a finished run, reopened, whose summary line is already in the file."""
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         nothing_left = state.global_step >= state.max_steps

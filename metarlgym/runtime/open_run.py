@@ -1,4 +1,4 @@
-"""A run of `train` or `pretrain` in its folder: claimed by the main process, resumed, and stopped in one line."""
+"""An open run of `train` or `pretrain`: claims its folder on the main process, resumes it, and reports stops."""
 
 from __future__ import annotations
 
@@ -25,33 +25,33 @@ from metarlgym.runtime.run_folder import Mode, RunFolder
 
 @dataclass
 class OpenRun(TrainerCallback):
-    """A run in its folder; as a callback of its trainer it takes the first step as the end of the start."""
+    """A run in its folder; as a trainer callback, it commits the folder after the first step."""
 
     path: Path
     command: str
     """`train` or `pretrain`."""
     arguments: Sequence[str]
     texts: Mapping[str, str]
-    """What to write into the folder once the run has started, by file name."""
+    """Texts to write to the folder once the run has started, by file name."""
     folder: RunFolder | None = None
-    """None on all processes but the main one."""
+    """None on all processes except the main one."""
     resume_from: Path | None = None
     stage: str = "start"
-    """`start`, `training`, or `final` after it."""
+    """`start`, `training`, or `final` after training."""
     step: int = 0
     steps: int = 0
     saved: Path | None = None
-    """The final model, once it is written whole."""
+    """The final model, once it is completely written."""
     made: bool = field(default=False)
     """Whether the starting model is kept."""
 
     @property
     def first_step(self) -> int:
-        """The step that training goes on from."""
+        """The step from which training continues."""
         return int(self.resume_from.name.rpartition("-")[2]) if self.resume_from else 0
 
     def keep(self) -> None:
-        """The starting model is made: from now on Ctrl-C leaves a run that can be resumed."""
+        """Record that the starting model exists: from now on, Ctrl-C leaves a resumable run."""
         self.made = True
         if self.folder is not None:
             self.folder.keep(self.texts)
@@ -60,12 +60,12 @@ class OpenRun(TrainerCallback):
         self.step, self.steps, self.stage = state.global_step, state.max_steps, "training"
         state.compute_steps(
             args, state.max_steps
-        )  # those of the checkpoint would win over other logging_steps and such
+        )  # else the checkpoint's logging_steps etc. take precedence over the given ones
         if self.first_step and getattr(args, "eval_on_start", False):
-            args.eval_on_start = False  # a start from a checkpoint has been evaluated at its step
+            args.eval_on_start = False  # the checkpoint's step has already been evaluated
         if self.folder is not None and self.folder.resumed:
             cut_lines(self.path / "metrics.jsonl", self.first_step, summary=self.first_step >= state.max_steps)
-            cut_lines(self.path / "trials.jsonl", self.first_step - 1)  # a trial's step is the one before it counts
+            cut_lines(self.path / "trials.jsonl", self.first_step - 1)  # a trial's step is the one before its update
             self.folder.commit(self.texts)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -79,7 +79,7 @@ class OpenRun(TrainerCallback):
         self.stage = "final"
 
     def stopped(self, by: type[BaseException]) -> Interrupted:
-        """What a stop by signal says: how far the run came, what is saved, how to go on."""
+        """The exception for a stop by signal; it reports the progress, what is saved, and how to resume."""
         status = status_of(by)
         last, _ = latest_complete(self.path)
         kept = f"the last complete checkpoint is {last}" if last else "no checkpoint is written yet"
@@ -98,24 +98,24 @@ class OpenRun(TrainerCallback):
 
 
 def go_on(command: str, arguments: Sequence[str]) -> str:
-    """The command line that goes on with a run which these arguments started."""
+    """The command line that resumes a run started with these arguments."""
     drop = {"--resume", "--overwrite"}
     kept = [word for i, word in enumerate(arguments) if not _is_flag(arguments, i, drop)]
     return shlex.join(["metarlgym", command, *kept, "--resume"])
 
 
 def _is_flag(words: Sequence[str], i: int, flags: set[str]) -> bool:
-    """Whether a word is one of the flags, or the value of one."""
+    """Whether a word is one of the flags or a flag's value."""
     if words[i].split("=")[0] in flags:
         return True
     return i > 0 and words[i - 1] in flags and not words[i].startswith("--")
 
 
 def newest_sound(folder: Path) -> tuple[Path | None, list[str]]:
-    """The newest checkpoint that can be resumed, and a line for each newer one that was passed over.
+    """The newest resumable checkpoint, and a message for each newer one that was skipped.
 
     Raises:
-        ConfigError: there are complete ones, and all are damaged.
+        ConfigError: if there are complete checkpoints but all are damaged.
     """
     skipped: list[str] = []
     damaged = ""
@@ -140,18 +140,18 @@ def newest_sound(folder: Path) -> tuple[Path | None, list[str]]:
 def open_run(
     run: OpenRun, mode: Mode, inputs: Mapping[str, Any], check: Callable[[Path], None], console: Console
 ) -> Iterator[OpenRun]:
-    """Claim the run's folder, find the checkpoint to go on from, and let go of the folder at the end. Collective.
+    """Claim the run's folder, find the checkpoint to resume from, and release the folder at the end. Collective.
 
     Args:
-        run: the run, its folder not claimed yet.
-        mode: what to do with a run that is there.
+        run: the run, with its folder not claimed yet.
+        mode: how to treat an existing run.
         inputs: what the run reads, by setting.
-        check: refuses, or warns of, settings that differ from those of the run in the folder.
-        console: says what is resumed and passed over.
+        check: refuses, or warns about, settings that differ from those of the run in the folder.
+        console: reports which checkpoints are resumed or skipped.
 
     Raises:
-        Interrupted: a signal stopped it.
-        ConfigError: the folder cannot be had; on all processes.
+        Interrupted: if a signal stopped the run.
+        ConfigError: on all processes, if the folder cannot be claimed.
     """
     problem: Exception | None = None
     ended: BaseException | None = None

@@ -1,4 +1,4 @@
-"""Whether optimizer and learning-rate schedule can be made, tried on one small weight before a run begins."""
+"""Checks before a run that its optimizer and learning-rate schedule can be created, using one small weight."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ class _Weight(torch.nn.Module):
 
 
 def check_optimizer(args: TrainingArguments) -> None:
-    """Make optimizer and schedule as the trainer will, and take one step of both.
+    """Create the optimizer and schedule as the trainer will, and evaluate the schedule at a few steps.
 
     Raises:
-        ConfigError: a library is missing, or a setting does not fit; the message names the settings and the cause.
+        ConfigError: if a library is missing or a setting is invalid; the message gives the settings and the cause.
     """
     model, part = _Weight(), "optimizer"
     try:
         kind, kwargs = Trainer.get_optimizer_cls_and_kwargs(args, model)  # type: ignore[arg-type]
         if "optimizer_dict" in kwargs or "params" in kwargs or "model" in kwargs:
-            return  # optimizers by layer, which need the model's own weights
+            return  # layer-wise optimizers, which need the model's own weights
         optimizer = kind(model.parameters(), **kwargs)
         part = "schedule"
         schedule = get_scheduler(
@@ -41,7 +41,7 @@ def check_optimizer(args: TrainingArguments) -> None:
             for step in (0, 1, args.max_steps):
                 for rate in schedule.lr_lambdas:
                     rate(step)
-    except Exception as error:  # a library for each optimizer, with exceptions of its own
+    except Exception as error:  # each optimizer's library has its own exceptions
         given = {name: getattr(args, name) for name in FIELDS[part]}
         said = ", ".join(f"{name}={getattr(v, 'value', v)!r}" for name, v in given.items() if v is not None)
         raise ConfigError(f"{said}: {type(error).__name__}: {' '.join(str(error).split()).rstrip('.')}.") from error

@@ -1,12 +1,12 @@
-"""The folder of a run: claimed by one process, replaced or resumed as a whole, and left as it was by a failed start.
+"""The folder of a run: claimed by one process, replaced or resumed as a whole, and restored after a failed start.
 
-A run folder is known by `run.json`, which holds the run's id and how far its start came:
+A run folder is identified by `run.json`, which holds the run's id and the state of its start:
 
-* `starting`: nothing to keep yet. Whoever finds this after the process is gone undoes the start.
-* `made`: the starting model is made, which may have taken minutes. An exception undoes it; a stop keeps it.
+* `starting`: nothing to keep yet. If the process dies, the next one to claim the folder undoes the start.
+* `made`: the starting model exists, which may have taken minutes. An exception undoes the start; a stop keeps it.
 * `running`: the first step is done.
 
-Where a run replaces another one, the old one waits in `.replaced-ID` until the new one is `running`.
+When a run replaces another, the old run stays in `.replaced-ID` until the new one is `running`.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ from metarlgym.version import __version__
 
 Mode = Literal["new", "resume", "overwrite"]
 KIND_KEYS = {"train": "env_id", "pretrain": "source", "selflearn": "experiment"}
-"""A setting by which the config.yaml of each kind is known, of runs without `run.json`."""
+"""A setting that identifies each kind of run by its config.yaml, for runs without `run.json`."""
 ELSEWHERE = "give another --output_dir"
 
 
 class RunFolder:
-    """A claimed run folder; made by `claim`, left by `close`.
+    """A claimed run folder; created by `claim`, released by `close`.
 
     Attributes:
-        path: as it was given, `~` expanded.
+        path: the given path with `~` expanded.
         kind: `train`, `pretrain` or `selflearn`.
-        resumed: whether it holds a run that goes on.
+        resumed: whether it holds a run that is being resumed.
     """
 
     def __init__(self, path: Path, kind: str, made: list[Path], lock: Lock) -> None:
@@ -51,16 +51,16 @@ class RunFolder:
 
     @classmethod
     def claim(cls, path: str | Path, kind: str, mode: Mode, inputs: Mapping[str, Any] | None = None) -> Self:
-        """Make a folder ours.
+        """Claim a run folder.
 
         Args:
-            path: the run folder; it need not exist.
-            kind: of run.
-            mode: what to do with a run that is there: refuse it, go on with it, or replace it.
-            inputs: what the run reads, by setting: paths, or values with strings that may be paths.
+            path: the run folder; need not exist.
+            kind: the kind of run.
+            mode: how to treat an existing run: refuse it (`new`), resume it, or replace it (`overwrite`).
+            inputs: what the run reads, by setting: paths, or values containing strings that may be paths.
 
         Raises:
-            ConfigError: it cannot be had; nothing was changed.
+            ConfigError: if the folder cannot be claimed; nothing was changed.
         """
         root = Path(expand(path))
         check_place(root)
@@ -70,7 +70,7 @@ class RunFolder:
         try:
             for folder in (*reversed(root.parents), root):
                 if not folder.exists():
-                    with contextlib.suppress(FileExistsError):  # another process was quicker
+                    with contextlib.suppress(FileExistsError):  # another process was faster
                         folder.mkdir()
                         made.append(folder)
             lock = Lock(root)
@@ -97,27 +97,27 @@ class RunFolder:
         return self._state.get("state") == "running"
 
     def keep(self, texts: Mapping[str, str]) -> None:
-        """What was made so far is worth going on from, should the run be stopped; `texts` are written by name."""
+        """Mark the start as `made`, so that a stop keeps it for a resume; writes `texts` by file name."""
         if self._state["state"] == "starting":
             self._write(texts)
             self._set("made")
 
     def commit(self, texts: Mapping[str, str]) -> None:
-        """The run has started: the one it replaces goes; `texts` are written by name."""
+        """Mark the run as `running` and delete the run it replaces; writes `texts` by file name."""
         self._write(texts)
         self._set("running")
         self._drop_replaced()
 
     def check(self) -> None:
-        """Raises `MetaRLGymError` if another process took the folder over."""
+        """Raise `MetaRLGymError` if another process has taken over the folder."""
         self._lock.check()
 
     def close(self, error: BaseException | None = None) -> None:
-        """Let go of the folder. A start that failed is undone.
+        """Release the folder; undoes a failed start.
 
         Args:
-            error: what ended the run, if not its end. One that is not an `Exception` (Ctrl-C) keeps a start that is
-                made.
+            error: the error that ended the run, if any. If it is not an `Exception` (Ctrl-C), a start that is `made`
+                is kept.
         """
         try:
             if self._state.get("state") == "made" and error is not None and not isinstance(error, Exception):
@@ -160,13 +160,13 @@ class RunFolder:
             self.resumed = mode == "resume"
         stop = root / "STOP"
         if tree.named("STOP") and (_is_stop(stop) or (held and stop.is_file() and not stop.is_symlink())):
-            stop.unlink()  # of an earlier start; one that comes from now on stops this run after its first step
+            stop.unlink()  # left from an earlier start; a later one stops this run after its first step
         if self.resumed:
             self._state = held or self._new_state("running")
             return
         if held is not None and held["state"] == "made":
             self._state = held
-            self._undo()  # brings back the run that it was to replace
+            self._undo()  # restores the run that it was to replace
             held = self._read()
         new = self._new_state("starting")
         if held is not None:
@@ -185,7 +185,7 @@ class RunFolder:
         }
 
     def _holds_old_run(self) -> bool:
-        """Whether a run of ours is there that has no `run.json`: older versions wrote none."""
+        """Whether the folder holds a run of an older version, which wrote no `run.json`."""
         try:
             config = yaml.safe_load((self.path / "config.yaml").read_text(encoding="utf-8"))
         except (OSError, ValueError, yaml.YAMLError):
@@ -193,10 +193,10 @@ class RunFolder:
         return isinstance(config, dict) and KIND_KEYS[self.kind] in config
 
     def _set_aside(self, new: str) -> None:
-        """Move the run that is there into `.replaced-NEW`, its `run.json` last.
+        """Move the existing run to `.replaced-NEW`, its `run.json` last.
 
         Raises:
-            ConfigError: a file that no run wrote stands among its files.
+            ConfigError: if its files include one that no run wrote.
         """
         tree = LAYOUTS[self.kind]
         found = foreign(self.path, tree)
@@ -215,10 +215,10 @@ class RunFolder:
     # ------------------------------------------------------------------ undoing
 
     def _recover(self) -> None:
-        """Undo a start whose process is gone; finish one that was only to remove the run it replaced."""
+        """Undo a start whose process died; finish one that only had the replaced run left to delete."""
         held = self._read()
         for path in self.path.glob(f".{LOCK}.*"):
-            # Of a process killed while it asked for the lock; one that asks just now is left alone.
+            # Left by a process killed while acquiring the lock; recent ones may still be acquiring it.
             if (self.path / LOCK).stat().st_mtime - path.stat().st_mtime > STALE:
                 path.unlink(missing_ok=True)
         if held is not None and held["state"] == "starting":
@@ -229,13 +229,13 @@ class RunFolder:
             if not re.fullmatch(r"\.replaced-[0-9a-f]{32}", aside.name) or aside.is_symlink() or not aside.is_dir():
                 continue
             if held and aside.name == f".replaced-{held['id']}":
-                if held["state"] == "running":  # else it waits: the new run may still be given up
+                if held["state"] == "running":  # otherwise keep it: the new run may still be undone
                     remove_tree(aside, LAYOUTS[held["kind"]])
             else:
                 self._put_back(aside)
 
     def _undo(self) -> None:
-        """Remove what this start wrote, `run.json` last, and bring back the run that it was to replace."""
+        """Remove what this start wrote, `run.json` last, and restore the run that it was to replace."""
         tree = LAYOUTS[self._state["kind"]]
         remove(self.path, tree, keep=(RUN, LOCK))
         (self.path / RUN).unlink(missing_ok=True)
@@ -264,10 +264,10 @@ class RunFolder:
             remove_tree(self._replaced, LAYOUTS[self.kind])
 
     def _read(self) -> dict[str, Any] | None:
-        """`run.json`; None if there is none.
+        """The contents of `run.json`, or None if it does not exist.
 
         Raises:
-            ConfigError: it is not one of ours.
+            ConfigError: if a run did not write it, or it is damaged.
         """
         path = self.path / RUN
         try:
@@ -300,13 +300,13 @@ class RunFolder:
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Write a UTF-8 file whole or not at all; raises OSError."""
+    """Write a UTF-8 file atomically; raises OSError."""
     with renamed(path, path.with_name(path.name + ".part")) as file:
         file.write(text.encode())
 
 
 def _is_stop(path: Path) -> bool:
-    """Whether a file is the empty `STOP` that asks a run to end."""
+    """Whether a file is an empty `STOP`, which asks a run to stop."""
     return path.name == "STOP" and path.is_file() and not path.is_symlink() and path.stat().st_size == 0
 
 
@@ -317,10 +317,10 @@ def _remove_empty(folders: list[Path]) -> None:
 
 
 def check_place(root: Path) -> None:
-    """Refuse a run folder that cannot be one.
+    """Refuse an unusable path for a run folder.
 
     Raises:
-        ConfigError: it is a file, lies below one, is a link to nothing, or may not be written.
+        ConfigError: if it is a file, lies below one, is a dangling link, or is not writable.
     """
     what = f"output_dir={str(root)!r}"
     for folder in (*reversed(root.parents), root):
@@ -336,10 +336,10 @@ def check_place(root: Path) -> None:
 
 
 def check_inputs(root: Path, inputs: Mapping[str, Any], mode: Mode) -> None:
-    """Refuse to write into a folder that the run also reads from.
+    """Refuse to write to a folder that the run also reads from.
 
     Raises:
-        ConfigError: naming the setting.
+        ConfigError: if an input lies in the run folder; states which setting.
     """
     target = root.resolve()
     for name, value in inputs.items():

@@ -1,4 +1,4 @@
-"""Whether a run that is resumed has the settings it was started with: all of them, not only those that were given."""
+"""Checks on resume that a run keeps the settings it was started with: all of them, not only those given."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ FREE = re.compile(
     r"|label_names|remove_unused_columns|torch_empty_cache_steps|greater_is_better|metric_for_best_model|processes"
     r"|vllm_server_\w+|vllm_group_port|server_\w+|weight_sync_timeout|probe_\w+|only|workers|num_train_epochs"
 )
-"""What changes nothing about what is learned: output, pace, places, processes. Where the servers are, too."""
+"""Settings that do not affect what is learned: output, speed, paths, processes and server addresses."""
 
 
 def everything(parts: Iterable[Any], plain: Callable[[Any], Any], processes: int) -> dict[str, Any]:
-    """All fields of data classes as JSON has them, and the number of processes.
+    """All fields of dataclass instances as JSON values, and the number of processes.
 
     Args:
-        parts: data classes.
-        plain: makes a value one that JSON knows.
-        processes: of the launch.
+        parts: dataclass instances.
+        plain: converts a value to one that JSON supports.
+        processes: number of processes in the launch.
     """
     found = {item.name: plain(getattr(part, item.name)) for part in parts for item in dataclasses.fields(part)}
     secret = {name for name in found if "token" in name and name.startswith("hub")}
@@ -44,10 +44,10 @@ def as_text(values: Mapping[str, Any]) -> str:
 
 
 def held_settings(folder: Path) -> dict[str, Any]:
-    """The settings a run was started with: all of them, or those of `config.yaml` for a run of an earlier version.
+    """The settings a run was started with: all of them, or those in `config.yaml` for runs of earlier versions.
 
     Raises:
-        ConfigError: they are missing or damaged.
+        ConfigError: if they are missing or damaged.
     """
     for name, read in ((SETTINGS, json.loads), ("config.yaml", yaml.safe_load)):
         try:
@@ -68,9 +68,9 @@ def held_settings(folder: Path) -> dict[str, Any]:
 def differences(
     held: Mapping[str, Any], now: Mapping[str, Any], free: re.Pattern[str] = FREE
 ) -> list[tuple[str, Any, Any]]:
-    """(name, before, now) of the settings that differ and are not free to.
+    """(name, before, now) of the settings that differ, except for those that are free to change.
 
-    A batch on each of several processes counts as one: the same run may go on with more or fewer processes.
+    Batch sizes are compared over all processes, so a run may resume with more or fewer processes.
     """
     now = json.loads(json.dumps(now))
     found = []
@@ -86,10 +86,10 @@ def differences(
 
 
 def check_same(folder: Path, now: Mapping[str, Any], may_change: Sequence[str], free: re.Pattern[str] = FREE) -> None:
-    """Refuse to go on with other settings.
+    """Refuse to resume with different settings.
 
     Raises:
-        ConfigError: naming the first one that differs.
+        ConfigError: on the first setting that differs.
     """
     for name, before, after in differences(held_settings(folder), now, free):
         if name not in may_change:

@@ -1,4 +1,4 @@
-"""Standard output and error of a command: no character that they lack, and no reader who leaves, ends it."""
+"""Robust standard output and error: neither an unencodable character nor a closed pipe ends a command."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ PACKAGE = str(Path(__file__).parent.parent)
 
 
 def prepare_output() -> None:
-    """Call this first in a command.
+    """Make standard output and error robust; call this first in a command.
 
-    What the terminal cannot encode is shown as "?". When the reader of a pipe has gone (`metarlgym ... | head`), the
-    rest of the output is dropped and the command goes on to its end, so that its files are written and its exit status
-    is its own. Warnings of this package are shown as one line, without the code that gave them. Streams that a test or
-    a notebook has put in place are left alone.
+    Characters that the terminal cannot encode are shown as "?". When the reader of a pipe is gone (`metarlgym ... |
+    head`), the remaining output is dropped and the command runs to its end, so that it writes its files and keeps its
+    exit status. Warnings from this package are shown on one line, without the source line. Streams replaced by a test
+    or a notebook are left alone.
     """
     if sys.stderr is sys.__stderr__:
         _show_warnings_as_lines()
@@ -33,7 +33,7 @@ def prepare_output() -> None:
 
 
 def finish_output() -> OSError | None:
-    """Write out what standard output still holds; returns why that failed, and drops it then."""
+    """Flush standard output. If that fails, drop the remaining output and return the error."""
     try:
         if sys.stdout is not None:
             sys.stdout.flush()
@@ -57,7 +57,7 @@ def _show_warnings_as_lines() -> None:
 
 
 class _Lasting(io.FileIO):
-    """A file whose reader may go."""
+    """A file that survives losing its reader."""
 
     def write(self, data: Any) -> int:  # type: ignore[override]
         try:
@@ -82,14 +82,14 @@ def _lasting(stream: io.TextIOWrapper) -> io.TextIOWrapper:
 
 
 def _drop(number: int) -> None:
-    """Let the open file of this number lead nowhere, here and in processes started later."""
+    """Redirect a file descriptor to the null device, in this process and its future children."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, number)
     os.close(nowhere)
 
 
 def say(text: str, stopped: bool = False, by_all: bool = True) -> None:
-    """One line on stderr about how a command ended; with `by_all`, on the main process only."""
+    """Print one line on stderr about how a command ended; with `by_all`, on the main process only."""
     if not by_all or os.environ.get("RANK", "0") == "0":
         mark = "[bold yellow]stopped:[/]" if stopped else "[bold red]error:[/]"
         Console(stderr=True).print(f"{mark} {escape(text)}", highlight=False, soft_wrap=True)

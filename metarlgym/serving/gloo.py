@@ -1,8 +1,8 @@
-"""GlooGroup: a small process group over TCP through which a trainer sends tensors to the workers of vLLM servers.
+"""GlooGroup: a minimal process group over TCP through which a trainer sends tensors to the workers of vLLM servers.
 
-It is made by hand, from a store and a gloo backend, and not through `torch.distributed.init_process_group`: trainer and
-server each live in a default group of their own already. Under torchrun a rendezvous by URL would also join the
-launcher's store instead of opening this one, and both sides would wait for ever.
+It is built directly from a store and a gloo backend instead of with `torch.distributed.init_process_group`, because
+trainer and server each already have a default group. Also, under torchrun a rendezvous by URL would join the launcher's
+store instead of opening this one, and both sides would wait forever.
 """
 
 from __future__ import annotations
@@ -23,32 +23,32 @@ class GlooGroup:
         host: address of rank 0.
         port: port of rank 0's store.
         rank: 0 for the trainer.
-        world_size: trainer and workers.
-        timeout: seconds after which joining, or one broadcast, fails.
+        world_size: number of workers plus the trainer.
+        timeout: timeout in seconds for joining and for each broadcast.
 
     Raises:
-        OSError: the port is taken (rank 0).
-        RuntimeError: not all joined in time.
+        OSError: if the port is in use (rank 0).
+        RuntimeError: if not all ranks joined in time.
     """
 
     def __init__(self, host: str, port: int, rank: int, world_size: int, timeout: float) -> None:
         limit = timedelta(seconds=timeout)
         settings: dict[str, Any] = {"timeout": limit, "wait_for_workers": False}
         if rank == 0:
-            # Left to itself the store would listen on all of the machine's addresses.
+            # By default the store would listen on all addresses of the machine.
             listening = socket.create_server((host, port)).detach()
             settings |= {"master_listen_fd": listening, "use_libuv": False}
         self._store = TCPStore(host, port, world_size, rank == 0, **settings)
         self._group = ProcessGroupGloo(PrefixStore("weights", self._store), rank, world_size, limit)
 
     def broadcast(self, tensor: torch.Tensor) -> None:
-        """Send (rank 0) or fill (others) a contiguous CPU tensor; its bytes travel as they are, whatever the type."""
+        """Send (rank 0) or fill (others) a contiguous CPU tensor, transferred as raw bytes whatever the dtype."""
         options = BroadcastOptions()
         options.rootRank = 0
         options.rootTensor = 0
         self._group.broadcast([tensor.reshape(-1).view(torch.uint8)], options).wait()
 
     def close(self) -> None:
-        """Drop the connections; a peer that waits in a broadcast fails at once."""
+        """Close the connections; a peer waiting in a broadcast fails immediately."""
         self._group.shutdown()
         del self._group, self._store

@@ -1,4 +1,4 @@
-"""Looking at a vLLM server before it is used: is it there, is it ours, does it speak the model's tokens."""
+"""Checks of a vLLM server before use: that it is up, suitable for training, and has the model's tokenizer."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from metarlgym.datatypes import ConfigError, MetaRLGymError
 
 FIELD = "vllm_server_base_url"
 HTTP = requests.Session()
-HTTP.trust_env = False  # as aiohttp, which makes the rollouts' requests: no proxy in between
+HTTP.trust_env = False  # no proxies, like aiohttp, which sends the rollout requests
 HTTP.headers["Connection"] = "close"
 ANSWER_SECONDS = 30.0
-"""A server that is up answers a question about itself in less."""
+"""Timeout of requests for server information, which a running server answers well within it."""
 
 
 @dataclass(frozen=True)
 class ServerInfo:
-    """What a server says about itself."""
+    """A server's description of itself."""
 
     url: str
     model: str
-    """Name under which it serves."""
+    """Name under which it serves the model."""
     max_model_len: int
     logprobs_mode: str
     transfer_backend: str | None
@@ -34,10 +34,10 @@ class ServerInfo:
 
 
 def parse_urls(text: str) -> list[str]:
-    """One or several server addresses, separated by commas.
+    """Parse one or more server URLs, separated by commas.
 
     Raises:
-        ConfigError: naming what is wrong with one and how it is written.
+        ConfigError: if one is malformed, with the correct form.
     """
     urls = [part.strip().rstrip("/") for part in text.split(",") if part.strip()]
     for url in urls:
@@ -61,11 +61,11 @@ def wait_for_server(url: str, timeout: float, waiting: Callable[[str], None] | N
 
     Args:
         url: the server.
-        timeout: seconds to wait; 0 asks once.
-        waiting: told once that there is something to wait for.
+        timeout: seconds to wait; 0: try once.
+        waiting: called once with a message if the server is not up yet.
 
     Raises:
-        ConfigError: nothing answered, or something that is no vLLM server.
+        ConfigError: if nothing answers, or something that is not a vLLM server.
     """
     start = time.monotonic()
     told = False
@@ -94,10 +94,10 @@ def wait_for_server(url: str, timeout: float, waiting: Callable[[str], None] | N
 
 
 def inspect(url: str) -> ServerInfo:
-    """Ask a server that is up what it serves.
+    """Query a running server for its configuration.
 
     Raises:
-        ConfigError: it lacks what training needs.
+        ConfigError: if it does not expose what training needs.
     """
     model = _ask(url, "/v1/models")["data"][0]
     answer = HTTP.get(f"{url}/server_info", params={"config_format": "json"}, timeout=ANSWER_SECONDS)
@@ -122,7 +122,7 @@ def check_for_training(info: ServerInfo, backend: str) -> None:
 
     Args:
         info: the server.
-        backend: the weight-transfer engine the trainer needs.
+        backend: the weight-transfer engine that the trainer needs.
     """
     if info.logprobs_mode != "processed_logprobs":
         raise ConfigError(
@@ -138,7 +138,7 @@ def check_for_training(info: ServerInfo, backend: str) -> None:
 
 
 def check_tokenizer(info: ServerInfo, tokenizer: Any, texts: Sequence[str]) -> None:
-    """Refuse a server whose tokenizer turns `texts` into other ids than `tokenizer` does."""
+    """Refuse a server whose tokenizer encodes `texts` to different ids than `tokenizer` does."""
     for text in texts:
         body = {"model": info.model, "prompt": text, "add_special_tokens": False}
         found = _json(info.url, "/tokenize", HTTP.post(f"{info.url}/tokenize", json=body, timeout=ANSWER_SECONDS))

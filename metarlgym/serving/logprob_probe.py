@@ -1,7 +1,7 @@
-"""The probe: do the servers give a fixed prompt's continuation the log-probabilities that the trainer gives it?
+"""Log-probability probe: checks that servers and trainer agree on the continuation of a fixed prompt.
 
-A mismatch means that rollouts are sampled from another policy than the one trained: another model, a part that was not
-updated (a head tied to the embedding, say), or another precision. Training would go on and learn the wrong thing.
+A mismatch means that rollouts are sampled from a different policy than the one being trained: a different model, a part
+that was not updated (such as a head tied to the embedding), or a different precision. Training would silently go wrong.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from metarlgym.serving.handshake import HTTP
 PROMPT_LENGTH = 32
 CONTINUATION_LENGTH = 32
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.05, torch.float16: 0.02}
-"""Largest mean |difference| of log-probabilities in nats, by the trainer's number type."""
+"""Maximum mean absolute difference of log-probabilities in nats, by the trainer's dtype."""
 
 
 class ProbeMismatch(MetaRLGymError):
@@ -28,14 +28,14 @@ class ProbeMismatch(MetaRLGymError):
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """Differences in nats over the tokens of the continuation."""
+    """Absolute differences in nats over the tokens of the continuation."""
 
     mean: float
     largest: float
 
 
 def probe_prompt(vocabulary: int, special: Sequence[int], length: int = PROMPT_LENGTH, seed: int = 0) -> list[int]:
-    """A fixed prompt of random ordinary tokens, shape `(length,)`: it meets more of the embedding than text would."""
+    """A fixed prompt of random non-special tokens, shape `(length,)`; covers more of the embedding than text would."""
     rng = random.Random(seed)
     ordinary = sorted(set(range(vocabulary)) - set(special)) or list(range(vocabulary))
     return [rng.choice(ordinary) for _ in range(length)]
@@ -44,7 +44,7 @@ def probe_prompt(vocabulary: int, special: Sequence[int], length: int = PROMPT_L
 def server_continuation(
     url: str, model: str, prompt: list[int], length: int, temperature: float, timeout: float
 ) -> tuple[list[int], list[float]]:
-    """What the server samples after `prompt`, and the log-probabilities it gives that; shapes `(length,)`."""
+    """The server's sampled continuation of `prompt` and its log-probabilities, each of shape `(length,)`."""
     body = {"model": model, "prompt": prompt, "max_tokens": length, "temperature": temperature, "seed": 0}
     body |= {"top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0, "ignore_eos": True}
     body |= {"logprobs": 0, "return_token_ids": True, "add_special_tokens": False}
@@ -59,10 +59,10 @@ def server_continuation(
 
 
 def compare(url: str, server: list[float], trainer: list[float], tolerance: float) -> ProbeResult:
-    """Compare both sides.
+    """Compare the log-probabilities of server and trainer.
 
     Raises:
-        ProbeMismatch: the mean difference is above `tolerance`, or not a number.
+        ProbeMismatch: if the mean difference exceeds `tolerance` or is NaN.
     """
     gaps = [abs(a - b) for a, b in zip(server, trainer, strict=True)]
     result = ProbeResult(sum(gaps) / len(gaps), max(gaps))

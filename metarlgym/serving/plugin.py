@@ -1,4 +1,4 @@
-"""Entry point `vllm.general_plugins`: every vLLM process calls `register` at its start."""
+"""Entry point `vllm.general_plugins`: every vLLM process calls `register` at startup."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ BACKEND = "gloo"
 
 
 def register() -> None:
-    """Make the weight-transfer backend `gloo` known to vLLM; a second call changes nothing."""
+    """Register the weight-transfer backend `gloo` with vLLM; idempotent."""
     from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 
     if BACKEND not in WeightTransferEngineFactory._registry:

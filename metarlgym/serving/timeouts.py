@@ -1,4 +1,4 @@
-"""Waiting for servers with a limit: threads that may hang, and a last resort where nothing can be interrupted."""
+"""Timeouts for server calls: work in background threads, and a watchdog for calls that cannot be interrupted."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from typing import Any
 from metarlgym.datatypes import MetaRLGymError
 
 GRACE = 10.0
-"""Seconds in which work that is bound to fail may do so by itself."""
+"""Seconds for doomed work to fail by itself before the process is ended."""
 
 
 class WeightSyncError(MetaRLGymError):
-    """The servers could not be given the weights."""
+    """Sending the weights to the servers failed."""
 
 
 def in_background(work: Callable[[], Any]) -> Future[Any]:
-    """Run in a daemon thread: one that hangs must not keep the process from ending, as an executor's would."""
+    """Run in a daemon thread, which, unlike an executor's, does not keep the process from exiting when it hangs."""
     future: Future[Any] = Future()
 
     def run() -> None:
@@ -36,10 +36,10 @@ def in_background(work: Callable[[], Any]) -> Future[Any]:
 
 
 def wait_for_all(futures: list[Future[Any]], timeout: float, what: str, quiet: bool = False) -> None:
-    """Wait for all; the first exception is raised as soon as it happens.
+    """Wait for all futures; the first exception is raised as soon as it occurs, or with `quiet` nothing is raised.
 
     Raises:
-        WeightSyncError: not done in time.
+        WeightSyncError: if they are not done in time.
     """
     deadline = time.monotonic() + timeout
     while not all(future.done() for future in futures):
@@ -58,12 +58,12 @@ def wait_for_all(futures: list[Future[Any]], timeout: float, what: str, quiet: b
 
 @contextmanager
 def last_resort(seconds: float, what: str, refusal: Callable[[], str | None]) -> Iterator[None]:
-    """End this process when the work inside hangs: a broadcast that NCCL waits in cannot be interrupted otherwise.
+    """End this process if the work inside hangs: a waiting NCCL broadcast cannot be interrupted in any other way.
 
     Args:
-        seconds: longest time for the work.
-        what: the work, in words.
-        refusal: what a server refused meanwhile, after which there is nothing to wait for.
+        seconds: time limit for the work.
+        what: description of the work.
+        refusal: returns a server's error, if any; after one there is nothing left to wait for.
     """
     over = threading.Event()
 

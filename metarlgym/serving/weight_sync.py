@@ -1,9 +1,9 @@
-"""Sending the trainer's weights to the vLLM servers.
+"""Client that sends the trainer's weights to the vLLM servers.
 
-TRL walks the parameters (gathering shards, merging adapters) and hands them to its `VLLMClient`. Ours differs in three
-things: it serves several servers as one group of workers, every call has a timeout, and on a CPU the tensors travel by
-gloo instead of NCCL. A failure is remembered instead of raised in the middle of the walk: gathering is collective, so
-the other processes have to be walked along with to the end, where an adapter is unmerged again.
+TRL iterates over the parameters (gathering shards, merging adapters) and passes them to its `VLLMClient`. Ours differs
+in three ways: it treats several servers as one group of workers, every call has a timeout, and on CPUs it sends tensors
+over gloo instead of NCCL. A failure is recorded instead of raised during the iteration: gathering is collective, so
+this process must keep iterating with the others to the end, where adapters are unmerged again.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ RESET_SECONDS = 20.0
 
 
 class ServerGroupClient(VLLMClient):
-    """TRL's client for one or several servers that receive the same weights.
+    """TRL's client, extended to one or more servers that receive the same weights.
 
     Args:
-        base_url: addresses, separated by commas.
+        base_url: server URLs, separated by commas.
         group_port: port of the trainer's rendezvous.
         connection_timeout: seconds to wait for each server.
-        sync_timeout: seconds that joining, and one update of all weights, may take.
+        sync_timeout: timeout in seconds for joining the group and for each update of all weights.
     """
 
     def __init__(
@@ -49,20 +49,20 @@ class ServerGroupClient(VLLMClient):
         self.urls = parse_urls(base_url)
         self.sync_timeout = sync_timeout
         self.failure: str | None = None
-        """Why the last sync failed; None while all is well."""
+        """Why the last sync failed; None if it succeeded."""
         self.seconds = 0.0
-        """What the last sync took."""
+        """Duration of the last sync."""
         self.version: str | None = None
-        """Name of the weights that the servers hold since the last sync."""
+        """Id of the weights that the servers have held since the last sync."""
         self._refusal: str | None = None
-        """What a server last refused; told where a broadcast hangs because of it."""
+        """The last error from a server, reported if a broadcast hangs because of it."""
         self._workers: list[int] = []
         self._group: GlooGroup | None = None
         super().__init__(base_url=self.urls[0], group_port=group_port, connection_timeout=connection_timeout)
-        # No retries: an update that was broken off must not be begun again in its middle. And no connection is used
-        # twice: uvicorn closes one on which it answered 500, which the next call would take for a lost server.
+        # No retries: an aborted update must not be restarted in the middle. No connection reuse: uvicorn closes a
+        # connection after answering 500, which the next call would mistake for a lost server.
         self.session.headers["Connection"] = "close"
-        self.session.trust_env = False  # as aiohttp does: no proxy between trainer and servers
+        self.session.trust_env = False  # no proxies, like aiohttp
         self.session.mount("http://", HTTPAdapter(pool_maxsize=16))
         self.session.mount("https://", HTTPAdapter(pool_maxsize=16))
 
@@ -73,7 +73,7 @@ class ServerGroupClient(VLLMClient):
             wait_for_server(url, total_timeout)
 
     def get_world_size(self) -> int:
-        """Workers of all servers together."""
+        """Total number of workers over all servers."""
         if not self._workers:
             self._workers = [int(self._get(f"{url}/get_world_size")["world_size"]) for url in self.urls]
         return sum(self._workers)
@@ -82,7 +82,7 @@ class ServerGroupClient(VLLMClient):
         return super()._get(url, timeout=self.sync_timeout, **kwargs)
 
     def _post(self, url: str, **kwargs: Any) -> Any:
-        """Post to all servers at once; each gets its own place in the group where ranks are given out."""
+        """Post to all servers concurrently; when joining the group, each gets its own rank offset."""
         path = url.removeprefix(self.base_url)
         futures, offset = [], 0
         for server, workers in zip(self.urls, self._workers or [0] * len(self.urls)):
@@ -117,22 +117,25 @@ class ServerGroupClient(VLLMClient):
         return answer.json() if answer.content else {}
 
     def _start_weight_update(self) -> None:
-        """Begin, with the servers paused: a request that still runs (one given up at its deadline, or somebody else's)
-        would compute with half of the weights, which ends a server's worker. Such requests are aborted."""
+        """Pause the servers, aborting running requests, and start an update.
+
+        A request that is still running (abandoned at its deadline, or from another client) would compute with partly
+        updated weights, which crashes a server's worker.
+        """
         self._post(f"{self.base_url}/pause", params={"mode": "abort"})
         try:
             super()._start_weight_update()
         except WeightSyncError as error:
             if "HTTP 5" not in str(error):
                 raise
-            # An earlier trainer may have gone in the middle of an update: close it and begin anew.
+            # An earlier trainer may have died during an update: finish that update and start again.
             self._post(f"{self.base_url}/finish_weight_update", json={})
             super()._start_weight_update()
 
     def _finish_weight_update(self) -> None:
-        """As TRL's, with a name for the weights: a server that was started again does not know it.
+        """Finish as TRL does, but with an id for the weights, which a restarted server does not have.
 
-        The servers answer again only after this: one whose update broke off stays paused until the next.
+        Only then do the servers resume: a server whose update was aborted stays paused until the next one.
         """
         self.version = uuid.uuid4().hex
         self._post(f"{self.base_url}/finish_weight_update", json={"weight_version": self.version})
@@ -141,12 +144,12 @@ class ServerGroupClient(VLLMClient):
     # ------------------------------------------------------------------ joining
 
     def init_communicator(self, device: torch.device | str | int = 0) -> None:
-        """Join the servers' workers in one group: TRL's way on CUDA, through gloo elsewhere."""
+        """Join the servers' workers in one group: as TRL does on CUDA, over gloo otherwise."""
         device = torch.device("cuda", device) if isinstance(device, int) else torch.device(device)
         world_size = self.get_world_size() + 1
         address = own_address(self.urls)
         if device.type == "cuda":
-            # Where vLLM, which TRL asks for the trainer's address, cannot find it out by itself.
+            # TRL asks vLLM for the trainer's address; set it in case vLLM cannot determine it.
             os.environ.setdefault("VLLM_HOST_IP", address)
             self._check_port(address)
             with last_resort(self.sync_timeout, f"joining the vLLM servers {', '.join(self.urls)}", self._told):
@@ -200,13 +203,13 @@ class ServerGroupClient(VLLMClient):
     def update_named_params(
         self, metadata: list[tuple[str, str, list[int]]], named_params: Iterator[tuple[str, torch.Tensor]]
     ) -> None:
-        """Send all weights; what goes wrong is kept in `failure`."""
+        """Send all weights; records an error in `failure` instead of raising it."""
         start = time.monotonic()
         self.failure = self._refusal = None
         try:
             if self._group is None:
-                # Copies: TRL packs tensors after it has walked on, and at the end of the walk a LoRA adapter is taken
-                # out of the very memory that they show.
+                # Copy: TRL packs tensors with a delay, and the iteration ends by unmerging the LoRA adapter from the
+                # same memory in place.
                 copies = ((name, tensor.detach().clone()) for name, tensor in named_params)
                 with last_resort(self.sync_timeout, "sending weights to the vLLM servers", self._told):
                     super().update_named_params(metadata, copies)
@@ -214,7 +217,7 @@ class ServerGroupClient(VLLMClient):
                 self._send(metadata, named_params)
         except Exception as error:
             self.failure = f"{type(error).__name__}: {_first_line(error)}"
-        for _ in named_params:  # walk on with the other processes
+        for _ in named_params:  # keep iterating with the other processes
             pass
         self.seconds = time.monotonic() - start
 
@@ -228,12 +231,12 @@ class ServerGroupClient(VLLMClient):
         posted = in_background(lambda: self._post(f"{self.base_url}/update_weights", json={"update_info": info}))
         try:
             for name, tensor in named_params:
-                if posted.done():  # before it has everything, so it has failed
+                if posted.done():  # finished before receiving everything, so it failed
                     posted.result()
                     raise WeightSyncError(f"a server stopped receiving before {name}")
                 self._group.broadcast(tensor.detach().contiguous())
         except RuntimeError as error:
-            # The server's own word, if it has one, tells more than a lost connection.
+            # The server's own error, if there is one, is more informative than a lost connection.
             wait_for_all([posted], 10, "hearing from the servers what went wrong", quiet=True)
             reason = posted.exception() if posted.done() else None
             raise WeightSyncError(
@@ -243,13 +246,13 @@ class ServerGroupClient(VLLMClient):
         self._finish_weight_update()
 
     def reset_prefix_cache(self) -> None:
-        """Drop what the servers keep of prompts under the old weights."""
+        """Clear the servers' prefix caches, which were computed with the old weights."""
         if self.failure is not None:
             return
         deadline = time.monotonic() + RESET_SECONDS
         try:
             while self._post(f"{self.base_url}/reset_prefix_cache").get("success") is False:
-                # Requests that nobody waits for any more may still be running.
+                # Abandoned requests may still be running.
                 if time.monotonic() > deadline:
                     self.failure = (
                         f"a server could not drop its prefix cache in {RESET_SECONDS:g} s, so it would mix old weights "
@@ -263,7 +266,7 @@ class ServerGroupClient(VLLMClient):
 
 @contextmanager
 def our_client(sync_timeout: float) -> Iterator[None]:
-    """Within this, TRL makes a `ServerGroupClient` where it would make its own client."""
+    """Context in which TRL creates a `ServerGroupClient` instead of its own client."""
 
     def make(**kwargs: Any) -> ServerGroupClient:
         return ServerGroupClient(**kwargs, sync_timeout=sync_timeout)
@@ -273,12 +276,12 @@ def our_client(sync_timeout: float) -> Iterator[None]:
 
 
 def own_address(urls: list[str]) -> str:
-    """The address under which all of the servers reach this machine."""
+    """The address of this machine that all servers can reach."""
     elsewhere = [parts for parts in map(urlsplit, urls) if parts.hostname not in LOOPBACK]
     if not elsewhere:
         return "127.0.0.1"
     host, parts = elsewhere[0].hostname, elsewhere[0]
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:  # nothing is sent: it only looks up the route
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:  # sends nothing: only looks up the route
         probe.connect((host, parts.port or 80))
         return str(probe.getsockname()[0])
 

@@ -1,1 +1,1 @@
-"""Settings of a run: strict YAML and command line, types, ranges, and which settings have an effect."""
+"""Settings of a run: strict parsing of YAML and the command line, types, ranges, and detection of unused settings."""

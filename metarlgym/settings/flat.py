@@ -1,7 +1,7 @@
-"""Settings read from one flat YAML file with command-line overrides, as TRL's commands take them.
+"""Settings from one flat YAML file with command-line overrides, in the style of TRL's commands.
 
-TRL's own parser is not used: it opens the file in the locale's encoding, keeps the last of two equal keys, hands YAML's
-values on whatever their type, and reads a file `NAME.args` beside the program.
+TRL's own parser is not used: it opens the file in the locale's encoding, silently keeps the last of duplicate keys,
+passes on YAML values of any type, and reads a file `NAME.args` next to the program.
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ from metarlgym.settings.value_types import accepts, fit, show
 from metarlgym.settings.yaml_file import is_file, read_yaml
 
 FOLDERS = {"train": "grpo", "pretrain": "pretrain", "selflearn": "selflearning"}
-"""Where the configs of a command are among those that ship with the package."""
+"""Folder of each command's configs among those that ship with the package."""
 RENAMED = {
     ("selflearn", "plan1"): "self_critic",
     ("selflearn", "plan2"): "gist_tokens",
     ("selflearn", "plan3"): "learned_loss",
     ("pretrain", "metalm_game"): "metalm_words",
 }
-"""Old names of configs, by command."""
+"""Current names of renamed configs, by command and old name."""
 
 
 PATHS = {"output_dir", "model_name_or_path", "resume_from_checkpoint", "deepspeed", "fsdp_config", "accelerator_config"}
-"""Settings that may be a path, in which `~` is the home folder."""
+"""Settings that may be a path, in which `~` is expanded."""
 
 
 def known_fields(groups: Sequence[type]) -> list[str]:
-    """Names that a config file may set."""
+    """Names of the settings that a config file may contain."""
     return sorted({item.name for group in groups for item in dataclasses.fields(group) if item.init})
 
 
 def find_config(name: str, command: str = "train") -> Path:
-    """A config file by path, or by name among those of a command that ship with the package."""
+    """Find a config file by path, or by name among the command's configs that ship with the package."""
     path = Path(expand(name))
     if is_file(path):
         return path
@@ -83,7 +83,7 @@ class _Options(argparse.ArgumentParser):
 
 @cache
 def _options(groups: tuple[Any, ...]) -> _Options:
-    """Options for all settings, whose values stay text; it keeps no state from one command line to the next."""
+    """A stateless parser with options for all settings, whose values remain text."""
     parser = _Options(add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
     parser.add_argument("--config", action="append")
     defaults = _defaults(groups)
@@ -99,18 +99,18 @@ def _options(groups: tuple[Any, ...]) -> _Options:
 
 @cache
 def _bare(groups: tuple[Any, ...]) -> set[str]:
-    """Options that need not be followed by exactly one value."""
+    """Options that do not take exactly one value."""
     return {f"--{name}" for name, kind in _kinds(groups).items() if accepts(kind, bool) or accepts(kind, list)}
 
 
 def _split(arguments: Sequence[str]) -> list[str]:
-    """A command line in which every option is written `--name` with underscores, apart from its value."""
+    """Normalize a command line: every option is written `--name` with underscores, separate from its value."""
     parts = [part for a in arguments for part in (a.split("=", 1) if a.startswith("--") and "=" in a else [a])]
     return [f"--{a[2:].replace('-', '_')}" if a.startswith("--") else a for a in parts]
 
 
 def _read_options(arguments: Sequence[str], groups: tuple[Any, ...], command: str) -> dict[str, Any]:
-    """What the command line says: text, lists of text, True for a bare `--flag`, False for `--no_flag`."""
+    """Values on the command line: text, lists of text, True for a bare `--flag`, False for `--no_flag`."""
     parts = _split(arguments)
     if any(a == "--config" and b.startswith("--") for a, b in itertools.pairwise([*parts, "--"])):
         raise ConfigError("--config needs a file: --config quickstart.")
@@ -119,7 +119,7 @@ def _read_options(arguments: Sequence[str], groups: tuple[Any, ...], command: st
     names = [part[2:] for part in parts if part.startswith("--") and part != "--config"]
     said = [name for name in names if not (name.startswith("no_") and name[3:] in kinds)]
     _check_names(said, "the command line", groups, command)
-    # A value goes with its option in one word, so that `--learning_rate -1e-3` is not taken for an option -1e-3.
+    # Join each value to its option in one word, so that `--learning_rate -1e-3` is not parsed as an option -1e-3.
     joined: list[str] = []
     for part in parts:
         last = joined[-1] if joined else ""
@@ -137,19 +137,19 @@ def _read_options(arguments: Sequence[str], groups: tuple[Any, ...], command: st
 def read_flat(
     arguments: Sequence[str], groups: tuple[Any, ...], command: str, refused: Mapping[str, str] | None = None
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Read `--config FILE` and overrides such as `--max_steps 10` into data classes.
+    """Read `--config FILE` and overrides such as `--max_steps 10` into dataclasses.
 
     Args:
         arguments: the command line.
-        groups: data classes whose fields may be set.
-        command: one of `FOLDERS`: whose configs ship with the package.
-        refused: settings that may only have their default, each with the reason and what to do instead.
+        groups: dataclasses whose fields may be set.
+        command: a key of `FOLDERS`; selects which of the package's configs can be given by name.
+        refused: settings that must keep their default, each with the reason and what to do instead.
 
     Returns:
-        One object for each group, and what the file and the command line said, merged.
+        One object for each group, and the merged values from the file and the command line.
 
     Raises:
-        ConfigError: a name or a value that does not fit.
+        ConfigError: on an invalid name or value.
     """
     said = _read_options(arguments, groups, command)
     configs = said.pop("config", [])
@@ -197,7 +197,7 @@ def _make(group: Any, given: Mapping[str, Any]) -> Any:
         return group(**values)
     except MetaRLGymError:
         raise
-    except Exception as error:  # TRL, transformers and accelerate refuse what contradicts itself by many exceptions
+    except Exception as error:  # TRL, transformers and accelerate raise various exceptions for contradictory settings
         kind = "" if type(error) is ValueError else f"{type(error).__name__}: "
         text = " ".join(str(error).split()).rstrip(".")
         blamed = ", ".join(f"{name}={show(values[name])}" for name in _blamed(group, values))
@@ -205,13 +205,13 @@ def _make(group: Any, given: Mapping[str, Any]) -> Any:
 
 
 def _blamed(group: Any, values: Mapping[str, Any]) -> list[str]:
-    """The settings without any one of which the group could be made: libraries seldom say which they mean."""
+    """Settings whose removal would let the group be created, because libraries' errors rarely say which are wrong."""
     found = []
     for left_out in values:
         try:
             group(**{name: value for name, value in values.items() if name != left_out})
             found.append(left_out)
-        except Exception:  # not this one alone, or one that the others need
+        except Exception:  # not the only cause, or required by the others
             continue
     return found
 
@@ -242,10 +242,10 @@ def _check_names(names: Sequence[Any], where: str, groups: tuple[Any, ...], comm
 
 
 def said_in(arguments: Sequence[str], name: str, command: str) -> Any:
-    """What the command line or else the config file says of one setting; None where neither does.
+    """The value of a setting on the command line, or else in the config file; None if given in neither.
 
     Raises:
-        ConfigError: the file cannot be found or read.
+        ConfigError: if the file cannot be found or read.
     """
     parts = _split(arguments)
     found = [value for option, value in itertools.pairwise(parts) if option == f"--{name}"]
@@ -257,7 +257,7 @@ def said_in(arguments: Sequence[str], name: str, command: str) -> Any:
 
 
 def plain(value: Any) -> Any:
-    """A setting as YAML writes it."""
+    """Convert a setting to plain YAML types."""
     if isinstance(value, str | int | float | bool | None):
         return getattr(value, "value", value)
     if isinstance(value, list | tuple):

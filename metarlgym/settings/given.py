@@ -1,4 +1,4 @@
-"""What the config file and the command line say, apart from each other and before defaults and derived values."""
+"""The values given in the config file and on the command line, kept separate, before defaults and derived values."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from metarlgym.settings.yaml_file import read_yaml
 
 @dataclass
 class Given:
-    """Values by field name: those of a file as YAML reads them, those of the command line read in the same way."""
+    """Given values by field name, from the file and from the command line, both parsed as YAML."""
 
     file: dict[str, Any]
     line: dict[str, Any]
 
     @property
     def values(self) -> dict[str, Any]:
-        """Both; the command line comes first."""
+        """Merged values; the command line takes precedence."""
         return {**self.file, **self.line}
 
     def changed(self, groups: Sequence[type]) -> dict[str, Any]:
-        """What differs from the defaults of the data classes `groups`."""
+        """The values that differ from the defaults of the dataclasses `groups`."""
         known = {item.name: _default(item) for group in groups for item in dataclasses.fields(group)}
         return {k: v for k, v in self.values.items() if k in known and not _same(v, known[k])}
 
 
 def values_given(arguments: Sequence[str], command: str) -> Given:
-    """Read a command line such as `--config FILE --max_steps 10`, as `flat.read_flat` does, without checking it.
+    """Read a command line such as `--config FILE --max_steps 10`, as `flat.read_flat` does, but without validation.
 
     Raises:
-        ConfigError: the file cannot be found or read.
+        ConfigError: if the file cannot be found or read.
     """
     words = [part for a in arguments for part in (a.split("=", 1) if a.startswith("--") and "=" in a else [a])]
     line: dict[str, list[str]] = {}
@@ -49,7 +49,7 @@ def values_given(arguments: Sequence[str], command: str) -> Given:
             line[name].append(word)
     config = line.pop("config", [])
     file = read_yaml(find_config(config[0], command)) if config else {}
-    file.pop("env", None)  # TRL's rule: environment variables
+    file.pop("env", None)  # environment variables, as in TRL
     found: dict[str, Any] = {}
     for name, said in line.items():
         if name.startswith("no_"):
@@ -62,7 +62,7 @@ def values_given(arguments: Sequence[str], command: str) -> Given:
 def _read(word: str) -> Any:
     try:
         return yaml.safe_load(word)
-    except (yaml.YAMLError, ValueError):  # such as a date that does not exist
+    except (yaml.YAMLError, ValueError):  # such as an invalid date
         return word
 
 
@@ -73,7 +73,7 @@ def _default(item: dataclasses.Field[Any]) -> Any:
 
 
 def _same(value: Any, default: Any) -> bool:
-    """Whether a value says what the default does, however it is written: `1e-3` and 0.001, `0` and "0"."""
+    """Whether a value equals the default regardless of notation: `1e-3` and 0.001, `0` and "0"."""
     default = default.value if isinstance(default, Enum) else default
     if value == default or str(value).lower() == str(default).lower():
         return True

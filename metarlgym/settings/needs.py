@@ -1,4 +1,4 @@
-"""Settings that have an effect only where others say so."""
+"""Settings that have an effect only in combination with others."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from metarlgym.settings.given import Given
 
 @dataclass(frozen=True)
 class Needs:
-    """Settings that have an effect only where others say so."""
+    """A requirement: settings that have an effect only in combination with others."""
 
     names: str
-    """The settings, separated by blanks."""
+    """The settings, separated by spaces."""
     what: str
-    """What they need, as the error says it."""
+    """What they require, as worded in the error message."""
     by: str
-    """The settings that decide it, separated by blanks."""
+    """The settings that decide whether it holds, separated by spaces."""
     holds: Callable[[Any], bool]
-    """Whether it is so, from all resolved settings."""
+    """Whether the requirement holds, given all resolved settings."""
 
 
 def check_needs(given: Given, changed: dict[str, Any], needs: Sequence[Needs], settings: Any) -> set[str]:
-    """Refuse what has no effect.
+    """Refuse settings that have no effect.
 
-    Where the command line itself switches off what a config file set up (`--save_strategy no`, another
-    `model_name_or_path`), the file's settings are warned of: a config must stay usable with other options.
+    If the command line disables something that the config file set up (`--save_strategy no`, a different
+    `model_name_or_path`), the file's settings only cause a warning, so that a config stays usable with other options.
 
     Returns:
-        The settings that were warned of.
+        The settings that caused a warning.
 
     Raises:
-        ConfigError: naming what is needed.
+        ConfigError: on the first such settings; states the unmet requirement.
     """
     unused: set[str] = set()
     for need in needs:

@@ -1,4 +1,4 @@
-"""The range of every numeric setting of train, pretrain and selflearn, and the choices of those that name something."""
+"""Ranges of all numeric settings of train, pretrain and selflearn, and the choices of text settings."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from metarlgym.trial import MOST_EPISODES
 
 
 class Bound(NamedTuple):
-    """A range of numbers; NaN and infinity lie in none."""
+    """A range of numbers; no range contains NaN or infinity."""
 
     low: float
     high: float = math.inf
@@ -30,7 +30,7 @@ class Bound(NamedTuple):
         return bool(above and below and value not in (math.inf, -math.inf))
 
     def wanted(self, value: float) -> str:
-        """What a value outside of it must be; technical ceilings are named where they are passed alone."""
+        """Describe what an out-of-range value must be; a high technical limit is mentioned only if it is exceeded."""
         if value != value or abs(value) == math.inf:
             return "a finite number"
         low = f"{'above' if self.low_open else 'at least'} {_plain(self.low)}"
@@ -57,17 +57,17 @@ def below(high: float, low: float = 0) -> Bound:
 
 
 def between(low: float, high: float) -> Bound:
-    """Both ends excluded."""
+    """An open interval."""
     return Bound(low, high, True, True)
 
 
 COUNT, SOME = at_least(0, 2**31 - 1), at_least(1, 2**31 - 1)
 SIZE = at_least(1, 65_536)
-"""A width or a number of layers or heads: larger ones are slips of the pen."""
+"""A width or a number of layers or heads; larger values are typos."""
 SEED = at_least(0, 2**32 - 1)
-"""What numpy and torch take."""
+"""Seeds that both numpy and torch accept."""
 LONG_SEED = at_least(0, 2**64 - 1)
-"""Seeds that only name streams of ours."""
+"""Seeds that are used only by our own random streams."""
 SHARE, RATE, POSITIVE = at_least(0, 1), at_least(0), above(0)
 PORT = at_least(1, 65_535)
 SECONDS = above(0, 10**8)
@@ -119,7 +119,7 @@ BOUNDS: dict[str, Bound] = {
     "warmup_max_steps": SOME,
     "warmup_batch_size": SOME,
     "warmup_learning_rate": RATE,
-    # given models
+    # pretrained models
     "lora_r": SIZE,
     "lora_alpha": SOME,
     "lora_dropout": below(1),
@@ -189,7 +189,7 @@ BOUNDS: dict[str, Bound] = {
     "checkpoints": SOME,
     "eval_sequences": SOME,
     "final_eval_sequences": at_least(2, 2**31 - 1),
-    # machines
+    # hardware and processes
     "dataloader_num_workers": at_least(0, 1024),
     "dataloader_prefetch_factor": SOME,
     "ddp_bucket_cap_mb": SOME,
@@ -243,13 +243,13 @@ BOUNDS: dict[str, Bound] = {
     **dict.fromkeys(("warm_steps", "redrawn_warm_steps", "offline_runs", "offline_steps"), COUNT),
     **dict.fromkeys(("buffer", "held_out", "check_chunks", "check_sequences", "group"), at_least(2, 2**31 - 1)),
     **dict.fromkeys(("prompt", "thought", "gist_size", "gist_window", "loss_width"), SIZE),
-    # selflearn: rates, shares and weights
+    # selflearn: learning rates, fractions and weights
     **dict.fromkeys(("lr", "phase_a_lr", "target_lr", "space_lr", "rate", "fixed_rates", "lookahead"), POSITIVE),
     **dict.fromkeys(("loss_rate", "redrawn_rate", "redrawn_warm_rate"), POSITIVE),
     **dict.fromkeys(("own_weight", "score_weight", "guard_weight"), RATE),
     **dict.fromkeys(("tau", "spoilt"), between(0, 1)),
 }
-"""By name, for all three commands. A group of settings that needs more of one says so where it calls `check_values`."""
+"""Ranges by name, for all three commands. A settings group passes narrower ranges to `check_values`."""
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "importance_sampling_level": ("token", "sequence"),
@@ -264,12 +264,12 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "loss_on": ("all", "last"),
     "targets": ("argmax", "sample"),
 }
-"""Choices of text that neither an enumeration nor the field itself declares."""
+"""Choices of text settings that neither an enum nor the field itself declares."""
 
 
 @cache
 def choices(group: type) -> dict[str, tuple[str, ...]]:
-    """Choices of a group's settings: of an enumeration in the annotation (ours or the base class's), or declared."""
+    """Choices of a group's settings, from `CHOICES`, annotations (including those of base classes) and metadata."""
     found = dict(CHOICES)
     for cls in (c for c in group.__mro__ if dataclasses.is_dataclass(c)):
         for name, kind in get_type_hints(cls).items():
@@ -294,19 +294,19 @@ def _class(settings: Any) -> Any:
 
 @cache
 def _texts(group: type) -> set[str]:
-    """Settings that may be text."""
+    """Names of settings that may be text."""
     return {name for name, kind in get_type_hints(group).items() if accepts(kind, str)}
 
 
 def check_values(settings: Any, tighter: Mapping[str, Bound] | None = None) -> None:
-    """Refuse numbers outside their range and names outside their choices.
+    """Refuse numbers outside their range and text outside its choices.
 
     Args:
-        settings: a data class of settings.
+        settings: an instance of a settings dataclass.
         tighter: ranges for this group that are narrower than the shared ones.
 
     Raises:
-        ConfigError: naming the setting, its value and what it must be.
+        ConfigError: on the first such setting; states its value and what it must be.
     """
     bounds, named = {**BOUNDS, **(tighter or {})}, choices(_class(settings))
     for item in dataclasses.fields(settings):
@@ -346,10 +346,10 @@ def _check_choice(name: str, value: Any, names: tuple[str, ...]) -> None:
 
 
 def check_heads(name: str, heads: int, width_name: str, width: int) -> None:
-    """Refuse attention heads that do not divide the width into heads of even width, as rotary positions need them.
+    """Refuse a number of attention heads that does not divide the width into heads of even width (rotary positions).
 
     Raises:
-        ConfigError: naming both settings.
+        ConfigError: if it does not; states both settings.
     """
     if width % heads or width // heads % 2:
         raise ConfigError(f"{name}={heads} must divide {width_name}={width} into heads of even width.")

@@ -1,4 +1,4 @@
-"""Fields of transformers' TrainingArguments in `train` and `pretrain`: those that no run uses, and what others need."""
+"""Fields of transformers' TrainingArguments in `train` and `pretrain`: unused ones, and the requirements of others."""
 
 from __future__ import annotations
 
@@ -70,20 +70,20 @@ UNUSED: dict[str, str] = {
     **unused("debug skip_memory_metrics", "is not supported; leave it out."),
     "resume_from_checkpoint": "is not used: give --resume, which takes the newest complete checkpoint of output_dir.",
 }
-"""Fields of transformers' TrainingArguments that `pretrain` refuses too."""
+"""Fields of transformers' TrainingArguments that both `train` and `pretrain` refuse."""
 
 
 GPU_ONLY = ("bf16", "fp16", "tf32", "use_liger_kernel")
 
 
 def check_gpu(changed: dict[str, Any]) -> None:
-    """Refuse what needs a GPU where there is none.
+    """Refuse settings that need a GPU if there is none.
 
     Args:
-        changed: what was given and is not a default, as it was written.
+        changed: given values that differ from the defaults, as written.
 
     Raises:
-        ConfigError: naming the first such field.
+        ConfigError: on the first such field.
     """
     if not torch.cuda.is_available():
         for name in GPU_ONLY:
@@ -94,7 +94,7 @@ def check_gpu(changed: dict[str, Any]) -> None:
 
 
 OPTIMISERS = ("adamw_torch", "adamw_torch_fused", "adafactor", "sgd", "adagrad", "rmsprop")
-"""Optimisers of torch and transformers themselves; the others need packages that are not among ours."""
+"""Optimizers included in torch and transformers; the others need packages that are not our dependencies."""
 
 
 SCHEDULES = (
@@ -104,7 +104,7 @@ SCHEDULES = (
 
 
 WITHOUT_SETTINGS = ("linear", "constant", "constant_with_warmup")
-"""Schedules for which `lr_scheduler_kwargs` means nothing."""
+"""Schedules that take no `lr_scheduler_kwargs`."""
 
 
 def plain_value(setting: Any) -> Any:
@@ -116,7 +116,7 @@ def optimiser(s: Any) -> str:
 
 
 def training_needs(part: Callable[[Any], Any]) -> tuple[Needs, ...]:
-    """What fields of TrainingArguments need, for `train` and `pretrain`; `part` finds them among all settings."""
+    """Requirements of TrainingArguments fields for `train` and `pretrain`; `part` extracts them from all settings."""
     return (
         Needs("save_steps", "save_strategy=steps", "save_strategy", lambda s: saves(part(s))),
         Needs(
@@ -148,10 +148,10 @@ def saves(args: Any) -> bool:
 
 
 def check_training(args: Any) -> None:
-    """Refuse values of TrainingArguments that a run without epochs, or our dependencies, cannot follow.
+    """Refuse values of TrainingArguments that need epochs or packages that are not our dependencies.
 
     Raises:
-        ConfigError: naming the field.
+        ConfigError: on the first such field.
     """
     for name in ("save_strategy", "eval_strategy", "logging_strategy"):
         if (value := plain_value(getattr(args, name))) not in ("steps", "no"):

@@ -1,4 +1,4 @@
-"""Whether a value from a file or the command line has the type that its setting declares."""
+"""Checks and converts values from a file or the command line to the declared types of their settings."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from typing import Any, Literal, Union, get_args, get_origin
 from metarlgym.datatypes import ConfigError
 
 NUMBERS_AS_TEXT = {"gamma", "free_shots", "entropy_schedule"}
-"""Settings of type text that a number may be given for: schedules."""
+"""Text settings that also accept a number: schedules."""
 MOST_PARTS = 100_000
-"""Values inside one setting; more come from YAML anchors that contain each other."""
+"""Maximum number of values in one setting; more come from YAML anchors that contain each other."""
 TRUE, FALSE = ("yes", "true", "t", "y", "1"), ("no", "false", "f", "n", "0")
 
 
 class Misfit(Exception):
-    """Says what a setting must be."""
+    """A value of the wrong type; the message says what the setting must be."""
 
 
 def show(value: Any) -> str:
-    """A value as messages show it, on one line of bounded length."""
+    """Format a value for messages, on one line of bounded length."""
     if isinstance(value, int) and value.bit_length() > 128:
         return f"<a whole number of {value.bit_length()} bits>"
     try:
@@ -34,19 +34,19 @@ def show(value: Any) -> str:
 
 
 def fit(name: str, kind: Any, value: Any, command_line: bool = False) -> Any:
-    """`value` as the type `kind`.
+    """Convert `value` to the type `kind`.
 
-    Text is read as what is wanted: numbers, true and false, JSON; a whole number may stand for a float. Nothing else is
-    converted.
+    Text is parsed as the declared type (numbers, true and false, JSON), and an integer is accepted for a float. Nothing
+    else is converted.
 
     Args:
-        name: of the setting.
+        name: name of the setting.
         kind: annotation of the field.
-        value: what YAML or JSON read, or text of the command line.
-        command_line: whether it is text of the command line, which knows no quotes.
+        value: value parsed from YAML or JSON, or text from the command line.
+        command_line: whether the value is text from the command line, which has no quotes.
 
     Raises:
-        ConfigError: it does not fit; the message names setting, value and fix.
+        ConfigError: if it has the wrong type; the message gives the setting, the value and the fix.
     """
     try:
         return _fit(name, _alternatives(kind), value, command_line)
@@ -55,7 +55,7 @@ def fit(name: str, kind: Any, value: Any, command_line: bool = False) -> Any:
 
 
 def accepts(kind: Any, wanted: type) -> bool:
-    """Whether a setting may be of a type: `accepts(int | None, int)`."""
+    """Whether an annotation includes a type: `accepts(int | None, int)`."""
     return any(found is wanted or get_origin(found) is wanted for found in _alternatives(kind))
 
 
@@ -103,7 +103,7 @@ def _int(name: str, kinds: Sequence[Any], plain: set[Any], value: int) -> Any:
     if float in plain:
         if abs(value) > 10**300:
             raise Misfit("is too large.")
-        # A number of steps may be a share of all when it is a float, so whole ones stay whole.
+        # A float number of steps may mean a fraction of all steps, so integers stay integers.
         return value if name.endswith(("_steps", "_delay")) else float(value)
     if name in NUMBERS_AS_TEXT:
         return value
@@ -140,7 +140,7 @@ def _text(name: str, kinds: Sequence[Any], plain: set[Any], value: str, command_
         return _number(kinds, plain, value)
     if _mapping(kinds, plain):
         return _json(value)
-    if lists is not None and (command_line or get_args(lists) == (str,)):  # `all-linear` stands for `[all-linear]`
+    if lists is not None and (command_line or get_args(lists) == (str,)):  # `all-linear` means `[all-linear]`
         return _list(name, kinds, [value], command_line)
     raise Misfit(f"must be {_wanted(kinds)}.")
 
@@ -198,7 +198,7 @@ def _json(text: str) -> dict[str, Any]:
 
 
 def _check_parts(value: Any) -> None:
-    """Refuse what config.yaml could not hold: keys other than text, dates, NaN, anchors that contain themselves."""
+    """Refuse values that config.yaml cannot represent: non-text keys, dates, NaN, self-referencing anchors."""
     waiting, seen = [value], 0
     while waiting:
         part = waiting.pop()

@@ -1,4 +1,4 @@
-"""YAML files of settings, read strictly: one document, a mapping, every key once."""
+"""Strict reading of YAML settings files: a single document, a mapping, no duplicate keys."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from metarlgym.datatypes import ConfigError
 
 
 class _KeysOnce(yaml.SafeLoader):
-    """PyYAML keeps the last of several equal keys in silence; this loader refuses them."""
+    """Refuses duplicate keys, of which PyYAML silently keeps the last."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        # Checked here, before merge keys (`<<: *base`) are spread out: a key may be set and merged as well.
+        # Check before merge keys (`<<: *base`) are expanded: a key may be both set and merged.
         node = super().compose_mapping_node(anchor)
         lines: dict[tuple[str, str], int] = {}
         for key, _ in node.value:
@@ -30,10 +30,10 @@ class _KeysOnce(yaml.SafeLoader):
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The settings in a file, which is UTF-8, or UTF-16 with a byte order mark, whatever the locale is.
+    """Read the settings in a file, which is UTF-8, or UTF-16 with a byte order mark, whatever the locale.
 
     Raises:
-        ConfigError: the file cannot be read, is not YAML, or is not one mapping with every key once.
+        ConfigError: if the file cannot be read, is not YAML, or is not a single mapping without duplicate keys.
     """
     name = f"config={str(path)!r}"
     try:
@@ -54,7 +54,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{name} is not valid YAML: {_line(error)}.") from None
     except RecursionError:
         raise ConfigError(f"{name} is nested too deeply to be read.") from None
-    except Exception as error:  # PyYAML's constructors let Python's errors through: `2024-13-45`, `!!int x`
+    except Exception as error:  # PyYAML's constructors raise plain Python errors: `2024-13-45`, `!!int x`
         raise ConfigError(f"{name} holds a value that YAML cannot read: {_line(error)}.") from error
     content = {} if content is None else content
     if not isinstance(content, dict):
@@ -68,5 +68,5 @@ def _line(error: Exception) -> str:
 
 
 def is_file(path: str | Path) -> bool:
-    """Whether there is such a file; False too for names that no file can have, for which pathlib raises an error."""
+    """Whether the file exists; also False for invalid file names, for which pathlib raises an error."""
     return os.path.isfile(path)  # noqa: PTH113

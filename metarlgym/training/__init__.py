@@ -1,1 +1,1 @@
-"""Training: TRL's GRPO as the outer loop over trials."""
+"""Training: meta-RL with TRL's GRPO as the outer loop over trials."""

@@ -26,20 +26,26 @@ from metarlgym.training.needs import check_conditions
 
 @dataclass
 class RunArguments:
-    """What to play and what to do with the run. (`env` in a YAML file sets environment variables: TRL's rule.)"""
+    """The task group and how the run is handled. (TRL reserves the YAML key `env` for environment variables.)"""
 
     env_id: str = field(default="", metadata={"help": "Task group, such as Doors-v0; see `metarlgym list`."})
-    env_args: dict[str, Any] | str | None = field(default=None, metadata={"help": "Its keyword arguments, as JSON."})
-    task_seed: int = field(default=0, metadata={"help": "Names the task streams of both splits."})
-    renderer: str = field(default="auto", metadata={"help": "chat, plain, or auto: chat if there is a template."})
-    final_eval_trials: int = field(default=2000, metadata={"help": "Held-out trials of the evaluation at the end."})
-    sample_every: int = field(default=50, metadata={"help": "Steps between trials written to trials.jsonl."})
-    sample_trials: int = field(default=4, metadata={"help": "Trials written each time."})
-    threads: int | None = field(
-        default=None, metadata={"help": "Torch threads; one is often several times faster for tiny models."}
+    env_args: dict[str, Any] | str | None = field(
+        default=None, metadata={"help": "Keyword arguments of the environment, as JSON."}
     )
-    resume: bool = field(default=False, metadata={"help": "Go on from the newest complete checkpoint in output_dir."})
-    overwrite: bool = field(default=False, metadata={"help": "Replace the run that output_dir holds."})
+    task_seed: int = field(default=0, metadata={"help": "Seed for the tasks of both splits."})
+    renderer: str = field(
+        default="auto", metadata={"help": "chat, plain, or auto: chat if the tokenizer has a chat template."}
+    )
+    final_eval_trials: int = field(
+        default=2000, metadata={"help": "Number of held-out trials in the final evaluation."}
+    )
+    sample_every: int = field(default=50, metadata={"help": "Write trials to trials.jsonl every N steps."})
+    sample_trials: int = field(default=4, metadata={"help": "Number of trials to write each time."})
+    threads: int | None = field(
+        default=None, metadata={"help": "Number of torch threads; for tiny models, 1 is often several times faster."}
+    )
+    resume: bool = field(default=False, metadata={"help": "Resume from the newest complete checkpoint in output_dir."})
+    overwrite: bool = field(default=False, metadata={"help": "Replace the existing run in output_dir."})
 
     def __post_init__(self) -> None:
         check_values(self)
@@ -54,17 +60,19 @@ class RunArguments:
 
 @dataclass
 class PolicyArguments(ModelConfig):
-    """TRL's ModelConfig with a default of ours."""
+    """TRL's ModelConfig with one changed default."""
 
     lora_dropout: float = field(
         default=0.0,
-        metadata={"help": "Dropout would score trials with another policy than the one that played them: keep it 0."},
+        metadata={
+            "help": "Keep it 0: with dropout, trials are scored by a different policy from the one that played them."
+        },
     )
 
     def __post_init__(self) -> None:
         check_values(self)
         super().__post_init__()
-        # TRL takes a single name out of its list, and PEFT would then match it against whole paths of modules.
+        # TRL unwraps a one-element list, and PEFT matches a bare string against full module paths.
         name: Any = getattr(self, "lora_target_modules")  # noqa: B009 (mypy skips TRL)
         if isinstance(name, str) and name.isidentifier():
             self.lora_target_modules = [name]
@@ -75,26 +83,26 @@ GROUPS = (RunArguments, MetaGRPOConfig, ScratchArguments, PolicyArguments)
 
 @dataclass
 class Settings:
-    """All settings of a run, resolved."""
+    """All resolved settings of a run."""
 
     run: RunArguments
     grpo: MetaGRPOConfig
     scratch: ScratchArguments
     model: PolicyArguments
     given: dict[str, Any]
-    """What the file and the command line said, merged."""
+    """Values from the file and the command line, merged."""
     arguments: list[str]
-    """The command line, as it was given."""
+    """The original command line."""
     idle: set[str] = field(default_factory=set)
-    """Settings of the file that the command line left without effect."""
+    """Settings in the file that have no effect because of the command line."""
 
     @cached_property
     def play(self) -> PlaySettings:
-        """What is played and how."""
+        """The settings that determine how trials are played."""
         return PlaySettings.of({**vars(self.run), **vars(self.grpo)})
 
     def resolved(self) -> dict[str, Any]:
-        """Our own settings and whatever else was given; a file of them starts the same run again."""
+        """Our own settings and any others that were given; saved as a file, they reproduce the run."""
         out: dict[str, Any] = {}
         own = OWN_FIELDS - ({"steps_per_generation"} if "generation_batch_size" in self.given else set())
         for part in (self.run, self.grpo, self.scratch, self.model):
@@ -104,13 +112,13 @@ class Settings:
                 if item.name in own:
                     out[item.name] = plain(getattr(part, item.name))
                 elif item.name in self.given and item.name not in ONCE:
-                    # As it was given: what TRL and transformers make of a value need not read back as the same one.
+                    # As given: a value that TRL or transformers has converted may not parse back to itself.
                     out[item.name] = plain(self.given[item.name])
         return out
 
 
 ONCE = {"resume", "overwrite"}
-"""Said of one start of a run, and never written to its config."""
+"""Settings that apply to one launch and are never written to the run's config."""
 OWN_FIELDS = {name for group in (RunArguments, MetaGRPOConfig, ScratchArguments) for name in group.__annotations__} - {
     *ONCE,
     "scale_rewards",
@@ -122,7 +130,7 @@ def parse(arguments: Sequence[str]) -> Settings:
     """Read `--config FILE` and overrides such as `--max_steps 10`.
 
     Raises:
-        ConfigError: a name or a value that does not fit, before anything is loaded.
+        ConfigError: on an invalid name or value, before anything is loaded.
     """
     original = list(arguments)
     said = values_given(arguments, "train")

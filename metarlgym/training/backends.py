@@ -1,6 +1,6 @@
-"""Backends: what gives the policy that plays a trainer's rollouts, with the weights as they are now.
+"""Backends: provide the policy that plays a trainer's rollouts, with the current weights.
 
-The model in this process, a vLLM engine in this process (colocate), or vLLM servers (`server_backend.py`).
+Either the model in this process, a vLLM engine in this process (colocate), or vLLM servers (`server_backend.py`).
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     from metarlgym.training.trainer import MetaGRPOTrainer
 
 MakePolicy = Callable[[Any, Renderer, float], Policy]
-"""Makes a policy from (model, renderer, temperature)."""
+"""Factory that makes a policy from (model, renderer, temperature)."""
 
 
 class Backend:
     """Base class. All processes call its methods together.
 
     Args:
-        trainer: whose rollouts are played.
+        trainer: the trainer whose rollouts are played.
     """
 
     def __init__(self, trainer: MetaGRPOTrainer) -> None:
@@ -38,39 +38,39 @@ class Backend:
         self._whole: Any = None
 
     def prove(self) -> None:
-        """Called once, before anything is played: raises where log-probabilities depend on how they are computed."""
+        """Called once before the first rollout; raises if log-probabilities depend on how they are computed."""
 
     @contextmanager
     def acting(self) -> Iterator[Policy]:
-        """The policy with the weights as they are now. Inside, no process waits for another."""
+        """The policy with the current weights. Inside, no process waits for another."""
         raise NotImplementedError
         yield
 
     def before_rollout(self) -> None:
-        """Called before each rollout of training, earlier than TRL would update what plays it."""
+        """Called before each training rollout, before TRL would update the policy's weights."""
 
     def after_rollout(self) -> None:
-        """Called after each rollout of training."""
+        """Called after each training rollout."""
 
     def after_training(self) -> None:
-        """Called at the end of a run that was not stopped."""
+        """Called at the end of a run that was not stopped early."""
 
     @property
     def model(self) -> Any:
-        """The trainer's model without what accelerate and DeepSpeed put around it."""
-        if self._whole is None:  # unwrapping looks for DeepSpeed each time, which takes 20 ms
+        """The trainer's model without the wrappers of accelerate and DeepSpeed."""
+        if self._whole is None:  # cached: unwrapping looks for DeepSpeed each time, which takes 20 ms
             self._whole = self.trainer.accelerator.unwrap_model(self.trainer.model)
         return self._whole
 
     @property
     def truncation(self) -> dict[str, Any]:
-        """Truncated sampling, as vLLM takes it."""
+        """Truncated-sampling parameters in vLLM's format."""
         args = self.trainer.args
         return {"top_p": args.top_p, "top_k": args.top_k, "min_p": args.min_p or 0.0}
 
 
 class GivenPolicy(Backend):
-    """A policy that the caller of the trainer makes."""
+    """A policy made by a factory that the caller of the trainer passes in."""
 
     def __init__(self, trainer: MetaGRPOTrainer, make_policy: MakePolicy) -> None:
         super().__init__(trainer)
@@ -82,10 +82,10 @@ class GivenPolicy(Backend):
 
 
 class InProcess(Backend):
-    """The model itself acts. Under ZeRO-3 the weights are gathered once for the whole of a rollout.
+    """The model itself acts. Under ZeRO-3 the weights are gathered once per rollout.
 
     Raises:
-        ConfigError: under FSDP, which gives no whole weights.
+        ConfigError: under FSDP, which does not provide unsharded weights.
     """
 
     def __init__(self, trainer: MetaGRPOTrainer) -> None:
@@ -117,10 +117,10 @@ class InProcess(Backend):
 
 
 class VLLMBackend(Backend):
-    """What the two kinds of vLLM share: TRL's way of giving weights to it."""
+    """Base of the vLLM backends, with TRL's weight transfer."""
 
     def load_weights(self) -> None:
-        """TRL's own rule: once for each optimizer step."""
+        """Update vLLM's weights once per optimizer step, as TRL does."""
         trainer = self.trainer
         if trainer.state.global_step != trainer._last_loaded_step:
             try:
@@ -130,7 +130,7 @@ class VLLMBackend(Backend):
             trainer._last_loaded_step = trainer.state.global_step
 
     def _unmerge(self) -> None:
-        """After an update that broke off, an adapter may still be merged into the weights: take it out again."""
+        """Unmerge an adapter that an aborted update may have left merged into the weights."""
         model = self.model
         if isinstance(model, PeftModel) and any(getattr(module, "merged", False) for module in model.modules()):
             with ExitStack() as stack:
@@ -140,7 +140,7 @@ class VLLMBackend(Backend):
 
 
 class Colocate(VLLMBackend):
-    """A vLLM engine in this process plays this process's trials."""
+    """A vLLM engine in this process that plays the process's trials."""
 
     @contextmanager
     def acting(self) -> Iterator[Policy]:

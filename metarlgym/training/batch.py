@@ -1,4 +1,4 @@
-"""TrialBatch: the trials of one rollout as TRL rows, and their credit."""
+"""TrialBatch: the trials of a rollout as rows for TRL, and their credit."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from metarlgym.training import credit
 from metarlgym.training.config import MetaGRPOConfig
 
 NO_SIGNAL = 1e-12
-"""Advantages below this are rounding, not signal."""
+"""Advantages of smaller magnitude are rounding errors."""
 
 
 @dataclass
 class Credit:
-    """Advantages of this process's rows and what to log about them."""
+    """Advantages of this process's rows and metrics to log."""
 
     advantages: torch.Tensor
     """Shape `(B, T)`."""
     has_signal: torch.Tensor
-    """Bool, shape `(B,)`: the row's group has an advantage other than 0."""
+    """Bool, shape `(B,)`: whether the row's group has a nonzero advantage."""
     metrics: dict[str, float]
 
 
 @dataclass
 class _Outcome:
-    """What credit needs to know of a trial; sent to every process."""
+    """The data of a trial that credit needs; sent to every process."""
 
     returns: list[float]
     alive: bool
@@ -45,7 +45,7 @@ class _Outcome:
 
 
 class TrialBatch:
-    """The trials one process played, in the order of its rows."""
+    """The trials played by this process, in row order."""
 
     def __init__(self, trajectories: list[MetaTrajectory], args: MetaGRPOConfig, renderer: Renderer) -> None:
         self.trajectories = trajectories
@@ -53,12 +53,12 @@ class TrialBatch:
         self.rows: list[Transcript] = []
         self.row_trial: list[int] = []
         for i, trajectory in enumerate(trajectories):
-            # A context in which nothing was sampled has nothing to learn from: its prompt need not be read again.
+            # A context without sampled tokens has no training signal: a filler saves processing its prompt.
             rows = [
                 row if any(row.env_mask) else Transcript.filler([renderer.end_id], renderer.end_id, row.first_episode)
                 for row in trajectory.rows
             ]
-            if not rows:  # the environment failed before its first text
+            if not rows:  # the environment failed before its opening
                 rows = [Transcript.filler([renderer.end_id], renderer.end_id, 0)]
             prompt = rows[0].ids[: rows[0].prompt_len]
             while len(rows) < args.rows_per_trial:
@@ -67,7 +67,7 @@ class TrialBatch:
             self.row_trial += [i] * len(rows)
 
     def rollout_output(self) -> dict[str, list[Any]]:
-        """The dict TRL asks of a `rollout_func`, one entry per row."""
+        """The dict that TRL expects from a `rollout_func`, with one entry per row."""
         totals = [None if t.stop is StopReason.ERROR else t.total for t in self.trajectories]
         return {
             "prompt_ids": [row.ids[: row.prompt_len] for row in self.rows],
@@ -78,7 +78,7 @@ class TrialBatch:
         }
 
     def credit(self, weights: list[float], gamma: float, rank: int, length: int) -> Credit:
-        """Advantages by token for this process's rows, baselines and scale taken over all processes."""
+        """Per-token advantages for this process's rows, with baselines and scale computed over all processes."""
         by_turn = self.args.gamma_step is not None or self.args.credit == "gigpo"
         outcomes: list[_Outcome] = gather_object([self._outcome(t, by_turn) for t in self.trajectories])
         returns = torch.tensor([o.returns for o in outcomes], dtype=torch.float32)
@@ -130,7 +130,7 @@ class TrialBatch:
 
 
 def _pad(rows: list[list[list[Any]]], episodes: int, fill: float, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    """Ragged (trial, episode, turn) lists as a tensor `(N, E, T)`."""
+    """Pad ragged (trial, episode, turn) lists to a tensor of shape `(N, E, T)`."""
     turns = max((len(episode) for row in rows for episode in row), default=1) or 1
     out = torch.full((len(rows), episodes, turns), fill, dtype=dtype)
     for i, row in enumerate(rows):

@@ -1,4 +1,4 @@
-"""What a run writes and shows while it trains."""
+"""Trial samples and live progress of a training run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BLOCKS = " ▁▂▃▄▅▆▇█"
 
 
 class TrialSamples:
-    """Writes a few trials of a rollout to `trials.jsonl`, readable by a person; arguments as of `MetricsFile`."""
+    """Writes a few trials of a rollout to `trials.jsonl` in readable form; see `MetricsFile` for the arguments."""
 
     def __init__(self, folder: Path, every: int, count: int, tell: Callable[[str], None] = warnings.warn) -> None:
         self.lines = Lines(folder / "trials.jsonl", tell)
@@ -35,33 +35,33 @@ class TrialSamples:
 
 
 def _writable(trial: dict[str, Any]) -> dict[str, Any]:
-    """A trial whose texts all have a form in UTF-8: lone surrogates, in an action or a task's parameters, are "?"."""
+    """The trial with lone surrogates, in actions or task parameters, replaced by "?" so that UTF-8 can encode it."""
     text = json.dumps(trial, ensure_ascii=False)
     return trial if encodable(text) else json.loads(text.encode("utf-8", "replace"))
 
 
 def sparkline(curve: list[float], top: float) -> str:
-    """A curve as one character per value; a full block is `top`."""
+    """A curve with one character per value; a full block stands for `top`."""
     top = top or 1.0
     return "".join(BLOCKS[max(0, min(8, round(8 * value / top)))] for value in curve)
 
 
 def _tasks_of(args: Any, steps: int) -> int:
-    """Tasks played in so many optimizer steps, over all processes."""
+    """Number of tasks played in `steps` optimizer steps, over all processes."""
     micro_batches = max(1, steps) * args.gradient_accumulation_steps
     rollouts = max(1, micro_batches // (args.steps_per_generation * args.num_iterations))
     return rollouts * args.generation_batch_size // args.num_generations
 
 
 class LiveProgress(TrainerCallback):
-    """A progress bar with the return and the live curve over episodes; plain lines where there is no terminal."""
+    """A progress bar with the return and the return curve over episodes; plain lines without a terminal."""
 
     def __init__(self, console: Console, optimum: Optimum | None) -> None:
         self.console = console
         self.optimum = optimum
         self.latest: dict[str, float] = {}
         self.tasks = 0
-        """How many tasks the latest values are means over."""
+        """Number of tasks over which the latest values are averaged."""
         self.logged_step = 0
         self.bar = Progress(
             TextColumn("[bold]train"),
@@ -116,7 +116,7 @@ class LiveProgress(TrainerCallback):
         peak = max([1e-9, *curve, *((self.optimum.curve or ()) if self.optimum else ())])
         best = ""
         if self.optimum and self.optimum.total is not None:
-            # These few tasks may be easier than most, and the return above the optimum.
+            # These few tasks may be easier than average, so the return can exceed the mean optimum.
             best = f" on {self.tasks} task{'s' * (self.tasks != 1)} (mean optimum {self.optimum.total:.2f})"
         shown = " ".join(f"{value:.2f}" for value in (curve if len(curve) <= 10 else [*curve[:5], *curve[-5:]]))
         value, invalid, entropy = (float(self.latest.get(k, 0)) for k in ("trial_return", "invalid_rate", "entropy"))

@@ -1,4 +1,4 @@
-"""How a run of `train` goes on: which settings may change, and what is checked before its folder is touched."""
+"""Resuming a `train` run: which settings may change, and what is checked before its folder is touched."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ FIXED = re.compile(
     r"|scratch_\w+|warmup_(trials|max_steps|batch_size|learning_rate)|model_\w+|dtype|use_peft|lora_\w+|use_rslora"
     r"|use_dora|load_in_\w+|chat_template_kwargs|fsdp|parallelism_config"
 )
-"""Without these a resumed run would be another one: its tasks, its batches, the shape of its model, its optimizer."""
+"""Settings that must not change on resume: they define the run's tasks, batches, model architecture and optimizer."""
 MAY_CHANGE = ("max_steps", "learning_rate", "credit", "limits", "servers")
-"""For the message that refuses a change."""
+"""Examples of settings that may change, for the error message that refuses a change."""
 
 
 def training_run(settings: Settings) -> tuple[OpenRun, Mode, dict[str, Any]]:
-    """The run, what to do with its folder, and what it reads."""
+    """The run, how to treat its folder, and the inputs it reads."""
     run, args = settings.run, settings.grpo
     inputs = inputs_of(
         settings.arguments,
@@ -55,10 +55,10 @@ def all_settings(settings: Settings) -> dict[str, Any]:
 
 
 def check_changes(settings: Settings, folder: Path, console: Console) -> None:
-    """Refuse settings with which the run would be another one, and warn of others that differ.
+    """Refuse changes to settings that define the run, and warn about any other changes.
 
     Raises:
-        ConfigError: naming the first one.
+        ConfigError: on the first refused change.
     """
     found = differences(held_settings(folder), all_settings(settings))
     for name, before, now in found:

@@ -1,5 +1,5 @@
-"""MetaGRPOConfig: TRL's GRPOConfig with what a trial adds. All fields are flat, so that one YAML file and the command
-line can set any of them."""
+"""MetaGRPOConfig: TRL's GRPOConfig extended with settings for trials. All fields are flat, so that a single YAML file
+or the command line can set any of them."""
 
 from __future__ import annotations
 
@@ -27,95 +27,119 @@ class MetaGRPOConfig(GRPOConfig):
     `num_generations_eval` are set from `trials_per_task`.
 
     Parameters:
-        episodes (`int`): H, episodes in a trial.
-        trials_per_task (`int`): G, trials of one task in a GRPO group.
+        episodes (`int`): H, the number of episodes in a trial.
+        trials_per_task (`int`): G, the number of trials of one task in a GRPO group.
         memory (`str`): what the policy sees of earlier episodes: `full`, `none` or `last_K`. All but `full` give one
             training row per episode.
-        credit (`str`): rule by which returns become advantages; see `metarlgym.training.credit`.
+        credit (`str`): rule that turns returns into advantages; see `metarlgym.training.credit`.
         gamma (`float` or schedule): discount from one episode to the next.
-        gamma_step (`float`, *optional*): discount from one turn to the next; set it for credit by turn.
-        free_shots (`str`): how many first episodes have weight 0: a number, or a schedule such as `"0:5, 800:0"`, whose
-            values between points are rounded.
+        gamma_step (`float`, *optional*): discount from one turn to the next; setting it enables per-turn credit.
+        free_shots (`str`): number of initial episodes with weight 0: a number, or a schedule such as `"0:5, 800:0"`,
+            whose interpolated values are rounded.
         entropy_schedule (`str`, *optional*): schedule of `entropy_coef`.
         common_noise (`bool`): all trials of a group see the same episode noise (common random numbers).
-        skip_zero_signal (`bool`): leave groups whose advantages are all zero out of the loss and its denominator.
+        skip_zero_signal (`bool`): exclude groups whose advantages are all zero from the loss and its denominator.
     """
 
-    episodes: int = field(default=3, metadata={"help": "Episodes in a trial (H)."})
-    trials_per_task: int = field(default=8, metadata={"help": "Trials of one task in a GRPO group (G)."})
+    episodes: int = field(default=3, metadata={"help": "Number of episodes in a trial (H)."})
+    trials_per_task: int = field(default=8, metadata={"help": "Number of trials of one task in a GRPO group (G)."})
     memory: str = field(
         default="full", metadata={"help": "What the policy sees of earlier episodes: full, none, last_K."}
     )
-    stop_on_success: bool = field(default=False, metadata={"help": "End a trial when an episode succeeds."})
+    stop_on_success: bool = field(default=False, metadata={"help": "End a trial as soon as an episode succeeds."})
     max_total_turns: int | None = field(
-        default=None, metadata={"help": "Budget of turns over a trial; finishing early buys more episodes."}
+        default=None,
+        metadata={"help": "Turn budget of a trial; finishing episodes early leaves room for more episodes."},
     )
     credit: str = field(default="return_to_go", metadata={"help": f"Credit rule: {', '.join(RULES)}."})
-    gamma: str = field(default="1.0", metadata={"help": "Discount from one episode to the next: number or schedule."})
+    gamma: str = field(
+        default="1.0", metadata={"help": "Discount from one episode to the next: a number or a schedule."}
+    )
     gamma_step: float | None = field(
-        default=None, metadata={"help": "Discount from one turn to the next; set it to credit turns separately."}
+        default=None, metadata={"help": "Discount from one turn to the next; setting it enables per-turn credit."}
     )
     anchor_weight: float = field(default=1.0, metadata={"help": "Weight of the anchor term in credit=gigpo."})
     free_shots: str = field(
-        default="0", metadata={"help": 'First episodes of weight 0: a number or a schedule such as "0:5, 800:0".'}
+        default="0",
+        metadata={"help": 'Number of initial episodes with weight 0: a number or a schedule such as "0:5, 800:0".'},
     )
     entropy_schedule: str | None = field(
-        default=None, metadata={"help": 'Schedule of the entropy bonus, such as "0:0.05, 300:0.01".'}
+        default=None, metadata={"help": 'Schedule of the entropy coefficient, such as "0:0.05, 300:0.01".'}
     )
-    common_noise: bool = field(default=False, metadata={"help": "Give all trials of a group the same episode noise."})
+    common_noise: bool = field(
+        default=False, metadata={"help": "Use the same episode noise for all trials of a group."}
+    )
     skip_zero_signal: bool = field(
-        default=False, metadata={"help": "Leave groups without any signal out of the loss and its denominator."}
+        default=False,
+        metadata={"help": "Exclude groups whose advantages are all zero from the loss and its denominator."},
     )
-    max_action_tokens: int = field(default=64, metadata={"help": "Most tokens of one action."})
+    max_action_tokens: int = field(default=64, metadata={"help": "Maximum number of tokens in an action."})
     max_context_tokens: int | None = field(
-        default=None, metadata={"help": "Most tokens of one context; default: what the model can hold."}
+        default=None, metadata={"help": "Maximum number of tokens in a context; default: the model's limit."}
     )
-    max_episode_tokens: int | None = field(default=None, metadata={"help": "Most tokens of one episode."})
-    max_episode_turns: int | None = field(default=None, metadata={"help": "Most turns of one episode."})
-    max_episode_seconds: float | None = field(default=None, metadata={"help": "Wall time of one episode."})
-    max_trial_seconds: float | None = field(default=None, metadata={"help": "Wall time of one trial."})
-    rollout_concurrency: int | None = field(default=None, metadata={"help": "Most trials alive at once; default all."})
-    eval_trials: int = field(default=512, metadata={"help": "Held-out trials per evaluation during training."})
+    max_episode_tokens: int | None = field(default=None, metadata={"help": "Maximum number of tokens in an episode."})
+    max_episode_turns: int | None = field(default=None, metadata={"help": "Maximum number of turns in an episode."})
+    max_episode_seconds: float | None = field(default=None, metadata={"help": "Wall-clock limit of an episode."})
+    max_trial_seconds: float | None = field(default=None, metadata={"help": "Wall-clock limit of a trial."})
+    rollout_concurrency: int | None = field(
+        default=None, metadata={"help": "Maximum number of concurrent trials; default: all."}
+    )
+    eval_trials: int = field(
+        default=512, metadata={"help": "Number of held-out trials in each evaluation during training."}
+    )
 
     force_truncated_sampling: bool = field(
-        default=False, metadata={"help": "Allow top_p, top_k and min_p in training although they bias the gradient."}
+        default=False, metadata={"help": "Allow top_p, top_k and min_p in training even though they bias the gradient."}
     )
     server_request_timeout: float = field(
-        default=600.0, metadata={"help": "Seconds a server may take for one action; the trial is truncated then."}
+        default=600.0, metadata={"help": "Seconds a server may take for one action before the trial is truncated."}
     )
     server_retry_seconds: float = field(
-        default=60.0, metadata={"help": "How long lost connections and HTTP 5xx are tried again before the run stops."}
+        default=60.0, metadata={"help": "How long to retry lost connections and HTTP 5xx before the run stops."}
     )
-    server_concurrency: int = field(default=1024, metadata={"help": "Most requests in flight, for each process."})
+    server_concurrency: int = field(
+        default=1024, metadata={"help": "Maximum number of requests in flight per process."}
+    )
     weight_sync_timeout: float = field(
-        default=300.0, metadata={"help": "Seconds that joining the servers, or one update of the weights, may take."}
+        default=300.0, metadata={"help": "Timeout in seconds for connecting to the servers and for each weight update."}
     )
     probe_every: int = field(
-        default=50, metadata={"help": "Weight updates between comparisons of the servers with the trainer; 0 for none."}
+        default=50,
+        metadata={
+            "help": "Compare the servers' log-probabilities with the trainer's every N weight updates; 0: never."
+        },
     )
     probe_tolerance: float | None = field(
-        default=None, metadata={"help": "Largest mean |difference| of log-probabilities; default by number type."}
+        default=None,
+        metadata={"help": "Maximum mean absolute difference of log-probabilities; the default depends on the dtype."},
     )
 
-    # Defaults that differ from TRL's, each for a reason given in docs/decisions.md.
+    # Defaults that differ from TRL's; docs/decisions.md gives the reasons.
     scale_rewards: str | None = field(
-        default=None, metadata={"help": "For credit=trial only: group, batch or none (TRL's meaning)."}
+        default=None, metadata={"help": "For credit=trial only: group, batch or none, as in TRL."}
     )
-    gradient_checkpointing: bool = field(default=False, metadata={"help": "Trade compute for memory."})
-    shuffle_dataset: bool | None = field(default=False, metadata={"help": "Tasks come in a seeded order of their own."})
-    vllm_mode: str = field(default="server", metadata={"help": "server or colocate."})
+    gradient_checkpointing: bool = field(
+        default=False, metadata={"help": "Recompute activations in the backward pass to save memory."}
+    )
+    shuffle_dataset: bool | None = field(
+        default=False, metadata={"help": "Leave False: the order of tasks is already seeded."}
+    )
+    vllm_mode: str = field(
+        default="server", metadata={"help": "Where vLLM runs: on a server, or in the training processes (colocate)."}
+    )
     vllm_server_base_url: str | None = field(
-        default=None, metadata={"help": "Address of the vLLM server; several, separated by commas, share the rollouts."}
+        default=None,
+        metadata={"help": "URL of the vLLM server; rollouts are shared among several, separated by commas."},
     )
     vllm_importance_sampling_mode: str = field(
-        default="token_truncate", metadata={"help": "Sequence modes mask long trials whole."}
+        default="token_truncate", metadata={"help": "As in TRL; sequence modes mask or scale long trials as a whole."}
     )
-    steps_per_generation: int | None = field(default=None, metadata={"help": "Micro-batches of one rollout."})
-    num_generations: int | None = field(default=None, metadata={"help": "Set from trials_per_task; leave it out."})
-    save_only_model: bool = field(default=False, metadata={"help": "Leave False: a resume needs the optimizer."})
+    steps_per_generation: int | None = field(default=None, metadata={"help": "Number of micro-batches per rollout."})
+    num_generations: int | None = field(default=None, metadata={"help": "Derived from trials_per_task; leave it out."})
+    save_only_model: bool = field(default=False, metadata={"help": "Leave False: resuming needs the optimizer state."})
 
     def __post_init__(self) -> None:
-        if self.max_steps == -1:  # TRL's default, which stands for passes over a data set
+        if self.max_steps == -1:  # TRL's default, which means whole epochs of a dataset
             raise ConfigError("max_steps is missing: tasks never run out, so say how many steps to train, such as 400.")
         check_values(self)
         self._check_trial()
@@ -138,7 +162,7 @@ class MetaGRPOConfig(GRPOConfig):
             self.steps_per_generation = self.gradient_accumulation_steps
         if self.entropy_schedule is not None:
             schedule = Schedule.parse("entropy_schedule", self.entropy_schedule)
-            # TRL decides once whether the bonus is on, by the first value.
+            # TRL decides once, from the initial value, whether the bonus is enabled.
             self.entropy_coef = max(schedule.values)
         world = int(os.environ.get("WORLD_SIZE", "1"))  # TRL's own world_size exists only after its __post_init__
         share = self.per_device_train_batch_size * (self.steps_per_generation or 1)
@@ -181,11 +205,11 @@ class MetaGRPOConfig(GRPOConfig):
 
     @property
     def rows_per_trial(self) -> int:
-        """Training rows of one trial: 1 where the context only grows, else one per episode."""
+        """Training rows per trial: 1 if the context only grows, else one per episode."""
         return 1 if make_memory(self.memory).one_context else self.episodes
 
     def free_shots_at(self, step: int) -> int:
-        """Free shots in force at an optimizer step."""
+        """Number of free shots at an optimizer step."""
         return round(Schedule.parse("free_shots", self.free_shots)(step))
 
     def gamma_at(self, step: int) -> float:
@@ -251,7 +275,7 @@ class MetaGRPOConfig(GRPOConfig):
 
     @property
     def server_urls(self) -> list[str]:
-        """The vLLM servers of this run; none where it uses none."""
+        """URLs of the run's vLLM servers; empty if it uses none."""
         served = self.use_vllm and self.vllm_mode == "server"
         return parse_urls(self.vllm_server_base_url) if served and self.vllm_server_base_url else []
 
@@ -286,5 +310,5 @@ class MetaGRPOConfig(GRPOConfig):
             )
 
     def to_plain(self) -> dict[str, Any]:
-        """The resolved settings as plain values."""
+        """The resolved settings as plain Python values."""
         return self.to_dict()

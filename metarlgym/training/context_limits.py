@@ -1,4 +1,4 @@
-"""What limits the tokens of a context in a run."""
+"""The limits on a run's context length."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from metarlgym.training.config import MetaGRPOConfig
 
 
 def context_rooms(args: MetaGRPOConfig, config: Any, servers: Sequence[ServerInfo] = ()) -> dict[str, int | None]:
-    """Tokens of a context by the name of what limits it."""
+    """Limits on the context length in tokens, by name; None: unlimited."""
     rooms = {
         "max_context_tokens": args.max_context_tokens,
         "the model's positions": getattr(config.get_text_config(), "max_position_embeddings", None),

@@ -1,16 +1,16 @@
-"""Credit: how the returns of a trial become advantages. Pure functions, no trainer.
+"""Credit assignment: turns the returns of trials into advantages. Pure functions, independent of the trainer.
 
-Shapes: N trials, E episodes, T turns. `returns[i, n]` is the raw return of episode n of trial i, NaN where it never
-happened. `groups[i]` names the task trial i played in its GRPO group. `alive[i]` is False for trials that an error
-ended: they get advantage 0 and leave every baseline. Discounts and free-shot weights exist in this module alone.
+Shapes: N trials, E episodes, T turns. `returns[i, n]` is the raw return of episode n of trial i, NaN if it was not
+played. `groups[i]` is the GRPO group of trial i. `alive[i]` is False for trials that ended in an error: they get
+advantage 0 and are excluded from every baseline. Discounts and free-shot weights are applied only in this module.
 
-Traps this code is built around (notes and tests name each):
+Pitfalls that the rules avoid (notes and tests refer to them):
 
-* An episode that never happened counts 0 in sums, and its trial stays in the baseline of that episode index. A baseline
-  over the survivors alone is biased as soon as the policy can end a trial.
+* An episode that was not played counts as 0 in sums, and its trial stays in the baseline of that episode index. A
+  baseline over the remaining trials only is biased as soon as the policy can end a trial.
 * Baselines leave out the trial itself, so that they do not depend on its actions.
-* There is one scale for the whole batch, never one per group or per index: dividing by a group's own standard deviation
-  weights tasks by difficulty and blows up noise where late episodes are solved.
+* There is one scale for the whole batch, never one per group or episode index: dividing by a group's standard deviation
+  weights tasks by difficulty and amplifies noise once late episodes are solved.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from torch import Tensor
 from metarlgym.datatypes import ConfigError
 
 GROUP_STD_EPS = 1e-4
-"""TRL's constant under the group standard deviation."""
+"""The constant that TRL adds to the group standard deviation."""
 
 
 def return_to_go(returns: Tensor, gamma: float, weights: Tensor) -> Tensor:
-    """`G[i, n] = sum_{m >= n} gamma^(m-n) * weights[m] * returns[i, m]`, NaN as 0. Shape `(N, E)`."""
+    """`G[i, n] = sum_{m >= n} gamma^(m-n) * weights[m] * returns[i, m]`, with NaN counted as 0. Shape `(N, E)`."""
     rewards = torch.nan_to_num(returns, nan=0.0) * weights
     out = torch.zeros_like(rewards)
     running = torch.zeros_like(rewards[:, 0])
@@ -40,10 +40,10 @@ def return_to_go(returns: Tensor, gamma: float, weights: Tensor) -> Tensor:
 
 
 def leave_one_out(values: Tensor, groups: Tensor, alive: Tensor) -> Tensor:
-    """Baseline of each trial, shape of `values` `(N, ...)`.
+    """Leave-one-out baseline of each trial, with the shape `(N, ...)` of `values`.
 
-    The mean over the other alive trials of the same group; where there is none, over the alive trials of the other
-    groups; where there is none either, 0.
+    The mean over the other valid (`alive`) trials of the same group; if there are none, over the valid trials of the
+    other groups; if there are none either, 0.
     """
     mask = alive.to(values.dtype).view(-1, *[1] * (values.dim() - 1))
     kept = torch.where(mask > 0, values, torch.zeros_like(values))
@@ -60,7 +60,7 @@ def leave_one_out(values: Tensor, groups: Tensor, alive: Tensor) -> Tensor:
 
 
 def batch_scale(advantages: Tensor, cells: Tensor) -> Tensor:
-    """Divide by the root mean square over `cells` (bool, same shape); all zeros stay zeros. Other cells become 0."""
+    """Divide by the root mean square over `cells` (bool, same shape), unless it is 0. All other entries become 0."""
     kept = torch.where(cells, advantages, torch.zeros_like(advantages))
     rms = (kept.square().sum() / cells.sum().clamp(min=1)).sqrt()
     return kept / rms if rms > 0 else kept
@@ -78,7 +78,7 @@ def _spread(per_trial: Tensor, like: Tensor) -> Tensor:
 
 
 def rule_return_to_go(returns: Tensor, groups: Tensor, alive: Tensor, weights: Tensor, gamma: float) -> Tensor:
-    """`A[i, n] = G[i, n] - mean_{j != i} G[j, n]`: an episode is credited with what came of it, now and later.
+    """`A[i, n] = G[i, n] - mean_{j != i} G[j, n]`: credits an episode with its own and all later returns.
 
     The default. MR-Search (arXiv:2603.11327) and CoD (arXiv:2606.20002) use it up to scale.
     """
@@ -87,7 +87,7 @@ def rule_return_to_go(returns: Tensor, groups: Tensor, alive: Tensor, weights: T
 
 
 def rule_return_to_go_zscore(returns: Tensor, groups: Tensor, alive: Tensor, weights: Tensor, gamma: float) -> Tensor:
-    """`(G[i, n] - mean) / (std + eps)` within the group at the same episode index; shown for comparison."""
+    """`(G[i, n] - mean) / (std + eps)` over the group at the same episode index; kept for comparison."""
     togo = return_to_go(returns, gamma, weights)
     out = torch.zeros_like(togo)
     for group in torch.unique(groups):
@@ -99,23 +99,23 @@ def rule_return_to_go_zscore(returns: Tensor, groups: Tensor, alive: Tensor, wei
 
 
 def rule_trial_rloo(returns: Tensor, groups: Tensor, alive: Tensor, weights: Tensor, gamma: float) -> Tensor:
-    """The trial's weighted return less that of the others, for all its episodes (RLOO, arXiv:2402.14740)."""
+    """The trial's weighted return minus the mean of the others', for all its episodes (RLOO, arXiv:2402.14740)."""
     total = (torch.nan_to_num(returns, nan=0.0) * weights).sum(1)
     return batch_scale(_spread(total - leave_one_out(total, groups, alive), returns), _cells(returns, alive))
 
 
 def rule_final_episode(returns: Tensor, groups: Tensor, alive: Tensor, weights: Tensor, gamma: float) -> Tensor:
-    """The last episode's return less that of the others, for all episodes: the earlier ones are pure exploration."""
+    """The last episode's return minus the mean of the others', for all episodes: earlier ones are pure exploration."""
     last = torch.nan_to_num(returns[:, -1], nan=0.0)
     return batch_scale(_spread(last - leave_one_out(last, groups, alive), returns), _cells(returns, alive))
 
 
 def rule_differential(returns: Tensor, groups: Tensor, alive: Tensor, weights: Tensor, gamma: float) -> Tensor:
-    """Return-to-go of `r[n] - r[n-1]` (MAGE, arXiv:2603.03680); at gamma 1 it is the last episode less the one before.
+    """Return-to-go of `r[n] - r[n-1]` (MAGE, arXiv:2603.03680); with gamma=1 it telescopes to `r[E-1] - r[n-1]`.
 
-    The term `-r[n-1]` is noise that no baseline by index removes; kept for comparison.
+    The term `-r[n-1]` is noise that no per-index baseline removes; kept for comparison.
     """
-    played = torch.nan_to_num(returns, nan=0.0) * weights  # weighted first: a good free shot must not count against
+    played = torch.nan_to_num(returns, nan=0.0) * weights  # weights first, so that a good free shot is not penalized
     change = torch.cat([played[:, :1], played[:, 1:] - played[:, :-1]], dim=1)
     change = torch.where(torch.isnan(returns), torch.zeros_like(change), change)
     togo = return_to_go(change, gamma, torch.ones_like(weights))
@@ -135,8 +135,8 @@ RULES = ("trial", *EPISODE_RULES, "gigpo")
 def rule_trial(returns: Tensor, groups: Tensor, alive: Tensor, weights: Tensor, scale_rewards: str = "group") -> Tensor:
     """Plain GRPO on the summed return, for all episodes (ORBIT, arXiv:2602.04089). Shape `(N, E)`.
 
-    With one episode it equals TRL's own advantages to the last bit: mean and standard deviation are taken over the rows
-    as TRL takes them, so groups must be consecutive and of one size.
+    With one episode it equals TRL's own advantages bit for bit: it computes mean and standard deviation over the rows
+    as TRL does, so groups must be consecutive and of equal size.
     """
     total = (torch.nan_to_num(returns, nan=0.0) * weights).sum(1)
     total = torch.where(alive, total, torch.full_like(total, torch.nan))
@@ -155,7 +155,7 @@ def rule_trial(returns: Tensor, groups: Tensor, alive: Tensor, weights: Tensor, 
 
 
 def _nanstd(values: Tensor, dim: int | None = None) -> Tensor:
-    from trl.trainer.utils import nanstd  # TRL's own, so that the identity with its GRPO is exact
+    from trl.trainer.utils import nanstd  # TRL's own function, to match its GRPO exactly
 
     return nanstd(values) if dim is None else nanstd(values, dim=dim)
 
@@ -169,13 +169,13 @@ def episode_advantages(
     gamma: float = 1.0,
     scale_rewards: str = "group",
 ) -> Tensor:
-    """Advantages by episode under a rule; shape `(N, E)`, 0 where nothing was played.
+    """Per-episode advantages under a rule; shape `(N, E)`, 0 for episodes that were not played.
 
     Args:
-        rule: one of `RULES` but `gigpo`.
-        returns: raw returns, shape `(N, E)`, NaN for episodes that never happened.
+        rule: any of `RULES` except `gigpo`.
+        returns: raw returns, shape `(N, E)`, NaN for episodes that were not played.
         groups: integers, shape `(N,)`.
-        alive: bool, shape `(N,)`; None: all.
+        alive: bool, shape `(N,)`; None: all True.
         weights: weight of each episode, shape `(E,)`: 0 for free shots; None: all 1.
         gamma: discount from one episode to the next.
         scale_rewards: for rule `trial`: TRL's `group`, `batch` or `none`.
@@ -195,8 +195,8 @@ def episode_advantages(
 def turn_returns_to_go(turn_rewards: Tensor, weights: Tensor, gamma: float, gamma_step: float) -> Tensor:
     """Return-to-go at every turn, shape `(N, E, T)`; NaN where no turn was taken.
 
-    `G[n, t] = sum_{t' >= t} gamma_step^(t'-t) * w[n] * r[n, t'] + gamma * G[n+1, 0]` (LaMer, arXiv:2512.16848, the
-    paper's formula: later episodes are not discounted by the turns left in this one).
+    `G[n, t] = sum_{t' >= t} gamma_step^(t'-t) * w[n] * r[n, t'] + gamma * G[n+1, 0]` (LaMer, arXiv:2512.16848; as in
+    the paper, later episodes are not discounted by the remaining turns of this one).
 
     Args:
         turn_rewards: shape `(N, E, T)`, NaN where no turn was taken.
@@ -223,16 +223,16 @@ def turn_advantages(
     anchors: Tensor | None = None,
     anchor_weight: float = 1.0,
 ) -> Tensor:
-    """Advantages by turn, shape `(N, E, T)`, 0 where no turn was taken.
+    """Per-turn advantages, shape `(N, E, T)`, 0 where no turn was taken.
 
-    The baseline is the others' return-to-go at the START of the same episode index: a baseline by turn index would be
-    biased, since the policy decides how many turns an episode has.
+    The baseline is the others' return-to-go at the START of the same episode index: a baseline per turn index would be
+    biased, because the policy decides how many turns an episode has.
 
     Args:
         turn_rewards: shape `(N, E, T)`, NaN where no turn was taken.
-        anchors: integers of the same shape: equal where two trials of a group met the same observation. With them the
-            rule is `gigpo` (arXiv:2505.10978): `anchor_weight` times the return-to-go less its mean over the other
-            trials' turns at the same anchor is added; a turn that no other trial shares adds nothing.
+        anchors: integers of the same shape, equal where trials of a group saw the same observation. If given, the rule
+            is `gigpo` (arXiv:2505.10978), which adds `anchor_weight` times the return-to-go minus its mean over the
+            other trials' turns at the same anchor, or nothing for anchors that no other trial shares.
     """
     togo = turn_returns_to_go(turn_rewards, weights, gamma, gamma_step)
     cells = alive[:, None, None] & ~torch.isnan(togo)
@@ -244,7 +244,7 @@ def turn_advantages(
 
 
 def _anchor_advantages(togo: Tensor, groups: Tensor, cells: Tensor, anchors: Tensor) -> Tensor:
-    """Return-to-go less its mean over OTHER trials' turns with the same (group, anchor)."""
+    """Return-to-go minus its mean over OTHER trials' turns with the same (group, anchor)."""
     out = torch.zeros_like(togo)
     trial = torch.arange(len(togo), device=togo.device)[:, None, None].expand_as(togo)[cells]
     keys = torch.stack([groups[:, None, None].expand_as(anchors)[cells], anchors[cells]])
@@ -277,15 +277,15 @@ def paint(
     masks: Sequence[Sequence[int]],
     length: int,
 ) -> Tensor:
-    """Write advantages onto the tokens of rows.
+    """Broadcast advantages to the tokens of each row.
 
     Args:
-        advantages: one entry per row: shape `(B, E)` or, by turn, `(B, E, T)`.
+        advantages: one entry per row: shape `(B, E)`, or `(B, E, T)` for per-turn advantages.
         episodes, turns, masks: episode index, turn index and env mask of each completion token, by row.
         length: padded completion length.
 
     Returns:
-        Shape `(B, length)`; 0 at tokens of the environment and at padding.
+        Shape `(B, length)`; 0 at environment tokens and padding.
     """
     rows = len(episodes)
     episode = torch.from_numpy(_rectangle(episodes, length))
@@ -301,7 +301,7 @@ def paint(
 
 
 def _rectangle(rows: Sequence[Sequence[int]], length: int) -> np.ndarray:
-    """Ragged integer lists as one array, padded with 0 on the right."""
+    """Pad ragged integer lists with 0 on the right to a rectangular array."""
     out = np.zeros((len(rows), length), dtype=np.int64)
     sizes = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
     flat = np.fromiter(itertools.chain.from_iterable(rows), dtype=np.int64, count=int(sizes.sum()))

@@ -1,4 +1,4 @@
-"""What a run will do, before it does it: the resolved settings, rows, tokens and memory."""
+"""Dry run: a run's resolved settings and estimates of its rows, tokens and memory."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from metarlgym.training.start import context_needed
 
 @dataclass
 class Plan:
-    """A run in numbers."""
+    """The resolved config of a run and its key figures."""
 
     config: str
     numbers: dict[str, str]
@@ -30,7 +30,7 @@ class Plan:
 
 
 def make_plan(run: Run) -> Plan:
-    """Rows, tokens and memory of a run; loads a model's config but no weights."""
+    """Estimate a run's rows, tokens and memory; loads the model's config but no weights."""
     settings, group = run.settings, run.group
     args = settings.grpo
     rows = args.generation_batch_size
@@ -39,9 +39,9 @@ def make_plan(run: Run) -> Plan:
     tokens = min(args.max_context_tokens or context, context)
     micro = args.per_device_train_batch_size
     size = 2 if args.bf16 else 4
-    # Weights, gradients and AdamW's two moments in float32 (or bfloat16 weights and gradients beside a float32 copy,
-    # which is as much), before ZeRO spreads them over the processes; logits in float32 three times (value, softmax,
-    # gradient); about 16 values of the width per token and layer kept for the backward pass.
+    # Model states: weights, gradients and AdamW's two moments in float32 (bfloat16 weights and gradients plus a float32
+    # copy take as much), before ZeRO shards them. Logits: three float32 copies (value, softmax, gradient). Activations:
+    # about 16 x width values per token and layer, kept for the backward pass.
     states = 16 * parameters
     logits = 3 * 4 * micro * tokens * vocabulary
     activations = 16 * size * micro * tokens * width * layers
@@ -62,13 +62,13 @@ def make_plan(run: Run) -> Plan:
 
 
 def _model_numbers(run: Run) -> tuple[int, int, int, int, int]:
-    """Parameters, width, layers, vocabulary and context of the model."""
+    """Parameter count, width, layers, vocabulary size and context length of the model."""
     args, config = run.settings.grpo, run.start.config
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=args.trust_remote_code)
         parameters = model.num_parameters()
     text = config.get_text_config()
     room = text.max_position_embeddings or args.max_context_tokens
-    if room is None:  # recurrent networks and relative positions know no longest context
+    if room is None:  # recurrent networks and relative positions have no maximum context length
         room = context_needed(run.start.renderer, run.group, run.make_trial, args.max_action_tokens)
     return parameters, text.hidden_size, text.num_hidden_layers, text.vocab_size, room

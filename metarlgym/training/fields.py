@@ -1,6 +1,6 @@
-"""Which fields of TRL's GRPOConfig and ModelConfig no run uses; `needs.py` has those that only some runs use.
+"""Fields of TRL's GRPOConfig and ModelConfig that no run uses; `needs.py` lists those that only some runs use.
 
-All other fields have an effect, which `tests/training/test_fields.py` shows for each. Only what is given is refused.
+Every other field has an effect, as `tests/training/test_fields.py` shows. Fields are refused only when given.
 """
 
 from __future__ import annotations
@@ -40,4 +40,4 @@ REFUSED: dict[str, str] = {
     ),
     "lora_task_type": "is not used: policies are causal models; leave it out.",
 }
-"""Fields that no run uses, by name: what follows `name=value` in the line that refuses them."""
+"""Fields that no run uses, with the text that follows `name=value` in the error message."""

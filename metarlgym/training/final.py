@@ -1,4 +1,4 @@
-"""`final/`: the model a run ends with, whole, so that evaluation and servers can load it without knowing how it was
+"""`final/`: the trained model as a full checkpoint, which evaluation and servers can load without knowing how it was
 trained."""
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ ADAPTER = "adapter"
 def save_final(trainer: MetaGRPOTrainer, tokenizer: Any, settings: Settings, folder: Path) -> Path:
     """Write `final/`; with LoRA, the adapter to `final/adapter/` and the merged model to `final/`. Collective.
 
-    Merging loads the base model once more, on the main process's CPU: the trainer's own may be in shards.
+    Merging loads the base model again, on the main process's CPU, because the trainer's copy may be sharded.
 
     Raises:
-        AgreedError: it could not be written, on all processes; what was trained is in the last checkpoint, which is
+        AgreedError: on all processes, if it cannot be written. The last checkpoint then holds the trained model; it is
             written now if the last step has none.
     """
     final = folder / "final"
     failure: Exception | None = None
     try:
         _write(trainer, tokenizer, settings, folder, final)
-    except Exception as error:  # safetensors and tokenizers have exceptions of their own
+    except Exception as error:  # safetensors and tokenizers define their own exceptions
         failure = error
     told = gather_object([f"{final} could not be written ({first_line(failure)})" if failure else None])
     if problem := next((text for text in told if text), None):
@@ -74,7 +74,7 @@ def _write_model(trainer: MetaGRPOTrainer, settings: Settings, folder: Path, fin
 
 @contextmanager
 def _loading_alone() -> Iterator[None]:
-    """Under ZeRO-3 transformers loads a model in shards, together with all processes; not within this."""
+    """Disable the collective, sharded model loading that transformers does under ZeRO-3."""
     kept = hf_deepspeed._hf_deepspeed_config_weak_ref
     hf_deepspeed.unset_hf_deepspeed_config()
     try:

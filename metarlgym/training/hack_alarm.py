@@ -1,4 +1,4 @@
-"""The hack detector in a GRPO run whose reward is learned: stop, with a checkpoint, when the reward is being hacked."""
+"""Hack detector as a callback for GRPO with a learned reward: checkpoint and stop when the reward is being hacked."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ Measures = Callable[[Any], Mapping[str, float]]
 
 
 class HackAlarm(TrainerCallback):
-    """Checks whenever the run logs its reward, so `logging_steps` sets how often.
+    """Runs a check whenever the run logs its reward, so `logging_steps` sets the interval.
 
-    Works with TRL's `GRPOTrainer` and with ours. At an alarm it says which measures got worse, writes a checkpoint and
-    ends the training; with `stop=False` it only says so.
+    Works with TRL's `GRPOTrainer` and with ours. On an alarm it reports which measures got worse, writes a checkpoint
+    and ends training; with `stop=False` it only reports.
 
     Args:
-        detector: with the measures of the truth to watch.
-        measure: takes the model, returns the measures by name, such as the loss on real held-out data.
-        signal: what the run logs as its learned reward.
-        stop: end the run at an alarm.
-        console: where to say it.
+        detector: holds the ground-truth measures to watch.
+        measure: maps the model to measures by name, such as the loss on real held-out data.
+        signal: log key of the learned reward.
+        stop: end the run on an alarm.
+        console: where to report.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class HackAlarm(TrainerCallback):
         self.detector, self.measure, self.signal, self.stop = detector, measure, signal, stop
         self.console = console or Console(stderr=True)
         self.checks: list[dict[str, float]] = []
-        """Every check so far: step, signal and measures."""
+        """All checks so far: step, signal and measures."""
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, model: Any = None, **_: Any) -> None:
         if not logs or self.signal not in logs:

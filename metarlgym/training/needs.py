@@ -1,4 +1,4 @@
-"""Settings that have an effect only together with others, and what they need: the rest of `fields.py`."""
+"""Settings that have an effect only in combination with others, and what they require; complements `fields.py`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from metarlgym.training.arguments import Settings
 
 CLIPPED = ("grpo", "bnpo", "dr_grpo", "dapo", "luspo")
-"""Loss types with PPO's clipped ratio."""
+"""Loss types that use PPO's clipped ratio."""
 
 
 def _served(s: Settings) -> bool:
@@ -157,7 +157,7 @@ NEEDS: tuple[Needs, ...] = (
         "credit",
         lambda s: s.grpo.credit in ("return_to_go", "return_to_go_zscore", "differential", "gigpo"),
     ),
-    # what is written and measured
+    # logging and evaluation
     Needs("eval_steps eval_delay eval_trials eval_on_start", "eval_strategy=steps", "eval_strategy", _evaluates),
     Needs(
         "metric_for_best_model greater_is_better",
@@ -211,22 +211,22 @@ NEEDS: tuple[Needs, ...] = (
         lambda s: s.run.renderer != "plain",
     ),
 )
-"""Fields that some runs do not use."""
+"""Fields that only some runs use."""
 
 
 def check_conditions(given: Given, changed: dict[str, Any], settings: Settings) -> set[str]:
     """Refuse settings that this run does not use.
 
     Args:
-        given: what the file and the command line said.
-        changed: what of it differs from the defaults.
-        settings: all settings, resolved.
+        given: values from the file and the command line.
+        changed: the given values that differ from the defaults.
+        settings: all resolved settings.
 
     Returns:
-        Settings of the file that have no effect because the command line says otherwise.
+        Settings in the file that have no effect because the command line overrides what they require.
 
     Raises:
-        ConfigError: naming the field, its value and what to do.
+        ConfigError: on the first such setting; states its value and the fix.
     """
     check_training(settings.grpo)
     _check_values(changed, settings)

@@ -1,7 +1,7 @@
-"""Rows that are padded on the left must get the log-probabilities that they have alone.
+"""Padding check: left-padded rows must get the same log-probabilities as unpadded ones.
 
-TRL pads prompts on the left and hands the model a mask and no positions. Models with relative positions do not mind,
-others count positions from the mask; those that count columns (GPT-2, XGLM) are given the mask's positions here.
+TRL pads prompts on the left and passes the model a mask but no positions. Models with relative positions are unaffected
+and others derive positions from the mask. For those that use column indices (GPT-2, XGLM), a hook sets the positions.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from metarlgym.policies.self_check import compare
 from metarlgym.runtime.agreement import agree
 
 SHORT, LONG, COMPLETION = 3, 8, 16
-"""Tokens of two prompts and of their completions."""
+"""Lengths in tokens of the two prompts and of their completions."""
 
 
 def check_padding(trainer: Any, dtype: torch.dtype) -> None:
-    """Compare TRL's scoring of a row in a padded batch and alone; repair positions where that helps. Collective.
+    """Compare TRL's scores of a row alone and in a padded batch; fix the positions if that helps. Collective.
 
     Args:
         trainer: a `GRPOTrainer`.
-        dtype: the number type it computes in.
+        dtype: the dtype it computes in.
 
     Raises:
-        ConfigError: the model's log-probabilities depend on padding; AgreedError where there are more processes.
+        ConfigError: if the model's log-probabilities depend on padding; AgreedError with several processes.
     """
     problem = _problem(trainer, dtype)
     if problem is not None:
@@ -44,13 +44,13 @@ def check_padding(trainer: Any, dtype: torch.dtype) -> None:
 
 
 def _problem(trainer: Any, dtype: torch.dtype) -> str | None:
-    """What is wrong, the same on all processes; None if nothing."""
+    """A description of the problem, identical on all processes, or None."""
     kind = trainer.model.config.get_text_config().model_type
     try:
         padded, alone = _scores(trainer)
     except torch.OutOfMemoryError:
         raise
-    except Exception as error:  # whatever it is, the other processes must hear of it
+    except Exception as error:  # any error must reach the other processes
         line = f"{type(error).__name__}: {error}".split("\n", 1)[0]
         problem: str | None = f"model type {kind!r} cannot be trained by GRPO: scoring a padded row failed ({line})."
     else:
@@ -64,7 +64,7 @@ def _problem(trainer: Any, dtype: torch.dtype) -> str | None:
 
 
 def _scores(trainer: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    """Log-probabilities of a completion in a padded batch and alone, each of shape `(n,)`."""
+    """Log-probabilities of a completion in a padded batch and alone, each with shape `(n,)`."""
     text = trainer.model.config.get_text_config()
     room = getattr(text, "max_position_embeddings", None) or 2**20
     long = max(2, min(LONG, room // 2))
@@ -105,7 +105,7 @@ def _positions_from_mask(module: Any, args: tuple[Any, ...], kwargs: dict[str, A
 
 
 def precision(args: Any, model: Any) -> torch.dtype:
-    """The number type that a trainer with these arguments computes in."""
+    """The dtype in which a trainer with these arguments computes."""
     if args.bf16:
         return torch.bfloat16
     return torch.float16 if args.fp16 else model.dtype

@@ -1,6 +1,6 @@
-"""Stopping a run from outside without losing anything: a checkpoint at the end of the step, then exit status 75.
+"""Preemption: on request, a run writes a checkpoint at the end of the step and exits with status 75.
 
-Asked for by SIGTERM, or by a file named `STOP` in the run's folder: launchers give their processes less time after a
+The request is a SIGTERM or a file named `STOP` in the run's folder. Launchers give their processes less time after a
 SIGTERM than a rollout takes, so batch scripts use the file.
 """
 
@@ -22,14 +22,14 @@ EXIT_STATUS = 75
 
 
 class Preempted(MetaRLGymError):
-    """The run was asked to stop; all it did is in its checkpoint."""
+    """The run was asked to stop; its checkpoint holds all progress."""
 
 
 class Preemption(TrainerCallback):
-    """Ends training when asked to, at a step where a checkpoint can be resumed exactly.
+    """Ends training on request, at a step whose checkpoint can be resumed exactly.
 
     Args:
-        folder: the run's folder. A run that was stopped leaves the file `STOPPED` there, holding its step.
+        folder: the run's folder. A stopped run leaves the file `STOPPED` there, which holds its step.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -45,7 +45,7 @@ class Preemption(TrainerCallback):
         try:
             self._before = signal.signal(signal.SIGTERM, self._note)
         except ValueError:
-            self._before = None  # not the main thread: the file is left
+            self._before = None  # not the main thread: only the file can request a stop
 
     def _note(self, *_: Any) -> None:
         self._signalled = True
@@ -68,8 +68,8 @@ class Preemption(TrainerCallback):
                 (self.folder / STOPPED).write_text(f"{self.step}\n", encoding="utf-8")
 
     def check(self) -> None:
-        """Raises `Preempted` if the run was stopped before its end."""
+        """Raise `Preempted` if the run was stopped early."""
         if self.step is not None:
-            # The first process to leave makes the launcher end the others, who may still be writing.
+            # When the first process exits, the launcher kills the others, which may still be writing.
             PartialState().wait_for_everyone()
             raise Preempted(f"stopped after step {self.step} as asked; go on with --resume.")

@@ -1,4 +1,4 @@
-"""A reference model that follows the policy (`sync_ref_model`) belongs to the checkpoint."""
+"""Checkpointing of a reference model that tracks the policy (`sync_ref_model`)."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ REFERENCE = "ref_model.safetensors"
 
 
 def check_reference(args: MetaGRPOConfig, use_peft: bool) -> None:
-    """Refuse a reference model that could not be kept in checkpoints.
+    """Refuse a reference model that cannot be saved in checkpoints.
 
     Raises:
-        ConfigError: naming what does not go with `sync_ref_model`.
+        ConfigError: if another setting is incompatible with `sync_ref_model`.
     """
     if not args.sync_ref_model:
         return
@@ -33,7 +33,7 @@ def check_reference(args: MetaGRPOConfig, use_peft: bool) -> None:
 
 
 class ReferenceMixin:
-    """Saves and loads the reference model with each checkpoint, where it changes while training."""
+    """Saves and loads the reference model with each checkpoint if it changes during training."""
 
     def _save_more(self, path: Path) -> None:
         if self.args.sync_ref_model:  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""A run of `train` resolved: what is played, on which tasks, and the model it starts from. Everything is built once."""
+"""Resolves the settings of a `train` run into its task group, trials and starting model, each built once."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from metarlgym.trial import Trial
 
 @dataclass
 class Run:
-    """What `resolve` found."""
+    """A resolved run."""
 
     settings: Settings
     group: TaskGroup
@@ -36,10 +36,10 @@ class Run:
 
 
 def resolve(settings: Settings) -> Run:
-    """All checks that come before servers are asked and a folder is claimed. Collective.
+    """Resolve the settings and run all checks that precede contacting servers and claiming the run folder. Collective.
 
     Raises:
-        ConfigError: a setting that does not fit; nothing was written.
+        ConfigError: on an invalid setting; nothing has been written.
     """
     run, args = settings.run, settings.grpo
     if run.threads:
@@ -67,7 +67,7 @@ def resolve(settings: Settings) -> Run:
 
 
 def _task_group(settings: Settings) -> tuple[TaskGroup, Callable[[], Trial]]:
-    """The task group and a maker of its trials; arguments that contradict each other are refused."""
+    """The task group and a factory for its trials; refuses invalid or contradictory `env_args`."""
     play = settings.play
     try:
         group = play.group()

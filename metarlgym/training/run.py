@@ -1,4 +1,4 @@
-"""run_training: one training run from settings to `final/` and `eval.json`."""
+"""run_training: a training run from settings to `final/` and `eval.json`."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ from metarlgym.training.trainer import MetaGRPOTrainer
 def run_training(
     settings: Settings, console: Console | None = None, dry_run: bool = False, start_only: bool = False
 ) -> EvalReport | None:
-    """Train and evaluate; returns the final report, None for a dry run, with `start_only`, and on other ranks.
+    """Train and evaluate; returns the final report, or None for a dry run, with `start_only`, and on other ranks.
 
-    Everything goes to `output_dir`: `config.yaml`, `metrics.jsonl`, `trials.jsonl`, checkpoints, `final/`, `eval.json`,
+    All outputs go to `output_dir`: `config.yaml`, `metrics.jsonl`, `trials.jsonl`, checkpoints, `final/`, `eval.json`,
     `adaptation.png`.
     """
     console = console or Console()
@@ -64,7 +64,7 @@ def run_training(
 
 
 def _train(resolved: Run, opened: OpenRun, console: Console) -> EvalReport | None:
-    """The run in its folder, claimed; returns what `run_training` does."""
+    """Train in the claimed run folder; returns the same as `run_training`."""
     settings, group, folder = resolved.settings, resolved.group, opened.path
     run, args = settings.run, settings.grpo
     set_seed(args.seed)
@@ -106,7 +106,7 @@ def _train(resolved: Run, opened: OpenRun, console: Console) -> EvalReport | Non
     try:
         write_report(report, folder, console)
     except (OSError, MetaRLGymError) as error:
-        console.print(report.table())  # what was computed is not lost
+        console.print(report.table())  # so that the results are not lost
         why = getattr(error, "strerror", None) or str(error).rstrip(".")
         raise MetaRLGymError(
             f"the report cannot be written to {folder} ({why}); the final model is {final}. Evaluate it again with "
@@ -118,7 +118,7 @@ def _train(resolved: Run, opened: OpenRun, console: Console) -> EvalReport | Non
 def _final_report(
     resolved: Run, trainer: MetaGRPOTrainer, renderer: Renderer, final: Path, console: Console
 ) -> EvalReport:
-    """Evaluate with the policy that trained; each process plays its share of the trials."""
+    """Evaluate with the policy used in training; each process plays its share of the trials."""
     args = resolved.settings.grpo
     eval_settings = EvalSettings(
         replace(resolved.play.trial, free_shots=args.free_shots_at(args.max_steps)),

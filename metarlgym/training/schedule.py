@@ -1,4 +1,4 @@
-"""Schedules written as text: `"0:0.05, 300:0.01"` is .05 at step 0, .01 from step 300 on, linear between."""
+"""Schedules written as text: `"0:0.05, 300:0.01"` is 0.05 at step 0, 0.01 from step 300 on, and linear in between."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from metarlgym.datatypes import ConfigError
 
 @dataclass(frozen=True)
 class Schedule:
-    """A value by optimizer step; constant before the first and after the last point."""
+    """A piecewise linear function of the optimizer step, constant before the first and after the last point."""
 
     points: tuple[tuple[float, float], ...]
 
     @classmethod
     def parse(cls, name: str, text: str | float | int) -> Schedule:
-        """Read a number, or points `step:value` separated by commas.
+        """Parse a number, or comma-separated points `step:value`.
 
         Raises:
-            ConfigError: naming the field `name`.
+            ConfigError: if the text is not a valid schedule; the message refers to the field `name`.
         """
         try:
             if isinstance(text, int | float) or ":" not in text:

@@ -1,6 +1,6 @@
-"""Servers: rollouts are played by vLLM servers, which get the weights before each of them.
+"""Server backend: vLLM servers play the rollouts and receive the current weights before each one.
 
-TRL sends the weights; whether that worked is agreed on between all processes before anyone plays.
+TRL sends the weights; all processes agree on whether that succeeded before any of them plays.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ if TYPE_CHECKING:
 def connect(
     args: MetaGRPOConfig, tokenizer: Any, texts: Sequence[str], tell: Callable[[str], None] | None = None
 ) -> list[ServerInfo]:
-    """Wait for the run's servers and see that they can be trained with; every process asks for itself.
+    """Wait for the run's servers and check that they are suitable for training; every process does this itself.
 
     Args:
-        args: names the servers.
-        tokenizer: that of the model to be trained.
-        texts: what its tokenizer and the servers' must turn into the same ids.
-        tell: called with a line when there is something to wait for.
+        args: provides the server URLs.
+        tokenizer: tokenizer of the model to be trained.
+        texts: texts that this tokenizer and the servers' tokenizers must encode to the same ids.
+        tell: called with a message while waiting.
 
     Raises:
-        AgreedError: one is missing, lacks what training needs, or has another tokenizer.
+        AgreedError: if a server is missing, lacks what training needs, or has a different tokenizer.
     """
     if not args.server_urls:
         return []
@@ -60,19 +60,19 @@ def connect(
             check_for_training(info, "nccl" if args.device.type == "cuda" else "gloo")
             check_tokenizer(info, tokenizer, texts)
             servers.append(info)
-    except Exception as error:  # whatever it is, the other processes must hear of it
+    except Exception as error:  # any error must reach the other processes
         problem = error
     agree(problem)
     return servers
 
 
 class Servers(VLLMBackend):
-    """One or several servers share the trials of all processes."""
+    """One or more servers, which share the trials of all processes."""
 
     def __init__(self, trainer: MetaGRPOTrainer, servers: list[ServerInfo]) -> None:
         super().__init__(trainer)
         args = trainer.args
-        # Equally busy servers are taken in order: each process begins with another one.
+        # The pool breaks ties between equally busy servers by order, so each process starts with a different one.
         first = trainer.accelerator.process_index % len(servers)
         self.pool = ServerPool(
             [Server(info.url, info.model) for info in servers[first:] + servers[:first]],
@@ -93,13 +93,13 @@ class Servers(VLLMBackend):
         yield VLLMServerPolicy(self.pool, trainer.renderer, trainer.temperature, truncation=self.truncation)
 
     def before_rollout(self) -> None:
-        """Give the servers the weights as they are now, unless they have them, and see that all went well."""
+        """Send the current weights to the servers, unless they already have them, and verify that this succeeded."""
         trainer = self.trainer
         self.load_weights()
         if self._settled_step == trainer.state.global_step:
             return
         client = trainer.vllm_generation.vllm_client if trainer.accelerator.is_main_process else None
-        # This gathering is also the barrier that keeps other processes from asking a server in the middle of an update.
+        # This gather is also the barrier that keeps other processes from querying a server during an update.
         told = gather_object([(client.failure, client.version) if client else None])
         failure, version = next(pair for pair in told if pair)
         if failure:
@@ -114,7 +114,7 @@ class Servers(VLLMBackend):
         self._settled_step = trainer.state.global_step
 
     def after_rollout(self) -> None:
-        """Log what went wrong between this rollout and the servers, summed over the processes."""
+        """Log the server failures of this rollout, summed over processes."""
         stats, accelerator = self.pool.stats, self.trainer.accelerator
         counts = torch.tensor([stats.retries, stats.deadlines, stats.overflows], dtype=torch.float32)
         total = accelerator.reduce(counts.to(accelerator.device), "sum").tolist()
@@ -122,8 +122,8 @@ class Servers(VLLMBackend):
             self._log(f"server/{name}", value)
 
     def after_training(self) -> None:
-        """Send the last step's weights: TRL sends weights before rollouts only. They may also be those of the best
-        model, which are older."""
+        """Send the final weights, because TRL sends weights only before rollouts. With `load_best_model_at_end` they
+        may be older than the last step's."""
         self.trainer._last_loaded_step = self._settled_step = -1
         self.before_rollout()
 
@@ -131,7 +131,7 @@ class Servers(VLLMBackend):
         self.trainer._metrics["train"][name].append(value)
 
     def _probe(self) -> None:
-        """Compare each server with the trainer on what it samples after a fixed prompt."""
+        """Compare each server's log-probabilities with the trainer's on the server's continuation of a fixed prompt."""
         trainer = self.trainer
         args, servers = trainer.args, self.pool.servers
         config = trainer.model.config.get_text_config()
@@ -143,7 +143,7 @@ class Servers(VLLMBackend):
         problem = None
         if trainer.accelerator.is_main_process:
             try:
-                timeout = args.weight_sync_timeout  # a server's first request can be slow: it is not a rollout's
+                timeout = args.weight_sync_timeout  # not the rollout timeout: a server's first request can be slow
                 for server in servers:
                     sampled.append(
                         server_continuation(server.url, server.model, prompt, length, trainer.temperature, timeout)
@@ -151,8 +151,8 @@ class Servers(VLLMBackend):
             except (MetaRLGymError, OSError) as error:
                 problem = str(error)
         self._stop_if(problem)
-        # The forward pass is TRL's own, and under ZeRO-3 every process takes part in it: one of another form would
-        # leave the weights that DeepSpeed fetches ahead in flight.
+        # Use TRL's own forward pass, on every process: under ZeRO-3, a pass that runs other modules would leave
+        # DeepSpeed's prefetched weights in flight.
         rows = next(rows for rows in gather_object([sampled]) if rows)
         tokens = torch.tensor([prompt + ids for ids, _ in rows], device=trainer.accelerator.device)
         training = trainer.model.training
@@ -173,7 +173,7 @@ class Servers(VLLMBackend):
         self._stop_if(problem)
 
     def _stop_if(self, problem: str | None) -> None:
-        """Collective: stop the run if any process has a problem."""
+        """Stop the run if any process has a problem. Collective."""
         told = next((text for text in gather_object([problem]) if text), None)
         if told is not None:
             self.trainer.stop_run(told)

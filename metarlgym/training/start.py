@@ -1,6 +1,6 @@
-"""The model a run starts from: one with a name, or one made from scratch, warmed up once and kept in `start/`.
+"""The model a run starts from: a pretrained model, or one made from scratch, warmed up once and kept in `start/`.
 
-Both have a configuration, a tokenizer and a renderer before any weights are loaded.
+Both provide their config, tokenizer and renderer before any weights are loaded.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ from metarlgym.training.warmup import random_play, sample_text, warm_up
 from metarlgym.trial import Trial
 
 START_ONLY = "--start-only"
-"""Flag of `metarlgym.train`: make `start/` and stop."""
+"""Flag of `metarlgym.train`: create `start/` and exit."""
 
 Loaded = tuple[Any, Any, Renderer]
 """Model, tokenizer and renderer."""
 
 
 def model_source(settings: Settings) -> dict[str, Any]:
-    """Where configuration, tokenizer and weights of `model_name_or_path` come from, as `from_pretrained` takes it."""
+    """Keyword arguments of `from_pretrained` that locate the config, tokenizer and weights of `model_name_or_path`."""
     return {"revision": settings.model.model_revision, "trust_remote_code": settings.grpo.trust_remote_code}
 
 
 def model_form(settings: Settings) -> dict[str, Any]:
-    """Number type and attention of the model, as `from_pretrained` takes them."""
+    """Keyword arguments of `from_pretrained` for the model's dtype and attention implementation."""
     dtype = settings.model.dtype
     return {
         "dtype": getattr(torch, dtype) if dtype not in (None, "auto") else "auto",
@@ -57,10 +57,10 @@ def model_form(settings: Settings) -> dict[str, Any]:
 
 
 class NamedModel:
-    """`model_name_or_path`.
+    """The model given by `model_name_or_path`.
 
     Raises:
-        ConfigError: it does not load, or does not go with the settings.
+        ConfigError: if it cannot be loaded or is incompatible with the settings.
     """
 
     def __init__(self, settings: Settings, group: TaskGroup) -> None:
@@ -98,10 +98,10 @@ class NamedModel:
             ) from error
 
     def check(self, group: TaskGroup, make_trial: Callable[[], Trial]) -> None:
-        """Refuse a model that cannot be played, has no room for an action, or could not be saved.
+        """Refuse a model that is unsupported in rollouts, has no room for an action in its context, or cannot be saved.
 
         Raises:
-            ConfigError: naming what is wrong.
+            ConfigError: if any of these applies; states which.
         """
         args = self.settings.grpo
         if not args.use_vllm:
@@ -110,17 +110,16 @@ class NamedModel:
         check_saveable(self.name, self.config, self.tokenizer)
 
     def load(self, folder: Path, console: Console) -> Loaded:
-        """The model with its weights; nothing is written to the run's folder."""
+        """Load the model with its weights; writes nothing to the run's folder."""
         args, source = self.settings.grpo, model_source(self.settings)
         if args.beta and source["revision"] != "main":
-            args.model_init_kwargs = {"revision": source["revision"]}  # TRL loads the reference model with them
+            args.model_init_kwargs = {"revision": source["revision"]}  # TRL passes them to the reference model
         model = load_model(self.name, **source, **model_form(self.settings))
         return saveable(model, self.name), self.tokenizer, self.renderer
 
 
 class ScratchModel:
-    """A small model for the task group, where there is no `model_name_or_path`. What it is made of is made when asked
-    for."""
+    """A small model for the task group, used when `model_name_or_path` is not set. Its parts are built lazily."""
 
     def __init__(self, settings: Settings, group: TaskGroup, make_trial: Callable[[], Trial]) -> None:
         self.settings, self.group, self.make_trial = settings, group, make_trial
@@ -136,7 +135,7 @@ class ScratchModel:
 
     @cached_property
     def context(self) -> int:
-        """Tokens that the model holds."""
+        """Context length of the model, in tokens."""
         limits = self.settings.play.limits
         return limits.context_tokens or context_needed(self.renderer, self.group, self.make_trial, limits.action_tokens)
 
@@ -145,12 +144,12 @@ class ScratchModel:
         return scratch_model(self.settings.scratch, self.tokenizer, self.context, 0).config
 
     def check(self, group: TaskGroup, make_trial: Callable[[], Trial]) -> None:
-        """Refuse a context without room for an action, and servers, which cannot serve a model that is yet to be made.
+        """Refuse a context without room for an action, and vLLM, which cannot serve a model that does not exist yet.
 
         Raises:
-            ConfigError: naming what is wrong.
+            ConfigError: if either applies.
         """
-        if limit := self.settings.play.limits.context_tokens:  # else the context is made to fit
+        if limit := self.settings.play.limits.context_tokens:  # otherwise the context is sized to fit
             check_room(group, make_trial, self.renderer, {"max_context_tokens": limit})
         if self.settings.grpo.use_vllm:
             raise ConfigError(
@@ -159,7 +158,7 @@ class ScratchModel:
             )
 
     def load(self, folder: Path, console: Console) -> Loaded:
-        """The model in the run's `start/`, which is made if it is not complete."""
+        """Load the model from the run's `start/`, creating it first unless it is complete."""
         start = folder / "start"
         if self.settings.grpo.world_size > 1:
             self._make_apart(start, console)
@@ -169,7 +168,7 @@ class ScratchModel:
         return load_model(str(start)), tokenizer, make_renderer("plain", tokenizer, self.group)
 
     def make(self, start: Path, console: Console) -> None:
-        """Make model and tokenizer, warm the model up, and write both to `start`."""
+        """Create the model and tokenizer, warm up the model, and write both to `start`."""
         scratch, args = self.settings.scratch, self.settings.grpo
         model = scratch_model(scratch, self.tokenizer, self.context, args.seed)
         console.print(
@@ -212,10 +211,10 @@ class ScratchModel:
         )
 
     def _make_apart(self, start: Path, console: Console) -> None:
-        """Make `start/`, if it is missing, in a process of its own, while the other processes of the launch wait.
+        """Create `start/`, if missing, in a separate process while the other processes of the launch wait.
 
-        The warm-up's trainer would otherwise join this launch's process group, and its result depend on the group's
-        size.
+        Otherwise the warm-up's trainer would join this launch's process group, and its result would depend on the
+        group's size.
         """
         problem: MetaRLGymError | None = None
         if self.settings.grpo.distributed_state.is_main_process and _missing(start, console):
@@ -228,13 +227,13 @@ class ScratchModel:
                 problem = MetaRLGymError(
                     f"making the starting model failed (exit status {done.returncode}); see above."
                 )
-        agree(problem)  # the other processes wait in here
+        agree(problem)  # the other processes wait here
         if not (start / COMPLETE).exists():
             raise MetaRLGymError(f"{start} is not there: output_dir must be a folder that all processes share.")
 
 
 def _missing(start: Path, console: Console) -> bool:
-    """Whether `start/` has to be made: it is not there whole. Its seed makes the same one again."""
+    """Whether `start/` is missing or damaged and must be created; the seed reproduces it exactly."""
     if not (start / COMPLETE).exists():
         return True
     wrong = damage(start)
@@ -244,6 +243,6 @@ def _missing(start: Path, console: Console) -> bool:
 
 
 def context_needed(renderer: Renderer, group: TaskGroup, make_trial: Callable[[], Trial], action_tokens: int) -> int:
-    """Tokens a trial can need: twice the longest of a few random ones, at least 64, rounded up to a multiple of 64."""
+    """Context length for a trial: twice the longest of 64 random ones, at least 64, rounded up to a multiple of 64."""
     longest = max(len(row.ids) for row in random_play(group, make_trial, renderer, 64, 0))
     return -(-max(2 * longest, longest + 2 * (renderer.fixed_action_tokens or action_tokens), 64) // 64) * 64

@@ -1,8 +1,8 @@
 """MetaGRPOTrainer: TRL's GRPOTrainer with trials as completions.
 
-Two seams only. TRL's `rollout_func` plays the trials and returns their rows. One override calls
-`super()._generate_and_score_completions` and replaces its `(B,)` advantages by `(B, T)` ones, which TRL's loss accepts
-("to support subclasses"). `tests/training/test_contract.py` fails loudly when a TRL release moves either.
+It hooks into TRL in only two places. TRL's `rollout_func` plays the trials and returns their rows. One override calls
+`super()._generate_and_score_completions` and replaces its `(B,)` advantages with `(B, T)` ones, which TRL's loss
+accepts ("to support subclasses"). `tests/training/test_contract.py` fails when a TRL release changes either.
 """
 
 from __future__ import annotations
@@ -51,21 +51,21 @@ os.environ.setdefault(
 
 
 def trial_return(prompts: list[Any], trial_return: list[float | None], **_: Any) -> list[float | None]:
-    """Reward function: the raw return of the trial a row belongs to. Credit does not read it; TRL's logs do."""
+    """Reward function: the raw return of a row's trial. Only TRL's logs use it; credit does not."""
     return trial_return
 
 
 class MetaGRPOTrainer(ReferenceMixin, CheckpointMixin, GRPOTrainer):
     """
-    Trainer for trials of several episodes.
+    Trainer for multi-episode trials.
 
     Args:
-        model: a causal model or its id, as for [`~trl.GRPOTrainer`].
+        model: a causal language model or its id, as for [`~trl.GRPOTrainer`].
         args ([`MetaGRPOConfig`]): the configuration.
-        group ([`TaskGroup`]): where tasks come from.
+        group ([`TaskGroup`]): source of tasks.
         processing_class: the tokenizer.
-        renderer ([`Renderer`]): text to tokens.
-        policy: makes the policy from (model, renderer, temperature); default: the model itself, or vLLM.
+        renderer ([`Renderer`]): turns text into tokens.
+        policy: factory that makes the policy from (model, renderer, temperature); default: the model itself, or vLLM.
         on_trials: called on the main process with (step, trajectories) after each rollout.
         **kwargs: passed to [`~trl.GRPOTrainer`] (`callbacks`, `optimizers`, `peft_config`, ...).
     """
@@ -94,7 +94,7 @@ class MetaGRPOTrainer(ReferenceMixin, CheckpointMixin, GRPOTrainer):
         self._trial_settings = play.trial
         rows = _rows(args, group)
         servers = connect(args, processing_class, [group.env.rules()])
-        set_seed(args.seed)  # a LoRA adapter is made in there: the same one however many processes there are
+        set_seed(args.seed)  # makes the LoRA adapter's initialization independent of the number of processes
         with _our_client(args):
             super().__init__(
                 model=model,
@@ -117,13 +117,13 @@ class MetaGRPOTrainer(ReferenceMixin, CheckpointMixin, GRPOTrainer):
             Schedule.parse("entropy_schedule", args.entropy_schedule) if args.entropy_schedule is not None else None
         )
         if group.content_split and args.eval_strategy != "no":
-            group.tasks(args.eval_trials, "eval")  # says now, not in an hour, that there are too few
+            group.tasks(args.eval_trials, "eval")  # fails now, not in an hour, if there are too few
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        """As TRL's, with less garbage collection.
+        """Train as TRL does, with less garbage collection.
 
-        What lives already (torch, transformers, the model) is taken out of it meanwhile, and collections are made
-        rarer: rollouts make many objects and no cycles, and walking them took a tenth of a step.
+        Existing objects (torch, transformers, the model) are frozen meanwhile and collections made less frequent:
+        rollouts create many objects but no cycles, and scanning them took a tenth of each step.
         """
         thresholds = gc.get_threshold()
         gc.collect()
@@ -139,7 +139,7 @@ class MetaGRPOTrainer(ReferenceMixin, CheckpointMixin, GRPOTrainer):
             gc.unfreeze()
 
     def create_model_card(self, *_: Any, **__: Any) -> None:
-        """None is written: TRL's would show how to ask a chat model, which is not what was trained."""
+        """Write no model card: TRL's would show how to query a chat model, which this is not."""
 
     # ------------------------------------------------------------------ the policy
 
@@ -152,7 +152,7 @@ class MetaGRPOTrainer(ReferenceMixin, CheckpointMixin, GRPOTrainer):
 
     @contextmanager
     def acting(self) -> Iterator[Policy]:
-        """The policy with the weights as they are now. All processes enter together; inside none waits for another."""
+        """The policy with the current weights. All processes enter together; inside, no process waits for another."""
         if not self._proved:
             check_padding(self, precision(self.args, self.model))
             self.backend.prove()
@@ -161,14 +161,14 @@ class MetaGRPOTrainer(ReferenceMixin, CheckpointMixin, GRPOTrainer):
             yield policy
 
     def stop_run(self, problem: str, detail: str = "", cause: BaseException | None = None) -> NoReturn:
-        """End the run with an error that all processes agree on, after writing a checkpoint of what is done.
+        """End the run with an error that all processes agree on, after writing a checkpoint of the progress so far.
 
         Raises:
             AgreedError: always.
         """
         step = self.state.global_step
         folder = Path(self.args.output_dir or ".")
-        # The main process looks for all: saving is collective, and another node may not see a new file yet.
+        # The main process decides for all: saving is collective, and another node may not see a new file yet.
         missing = not (folder / f"checkpoint-{step}" / COMPLETE).exists()
         if step and gather_object([missing])[0]:
             self._save_checkpoint(self.model, trial=None)
@@ -178,9 +178,9 @@ class MetaGRPOTrainer(ReferenceMixin, CheckpointMixin, GRPOTrainer):
     # ------------------------------------------------------------------ the rollout
 
     def _pooled_trial(self, i: int, free_shots: int) -> Trial:
-        """Trial number i of this process, made once: a second reset equals a fresh environment (`check_env`).
+        """Trial number i of this process, created once and reused: a reset equals a fresh environment (`check_env`).
 
-        One that was cut off in a step is replaced: the step may still be running and would land in the next trial.
+        A trial abandoned during a step is replaced, because that step may still be running and leak into the next one.
         """
         while len(self._trials) <= i:
             self._trials.append(self.make_trial())
@@ -193,7 +193,7 @@ class MetaGRPOTrainer(ReferenceMixin, CheckpointMixin, GRPOTrainer):
         return self.group.make_trial(self._trial_settings)
 
     def rollout(self, rows: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
-        """Play the trials of this process's rows; returns what TRL asks of a `rollout_func`."""
+        """Play the trials of this process's rows; returns the dict that TRL expects from a `rollout_func`."""
         args = self.args
         step = self.state.global_step
         self._generation = (step, self._generation[1] + 1 if self._generation[0] == step else 0)
@@ -224,10 +224,10 @@ class MetaGRPOTrainer(ReferenceMixin, CheckpointMixin, GRPOTrainer):
         return self._batch.rollout_output()
 
     def _agree(self, trajectories: list[MetaTrajectory], failure: Exception | None) -> None:
-        """The one collective of a rollout: if any process failed, all save a checkpoint and stop with the same error.
+        """The only collective of a rollout: if any process failed, all save a checkpoint and stop with the same error.
 
-        Single trials that ended in an error are masked and counted; only where all did is there nothing to learn from.
-        The same holds for trials whose prompt left no room for an action.
+        Individual trials that ended in an error are masked and counted; the run stops only if all of them did. The same
+        holds for trials whose prompt left no room for an action.
         """
         errors = [t.error for t in trajectories]
         problem = None
@@ -276,7 +276,7 @@ class MetaGRPOTrainer(ReferenceMixin, CheckpointMixin, GRPOTrainer):
     # ------------------------------------------------------------------ evaluation during training
 
     def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
-        """Play `eval_trials` held-out trials and log returns, curve and normalised score under `eval_*`."""
+        """Play `eval_trials` held-out trials and log the return, curve, slope and error rates under `eval_*`."""
         settings = EvalSettings(
             self._trial_settings,
             trials=self.args.eval_trials,
@@ -297,21 +297,21 @@ class MetaGRPOTrainer(ReferenceMixin, CheckpointMixin, GRPOTrainer):
                 )
         except AgreedError:
             raise
-        except MetaRLGymError as error:  # by now it is raised on all processes
+        except MetaRLGymError as error:  # raised on all processes by now
             self.stop_run(str(error), cause=error)
         metrics = {f"{metric_key_prefix}_return": report.return_mean}
         metrics |= {f"{metric_key_prefix}_episode_{k + 1}": value for k, value in enumerate(report.curve)}
         metrics[f"{metric_key_prefix}_slope"] = report.slope
         metrics[f"{metric_key_prefix}_invalid_rate"] = report.invalid_rate
         metrics[f"{metric_key_prefix}_errors"] = float(report.errors)
-        # Not TRL's own log: it would add the train metrics gathered since the last line, and forget them.
+        # Bypass TRL's log: it would add the train metrics collected since the last line and clear them.
         super(GRPOTrainer, self).log(metrics)
         self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
 
 def _no_card(*_: Any) -> None:
-    """In place of PEFT's method, which writes an empty form beside each adapter."""
+    """Replaces PEFT's method, which writes an empty model card next to each adapter."""
 
 
 def _our_client(args: MetaGRPOConfig) -> AbstractContextManager[None]:
@@ -323,7 +323,7 @@ def _our_client(args: MetaGRPOConfig) -> AbstractContextManager[None]:
 
 
 def _rollout(prompts: list[Any], trainer: GRPOTrainer) -> dict[str, Any]:
-    """TRL's `rollout_func`. It is handed prompts only, so the rows come from the override that called it."""
+    """TRL's `rollout_func`. It receives only prompts, so the rows come from the override that called it."""
     assert isinstance(trainer, MetaGRPOTrainer)
     if len(trainer._rows) != len(prompts):
         raise MetaRLGymError(f"TRL handed {len(prompts)} prompts for {len(trainer._rows)} rows: its seam has moved.")
@@ -331,7 +331,7 @@ def _rollout(prompts: list[Any], trainer: GRPOTrainer) -> dict[str, Any]:
 
 
 def _rows(args: MetaGRPOConfig, group: TaskGroup) -> Dataset:
-    """One dataset row per group to be played: the index of its task. TRL repeats each for the trials of the group."""
+    """Dataset with one row per group, holding its task's index. TRL repeats each row for the trials of the group."""
     groups = args.generation_batch_size // args.num_generations
     if args.max_steps > 0:
         cycle = args.steps_per_generation * args.num_iterations

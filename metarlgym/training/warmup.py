@@ -1,12 +1,12 @@
-"""Warm-up of a model from scratch: next-token loss on whole transcripts of uniformly random legal play.
+"""Warm-up of a model from scratch: next-token loss on full transcripts of uniformly random legal play.
 
-It teaches the format and the world's dynamics (what a door that paid will do again), environment tokens included, and
+The loss includes environment tokens, so the model learns the format and the dynamics (a door that paid pays again) but
 no strategy: afterwards the policy is uniform over legal actions and scores the random baseline, which a test checks. A
-pretrained language model brings these abilities along; a random network has to get them somewhere.
+pretrained language model already has these abilities; a randomly initialized network must acquire them.
 
-Progress is told by the loss on late outcomes: the environment's tokens in the last third of the episodes. A model that
-looks up nothing in its context can reach at best their entropy given the action before them; falling below that means
-in-context lookup has formed. The warm-up ends when that loss has fallen and stopped falling, or at `warmup_max_steps`.
+Progress is measured by the loss on late outcomes: environment tokens in the last third of the episodes. Without using
+its context, a model can at best reach their entropy given the preceding action; a loss below that shows that in-context
+lookup has formed. The warm-up ends when the loss has dropped below that and plateaued, or at `warmup_max_steps`.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ from metarlgym.trial import Trial
 HELD_OUT = 512
 CHECK_EVERY = 50
 FALLEN = 0.97
-"""The late-outcome loss counts as fallen below this share of what is possible without memory ..."""
+"""The late-outcome loss has dropped when it is below this fraction of the best loss without memory."""
 STILL = 0.01
-"""... and as still when three checks in a row improved the best by less than this share."""
+"""It has plateaued when three consecutive checks improve the best value by less than this fraction."""
 
 
 def random_play(
     group: TaskGroup, make_trial: Callable[[], Trial], renderer: Renderer, trials: int, seed: int
 ) -> list[Transcript]:
-    """Transcripts of uniformly random legal play on train tasks, in exactly the form rollouts have."""
+    """Transcripts of uniformly random legal play on train tasks, in exactly the format of rollouts."""
     specs = [
         TrialSpec(make_trial, group.task(i, "train"), derive(seed, "warmup", i), (seed, "warmup", i))
         for i in range(trials)
@@ -54,14 +54,14 @@ def random_play(
 
 @dataclass
 class LateOutcomes:
-    """Held-out transcripts and where their late outcome tokens are."""
+    """Held-out transcripts and the positions of their late-outcome tokens."""
 
     ids: torch.Tensor
     """Shape `(n, length)`, padded with 0."""
     mask: torch.Tensor
-    """Bool, same shape: token is a late outcome and is predicted from its predecessor."""
+    """Bool, same shape: True at late outcomes that are predicted from their predecessor."""
     memoryless: float
-    """Entropy of these tokens given the token before them, in nats: the best without looking further back."""
+    """Entropy of these tokens given the preceding token, in nats: the best loss without looking further back."""
 
     @classmethod
     def of(cls, rows: list[Transcript]) -> LateOutcomes:
@@ -83,7 +83,7 @@ class LateOutcomes:
 
     @torch.no_grad()
     def loss(self, model: Any) -> float:
-        """Mean cross-entropy of the late outcomes, in nats."""
+        """Mean cross-entropy on late outcomes, in nats."""
         training = model.training
         model.eval()
         ids, mask = self.ids.to(model.device), self.mask.to(model.device)
@@ -167,7 +167,7 @@ def warm_up(
 
 
 def sample_text(group: TaskGroup, make_trial: Callable[[], Trial], trials: int = 512) -> list[str]:
-    """Texts of a group, as rollouts would show them: rules, openings, random legal actions and answers."""
+    """Sample texts of a task group as they appear in rollouts: rules, openings, random legal actions, observations."""
     specs = [
         TrialSpec(make_trial, group.task(i, "train"), derive("vocabulary", i), ("vocabulary", i)) for i in range(trials)
     ]

@@ -78,7 +78,7 @@ def test_variants(config):
 
 def test_config_of_the_repository():
     lines = (Path(__file__).parents[2] / "configs/selflearning/gist_tokens.yaml").read_text().splitlines()
-    assert lines[0] == "experiment: 2"
+    assert lines[0] == "experiment: gist_tokens"
     config = gist_tokens.Config(**yaml.safe_load("\n".join(lines[1:])))
     assert config.gists == [1, 2, 4, 8] and len(config.seeds) == 3
 

@@ -211,5 +211,5 @@ def test_unknown_arm():
 
 def test_shipped_configuration(request):
     settings = yaml.safe_load((request.config.rootpath / "configs/selflearning/learned_loss.yaml").read_text())
-    assert settings.pop("experiment") == 3
+    assert settings.pop("experiment") == "learned_loss"
     assert learned_loss.Config(**settings).seeds == [0, 1, 2]

@@ -11,9 +11,9 @@ from metarlgym.serving.timeouts import WeightSyncError, in_background, last_reso
 
 HANG = """
 import time
-from metarlgym.training import waiting
-waiting.GRACE = 0.5
-with waiting.last_resort(SECONDS, "sending weights", lambda: REFUSAL):
+from metarlgym.serving import timeouts
+timeouts.GRACE = 0.5
+with timeouts.last_resort(SECONDS, "sending weights", lambda: REFUSAL):
     time.sleep(60)
 """
 

@@ -208,7 +208,7 @@ ELSEWHERE = {
     "server_concurrency": "policies/test_vllm_server.py::test_requests_in_flight_are_bounded",
     "weight_sync_timeout": "e2e/servers/test_weight_sync.py::test_a_failed_update_is_kept_and_the_walk_ends",
     "probe_every": "e2e/servers/test_server_probe.py::test_another_model_of_the_same_form_is_caught",
-    "probe_tolerance": "training/test_probe.py::test_a_mismatch_says_what_may_be_wrong",
+    "probe_tolerance": "serving/test_logprob_probe.py::test_a_mismatch_says_what_may_be_wrong",
     **dict.fromkeys(
         (
             "vllm_importance_sampling_correction",

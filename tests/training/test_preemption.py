@@ -17,10 +17,10 @@ SETTINGS = [word for name, value in {**KEPT, **CHANGES}.items() for word in (f"-
 
 @pytest.mark.parametrize("how", ["file", "signal"])
 def test_a_run_that_is_asked_to_stop(how, tmp_path, capsys, monkeypatch):
-    from metarlgym.training import callbacks
+    from metarlgym.runtime import metrics_file
 
     folder = tmp_path / "run"
-    inner = callbacks.MetricsFile.on_log
+    inner = metrics_file.MetricsFile.on_log
 
     def log(self, args, state, control, logs=None, **rest):
         inner(self, args, state, control, logs, **rest)
@@ -30,7 +30,7 @@ def test_a_run_that_is_asked_to_stop(how, tmp_path, capsys, monkeypatch):
             else:
                 os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(callbacks.MetricsFile, "on_log", log)
+    monkeypatch.setattr(metrics_file.MetricsFile, "on_log", log)
     before = signal.getsignal(signal.SIGTERM)
     assert main([*SETTINGS, "--output_dir", str(folder)]) == EXIT_STATUS
     assert "stopped after step 3 as asked; go on with --resume" in " ".join(capsys.readouterr().err.split())
