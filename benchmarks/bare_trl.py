@@ -1,4 +1,4 @@
-"""The bare TRL loop of `quickstart_step.py`: `GRPOTrainer` and the shortest vectorised rollout of Doors."""
+"""The bare TRL loop of `quickstart_step.py`: `GRPOTrainer` with a minimal vectorised rollout of Doors."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ SAME = [
     *("loss_type", "beta", "temperature", "entropy_coef", "gradient_checkpointing", "bf16", "use_cpu"),
     *("logging_steps", "disable_tqdm", "output_dir"),
 ]
-"""Settings the bare loop takes over."""
+"""Settings that the bare loop shares."""
 
 
 class BareRollout:
-    """Doors for all rows at once."""
+    """Plays Doors for all rows at once."""
 
     def __init__(self, tokenizer: Any, doors: int, safe: float, episodes: int) -> None:
         ids = tokenizer.convert_tokens_to_ids
         self.doors, self.safe, self.episodes, self.end = doors, safe, episodes, tokenizer.eos_token_id
         self.prompt = [tokenizer.bos_token_id, ids("doors")]
-        self.choice = torch.full((len(tokenizer),), doors + 1)  # anything else is invalid
+        self.choice = torch.full((len(tokenizer),), doors + 1)  # all other tokens are invalid
         for action in range(doors + 1):
             self.choice[ids(str(action + 1) if action < doors else "safe")] = action
         self.prize, self.nothing, self.sure, self.invalid = map(ids, ("prize", "nothing", "sure", "invalid"))
@@ -69,7 +69,7 @@ def trial_return(prompts: list[Any], trial_return: list[float], **_: Any) -> lis
 
 
 def bare_trainer(args: MetaGRPOConfig, model: Any, tokenizer: Any, rollout: BareRollout) -> GRPOTrainer:
-    """A GRPOTrainer with our settings as far as TRL has them; advantages `(B,)`, one scale for the batch."""
+    """A GRPOTrainer with our settings where TRL has them; advantages `(B,)`, scaled over the batch."""
     same = {name: getattr(args, name) for name in SAME}
     rows = args.per_device_train_batch_size // args.num_generations * args.max_steps
     return GRPOTrainer(

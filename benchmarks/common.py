@@ -1,7 +1,7 @@
-"""What the benchmark scripts share: interleaved timing, and a dated result file with bounds judged.
+"""Shared parts of the benchmark scripts: interleaved timing, and a dated result file with checks of the bounds.
 
-Arms of a comparison are run in turn (A B A B ...), so that a change of the machine's load touches all of them; figures
-are medians over the repetitions, and a ratio is the median of the ratios within each repetition.
+The variants of a comparison run in turn (A B A B ...), so that a change of the machine's load affects all of them.
+Figures are medians over repetitions, and ratios are medians of the ratios within each repetition.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ PACKAGES = ("numpy", "gymnasium", "torch", "transformers", "trl", "accelerate")
 
 @dataclass
 class Figure:
-    """One measured number, and the bound it has to keep if there is one."""
+    """One measured value, with its bound if it has one."""
 
     name: str
     value: float
     unit: str = ""
     spread: tuple[float, float] | None = None
-    """Smallest and largest over the repetitions."""
+    """Minimum and maximum over the repetitions."""
     at_least: float | None = None
     at_most: float | None = None
     note: str = ""
@@ -45,7 +45,7 @@ class Figure:
 
     @property
     def passed(self) -> bool | None:
-        """None where there is no bound."""
+        """Whether the bound is met; None if there is no bound."""
         if self.at_least is not None:
             return self.value >= self.at_least
         return self.value <= self.at_most if self.at_most is not None else None
@@ -56,10 +56,10 @@ class Report:
     """The figures of one benchmark; `finish` prints them and writes `results/<name>.md`.
 
     Args:
-        name: of the script and of the result file.
-        claim: what is claimed, in one paragraph.
+        name: name of the script and of the result file.
+        claim: the claim, in one paragraph.
         method: how it was measured, in one paragraph.
-        quick: a smoke test: nothing is written, and a missed bound is no failure.
+        quick: smoke test: no file is written, and missed bounds do not count as failures.
     """
 
     name: str
@@ -72,7 +72,7 @@ class Report:
     started: float = field(default_factory=time.monotonic)
 
     def add(self, name: str, value: float | Iterable[float], unit: str = "", **kwargs: object) -> float:
-        """Add a number, or the median of several; returns it."""
+        """Add a value, or the median of several; returns it."""
         if isinstance(value, int | float):
             figure = Figure(name, float(value), unit, **kwargs)  # type: ignore[arg-type]
         else:
@@ -84,7 +84,7 @@ class Report:
         return figure.value
 
     def finish(self) -> int:
-        """Print, write, and return the exit status: 1 if a bound was missed in a full run."""
+        """Print and write the report; returns the exit status: 1 if a full run missed a bound."""
         missed = [figure.name for figure in self.figures if figure.passed is False]
         text = self.render()
         print(text)
@@ -127,7 +127,7 @@ class Report:
 
 
 class Seconds(NamedTuple):
-    """Time taken: by the clock, and by all threads of this process."""
+    """Elapsed wall time, and CPU time of all threads of this process."""
 
     wall: float
     cpu: float
@@ -160,7 +160,7 @@ Measurement = TypeVar("Measurement")
 
 
 def interleave(arms: dict[str, Callable[[], Measurement]], repetitions: int) -> dict[str, list[Measurement]]:
-    """Run each arm in turn, `repetitions` times over; an arm returns its own measurement, such as `Seconds`."""
+    """Run the variants in turn, `repetitions` times; each returns its own measurement, such as `Seconds`."""
     results: dict[str, list[Measurement]] = {name: [] for name in arms}
     for _ in range(repetitions):
         for name, arm in arms.items():
@@ -170,12 +170,12 @@ def interleave(arms: dict[str, Callable[[], Measurement]], repetitions: int) -> 
 
 
 def ratios(slow: list[float], fast: list[float]) -> list[float]:
-    """How many times longer the first took, by repetition."""
+    """Ratio of the first time to the second, by repetition."""
     return [a / b for a, b in zip(slow, fast, strict=True)]
 
 
 def number(value: float | None) -> str:
-    """A number with as many digits as mean something."""
+    """Format a number with its significant digits."""
     if value is None:
         return ""
     if value and abs(value) < 0.01:
@@ -206,7 +206,7 @@ def versions() -> list[str]:
 
 
 def commit() -> str:
-    """The commit, marked where the package differs from it."""
+    """The current commit, marked if the package has uncommitted changes."""
 
     def git(*arguments: str) -> str:
         run = subprocess.run(["git", *arguments], cwd=HERE, capture_output=True, text=True, check=False)
@@ -217,7 +217,7 @@ def commit() -> str:
 
 
 def arguments(doc: str | None) -> argparse.Namespace:
-    """The command line all benchmarks share."""
+    """Parse the command line shared by all benchmarks."""
     parser = argparse.ArgumentParser(description=(doc or "").split("\n", 1)[0])
     parser.add_argument("--quick", action="store_true", help="smoke test: small sizes, no file, bounds not enforced")
     return parser.parse_args()

@@ -1,15 +1,15 @@
-"""Claim: text trials step at 150,000 steps/s or more in one process, the base class costs at most 2 us a step, and
-importing the package takes at most .2 s beyond gymnasium.
+"""Claim: text trials run at 150,000 steps/s or more in one process, the base class costs at most 2 us per step, and
+importing the package takes at most 0.2 s on top of gymnasium.
 
-Stepping: 8,192 `Trial`s of GuessNumber-v0 (terse, numbers 1..20) of 3 episodes with 6 guesses are alive at once and are
-stepped round-robin with random legal guesses, drawn beforehand, until all have ended. Timed are the steps with all they
-do, the resets of the second and third episode included; the first reset of each trial is timed apart. Python's garbage
-collector runs as it does by default; the rate with it off, as `RolloutManager` has it, is reported too.
+Stepping: 8,192 concurrent `Trial`s of GuessNumber-v0 (terse, numbers 1..20), each with 3 episodes of 6 guesses, are
+stepped round-robin with random legal guesses, drawn beforehand, until all have ended. The timing covers the complete
+steps, including the resets of the second and third episode; the first reset of each trial is timed separately. Python's
+garbage collector runs as by default; the rate with it disabled, as in `RolloutManager`, is reported too.
 
-Base class: an environment whose `on_step` returns one and the same `Step` is called by `on_step`, by `Env.step`, and by
-`Trial.step` around that, 200,000 times each, in turn.
+Base class: an environment whose `on_step` always returns the same `Step` is called through `on_step`, through
+`Env.step`, and through `Trial.step`, 200,000 times each, in turn.
 
-Import: fresh interpreters that import gymnasium first and then metarlgym; the second import is timed inside.
+Import: fresh interpreters import gymnasium first and then metarlgym; the second import is timed within the interpreter.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ IMPORT = "import time, gymnasium; t = time.perf_counter(); import metarlgym; pri
 
 
 class Trivial(Env):
-    """Never ends and answers with one constant."""
+    """An environment that never ends and always returns the same constant step."""
 
     reply = Step("", 0.0, False, False, {"valid": True, "success": False})
-    """`Bare` leaves the info to the base class, which then makes it and a new `Step`."""
+    """`Bare` leaves the info to the base class, which then creates it together with a new `Step`."""
 
     def sample_task(self, rng: random.Random) -> dict[str, int]:
         return {}
@@ -52,7 +52,7 @@ class Bare(Trivial):
 
 @contextmanager
 def collector(on: bool) -> Iterator[None]:
-    """Garbage collection as by default, or off."""
+    """Garbage collection in its default state, or disabled."""
     gc.collect()
     if not on:
         gc.disable()
@@ -96,7 +96,8 @@ def play(live: int, seed: int, collect: bool) -> dict[str, float]:
 
 
 def calls(function: Callable[[str], object], count: int) -> float:
-    """Microseconds per call; collection off, as the transcript of one endless trial would only measure it."""
+    """Microseconds per call. Garbage collection is off, or the growing transcript of the endless trial would
+    dominate."""
     with collector(False):
         start = time.perf_counter()
         for _ in range(count):
@@ -159,7 +160,7 @@ def main(quick: bool) -> int:
     report.add("Env.step beyond on_step", over_step, "us", at_most=2.0)
     report.add("the same where on_step gives no info", over_bare, "us", at_most=2.0)
     report.add("Trial.step beyond Env.step", over_env, "us")
-    import_seconds()  # compiles the bytecode
+    import_seconds()  # warm-up: compiles the bytecode
     seconds = [import_seconds() for _ in range(2 if quick else 5)]
     report.add("import metarlgym beyond gymnasium", seconds, "s", at_most=0.2)
     return report.finish()

@@ -1,8 +1,8 @@
-"""The arms of `rollout_http`: ways to play the same trials against the same server. Each measurement is one process:
+"""The variants of `rollout_http`: clients that play the same trials against the same server, one process per run:
 
     python benchmarks/http_arms.py ours '{"url": "http://127.0.0.1:8000", "trials": 8}'
 
-so that its processor time and its peak memory are its own.
+so that each measures its own CPU time and peak memory.
 """
 
 from __future__ import annotations
@@ -46,21 +46,21 @@ def open_session(spec: TrialSpec, renderer: ChatRenderer) -> Session:
 
 
 def ours(case: Case) -> list[MetaTrajectory]:
-    """The manager starts a trial whenever one ends."""
+    """The rollout manager starts a new trial whenever one ends."""
     renderer = make_renderer()
     policy = server_policy(case, renderer)
     return RolloutManager(policy, renderer, LIMITS, case.concurrency).run(case.specs)
 
 
 def pooled(case: Case) -> list[MetaTrajectory]:
-    """All trials are alive and their requests queue for the limited places, as in training."""
+    """All trials run concurrently and their requests queue for a limited number of slots, as in training."""
     renderer = make_renderer()
     policy = server_policy(case, renderer)
     return RolloutManager(policy, renderer, LIMITS).run(case.specs)
 
 
 class AnswersHere(Policy):
-    """The server's answers without the server: what is left is the cost of the loop itself."""
+    """The server's answers without the server; what remains is the cost of the loop itself."""
 
     def __init__(self, answers: Answers) -> None:
         self.answers = answers
@@ -78,7 +78,8 @@ def loop_alone(case: Case) -> list[MetaTrajectory]:
 
 
 def lock_step(case: Case) -> list[MetaTrajectory]:
-    """Turn t of all trials is sent together and all are awaited: loops over batched environments. Our HTTP client."""
+    """Send turn t of all trials together and await all answers, as loops over batched environments do; our HTTP
+    client."""
     renderer = make_renderer()
     policy = server_policy(case, renderer)
 
@@ -107,9 +108,9 @@ def lock_step(case: Case) -> list[MetaTrajectory]:
 
 
 def openai_client(case: Case, tuned: bool = False) -> list[MetaTrajectory]:
-    """One task per trial around the `openai` package's client, a semaphore for the limit; the same sessions.
+    """One task per trial around the `openai` package's client, with a semaphore as limit and the same sessions.
 
-    Tuned: its aiohttp transport, without a limit on connections, and the ids go past its checks of every single one.
+    Tuned: with its aiohttp transport, without a connection limit, and bypassing its validation of every token id.
     """
     import openai
 
@@ -150,10 +151,10 @@ def openai_client(case: Case, tuned: bool = False) -> list[MetaTrajectory]:
 
 
 def verifiers_client(case: Case, in_process: bool = True) -> list[MetaTrajectory]:
-    """An `Agent` of the `verifiers` package whose user is the environment; chat completions, as its agents speak them.
+    """An `Agent` of the `verifiers` package with the environment as its user, through chat completions.
 
-    Its own text-only harness, `null`, starts a program for every turn. A harness may run in the process instead; the
-    one here sends a turn's messages to the endpoint that verifiers gives it, and does nothing else.
+    The package's text-only harness, `null`, starts a program for every turn. A harness may also run in process; the one
+    here only sends a turn's messages to the endpoint that verifiers provides.
     """
     import verifiers.v1 as vf
     from verifiers.v1.dialects.chat import message_to_wire
@@ -174,7 +175,7 @@ def verifiers_client(case: Case, in_process: bool = True) -> list[MetaTrajectory
 
     async def play() -> list[MetaTrajectory]:
         slots = asyncio.Semaphore(case.concurrency)
-        client = vf.EvalClientConfig(base_url=case.url + "/v1", api_key_var="HOME")  # any text will do as a key
+        client = vf.EvalClientConfig(base_url=case.url + "/v1", api_key_var="HOME")  # the key may be any text
         config = vf.AgentConfig(harness={"id": "null"}, runtime=SubprocessConfig(), model=MODEL, client=client)
 
         async def one(index: int, spec: TrialSpec) -> MetaTrajectory:
@@ -201,7 +202,7 @@ def verifiers_client(case: Case, in_process: bool = True) -> list[MetaTrajectory
 
 
 def bare_client(case: Case) -> list[MetaTrajectory]:
-    """aiohttp alone: bodies of an average turn's size are posted and read; nothing is played or parsed."""
+    """aiohttp alone: posts and reads bodies of an average turn's size, without playing or parsing."""
     prompt = [100 + i % 150 for i in range(700)]
 
     async def play() -> None:
@@ -236,20 +237,20 @@ ARMS: dict[str, Arm] = {
 
 @dataclass(frozen=True)
 class Measurement:
-    """One run of an arm."""
+    """One run of a variant."""
 
     wall: float
     cpu: float
-    """Of all threads of the client process and of the processes it starts, in user and system mode."""
+    """CPU time of all threads of the client process and its child processes, user and system."""
     calls: int
     peak_mib: float
-    """Of the client process, with what it imports."""
+    """Peak memory of the client process, including imports."""
 
 
 def measure(arm: str, case: Case) -> Measurement:
-    """The arm's run after a warm-up of one trial."""
+    """Measure a variant's run, after a warm-up of one trial."""
     ARMS[arm](replace(case, trials=1, repetition=-1))
-    # What was imported is left out of garbage collection, or arms would pay by how much of it there is.
+    # Exclude imported objects from garbage collection, or variants with more imports would pay more.
     gc.collect()
     gc.freeze()
     cpu, start = processor_time(), time.perf_counter()
@@ -268,7 +269,7 @@ def processor_time() -> float:
 
 
 def peak_mib() -> float:
-    """`ru_maxrss` would be the parent's where that was larger, as a process begins as a copy of it."""
+    """Peak memory. `ru_maxrss` would include the parent's peak, since a process starts as a copy of it."""
     try:
         return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) / 1024
     except (OSError, IndexError):

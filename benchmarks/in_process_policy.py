@@ -1,24 +1,24 @@
-"""Claim: the in-process policy, with KV caches kept over the turns of a trial, is at least 3 times as fast as calling
-`model.generate` on the whole context, encoded anew at every turn (twice where trials are as short as the quickstart's),
-keeps .7 or more of the speed of a bare rectangular cache, and is more than twice as fast as transformers' own
-continuous batching (if it were not, that would be used instead: the decision rule).
+"""Claim: the in-process policy, which keeps KV caches over the turns of a trial, is at least 3 times as fast as calling
+`model.generate` on the whole context, re-encoded at every turn (twice as fast for trials as short as the quickstart's),
+reaches at least 0.7 of the speed of a bare rectangular cache, and is more than twice as fast as transformers' own
+continuous batching (the decision rule: otherwise that would be used instead).
 
-Arms, which differ in who picks the tokens:
+Variants, which differ in how tokens are generated:
 
 * ours: `InProcessPolicy`.
-* re-encode: lock-step; `model.generate` on the left-padded batch of whole contexts, with its cache inside a turn.
-* rectangle: lock-step; one `DynamicCache` for the whole batch, fed the new tokens of each turn. It works only because
-  all trials here are equally long. Like ours it computes log-probabilities.
-* continuous batching: lock-step; one `ContinuousBatchingManager` kept over the rollout, each turn submits the whole
-  contexts. With `allow_block_sharing` the blocks of a context's prefix that are still in its cache are used again.
+* re-encode: lock-step; `model.generate` on the left-padded batch of whole contexts, with a cache within each turn.
+* rectangle: lock-step; one `DynamicCache` for the whole batch, extended with each turn's new tokens. It works only
+  because all trials here have the same length. Like ours, it computes log-probabilities.
+* continuous batching: lock-step; one `ContinuousBatchingManager` for the whole rollout, and each turn submits the whole
+  contexts. With `allow_block_sharing`, cached blocks of a context's prefix are reused.
 
-In the first part nothing but the policy runs: what the environment answers are fixed tokens, laid out beforehand. In
-the second ("whole rollouts") the same arms play the quickstart's Doors through sessions (environment, rendering,
-transcripts), ours through `RolloutManager`; that work is the same in all arms and draws the ratios towards 1.
+In the first part only the policy runs: the environment's observations are precomputed tokens. In the second ("whole
+rollouts") the same variants play the quickstart's Doors through sessions (environment, rendering, transcripts), ours
+through `RolloutManager`; that work is the same for all variants and pulls the ratios towards 1.
 
-Actions are greedy and of a fixed number of tokens, end tokens included as ordinary ones; the arms have to return the
-same tokens. Torch uses one thread. Ratios of CPU time stand beside those of wall time: other processes disturb them
-less.
+Actions are greedy and have a fixed number of tokens, with end tokens treated as ordinary ones; all variants must return
+the same tokens. Torch uses one thread. Ratios of CPU time are given next to those of wall time, since other processes
+affect them less.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from transformers.utils import logging as hf_logging
 
 
 def compare(report: Report, label: str, times: dict[str, list[Seconds]], other: str, **bounds: float | None) -> None:
-    """Ratio of an arm's time to ours."""
+    """Ratio of a variant's time to ours."""
     wall = ratios([t.wall for t in times[other]], [t.wall for t in times["ours"]])
     cpu = ratios([t.cpu for t in times[other]], [t.cpu for t in times["ours"]])
     report.add(f"{label}: {other}/ours", wall, "x", **bounds)
@@ -44,7 +44,7 @@ def compare(report: Report, label: str, times: dict[str, list[Seconds]], other: 
 
 
 def same_tokens(report: Report, bench: Bench, label: str) -> None:
-    """Over all arms: the lowest share of trials whose actions equal ours, token by token."""
+    """Report the lowest fraction, over all variants, of trials whose actions equal ours token by token."""
     ours = bench.actions["ours"]
     shares = [sum(a == b for a, b in zip(ours, theirs, strict=True)) / len(ours) for theirs in bench.actions.values()]
     report.add(f"{label}: trials with the same tokens in all arms", min(shares), at_least=0.95)
@@ -106,8 +106,8 @@ def main(quick: bool) -> int:
     against_loops(report, doors, 3 * repetitions, None, whole=True)
     against_loops(report, chatter, repetitions, 3.0)
     against_loops(report, small, repetitions, None)
-    # On a CPU their attention is one product of all queries with all keys of the batch, so it grows with the square of
-    # the batch: the largest case is cut to its first 6 turns, which favours them.
+    # On a CPU their attention multiplies all queries with all keys of the batch, which is quadratic in the batch size:
+    # the largest case is cut to its first 6 turns, which favours them.
     against_continuous(report, doors, 1 if quick else 2)
     against_continuous(report, small, 1 if quick else 2)
     against_continuous(report, replace(chatter, name=f"d=64, {chatter.trials} trials x 6 turns", turns=6), 1)

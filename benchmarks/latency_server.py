@@ -1,14 +1,13 @@
-"""A stand-in for a vLLM server whose latency is known beforehand: the ideal time of any rollout can be computed.
+"""A mock vLLM server with predetermined latencies, so that the ideal time of any rollout can be computed.
 
-It answers `/v1/completions` in the form vLLM gives with `return_token_ids` and `logprobs: 0`, after a lognormal latency
-that follows from the request's `seed` and from nothing else, so all clients of a comparison meet the very same ones. It
-takes any number of requests at once and none slows another. What it says follows from the seed as well.
+It answers `/v1/completions` in vLLM's format with `return_token_ids` and `logprobs: 0`, after a lognormal latency that
+depends only on the request's `seed`, so that all clients of a comparison see the same latencies. It accepts any number
+of concurrent requests without slowing down any of them. The answer also depends only on the seed.
+`/v1/chat/completions` is for clients that send text and no seed: the seed is derived from the first message's text and
+the number of messages. `/stats` reports how late answers were, so that a client is not blamed for a slow server.
 
-`/v1/chat/completions` is for clients that send text and no seed: the first message's text and the number of messages
-stand for it. `/stats` tells how late answers were, so that a client is not blamed for a server that could not keep up.
-
-It runs in its own process: the settings come as one line of JSON on stdin, the port goes to stdout, and the end of
-stdin ends it.
+It runs in its own process: it reads its settings as one line of JSON from stdin, writes its port to stdout, and exits
+when stdin is closed.
 """
 
 from __future__ import annotations
@@ -36,12 +35,12 @@ from metarlgym.seeding import derive
 
 MODEL = "policy"
 BACKLOG = 4096
-"""A thousand clients connect at once."""
+"""Connection backlog, since a thousand clients connect at once."""
 
 
 @dataclass(frozen=True)
 class Utterance:
-    """One thing the policy can say."""
+    """One possible answer of the policy."""
 
     text: str
     ids: list[int]
@@ -50,14 +49,14 @@ class Utterance:
 
 
 def make_renderer() -> ChatRenderer:
-    """One token per byte: contexts of some hundred to two thousand ids, the length that real ones have."""
-    from metarlgym.models.scratch import chat_tokenizer  # torch, which `verifiers` can do without
+    """One token per byte: contexts of a few hundred to two thousand ids, as long as real ones."""
+    from metarlgym.models.scratch import chat_tokenizer  # imports torch, which `verifiers` does not need
 
     return ChatRenderer(chat_tokenizer())
 
 
 def utterances(low: int, high: int) -> list[Utterance]:
-    """Guesses as a server would say them, with log-probabilities of the usual number of digits."""
+    """Guesses as a server would return them, with log-probabilities of the usual number of digits."""
     renderer = make_renderer()
     said = []
     for guess in range(low, high + 1):
@@ -70,10 +69,10 @@ def utterances(low: int, high: int) -> list[Utterance]:
 
 @dataclass(frozen=True)
 class Answers:
-    """What is said and when, as functions of a request's seed.
+    """Answers and latencies as functions of a request's seed.
 
     Args:
-        utterances: what can be said, each as likely as the others.
+        utterances: possible answers, equally likely.
         mean: mean latency in seconds.
         sigma: standard deviation of the latency's logarithm.
     """
@@ -95,7 +94,7 @@ class Answers:
 
 
 def completion(prompt: list[int], said: Utterance, seed: int) -> dict[str, Any]:
-    """A body as vLLM writes it: everything its response has is there, also where it is null."""
+    """A response body as vLLM writes it, with all fields, including null ones."""
     places = [0]
     for token in said.tokens[:-1]:
         places.append(places[-1] + len(token))
@@ -134,7 +133,7 @@ def completion(prompt: list[int], said: Utterance, seed: int) -> dict[str, Any]:
 
 
 def chat_seed(messages: list[dict[str, Any]]) -> int:
-    """The seed of a chat request; `messages` holds texts, or parts of which the first is the text."""
+    """The seed of a chat request; message contents are texts, or lists of parts whose first is the text."""
     first = messages[0]["content"]
     return derive("chat", first if isinstance(first, str) else first[0]["text"], len(messages))
 
@@ -158,7 +157,7 @@ def chat_completion(said: Utterance, seed: int) -> dict[str, Any]:
 
 
 def stream_of(answer: dict[str, Any]) -> bytes:
-    """A chat completion as the server-sent events of a client that asked for them: all of it in one."""
+    """A chat completion as server-sent events, for clients that requested streaming: everything in one event."""
     choice = answer["choices"][0]
     part = {"index": 0, "delta": choice["message"], "logprobs": None, "finish_reason": choice["finish_reason"]}
     chunk = {**answer, "object": "chat.completion.chunk", "choices": [part]}
@@ -166,7 +165,7 @@ def stream_of(answer: dict[str, Any]) -> bytes:
 
 
 class LatencyServer:
-    """The handlers. Latency counts from when a request's body has been read."""
+    """The request handlers. Latency counts from when a request's body has been read."""
 
     def __init__(self, answers: Answers) -> None:
         self.answers = answers
@@ -204,7 +203,7 @@ class LatencyServer:
         return web.Response(body=text, content_type="text/event-stream" if stream else "application/json")
 
     async def stats(self, request: web.Request) -> web.Response:
-        """Since the last time this was asked."""
+        """Statistics since the last call."""
         late, cpu = sorted(self.late) or [0.0], time.process_time()
         calls = max(1, len(self.late))
         answer = {
@@ -220,7 +219,7 @@ class LatencyServer:
 
 
 async def serve(answers: Answers) -> None:
-    """Until stdin ends, as it does when the parent process is gone."""
+    """Serve until stdin is closed, which also happens when the parent process is gone."""
     runner = web.AppRunner(LatencyServer(answers).app(), access_log=None)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0, backlog=BACKLOG)
@@ -232,7 +231,7 @@ async def serve(answers: Answers) -> None:
 
 @contextmanager
 def running(answers: Answers) -> Iterator[str]:
-    """The URL of a server in a process of its own."""
+    """Run a server in a separate process; yields its URL."""
     settings = {"mean": answers.mean, "sigma": answers.sigma, "utterances": [asdict(u) for u in answers.utterances]}
     command = [sys.executable, str(Path(__file__).resolve())]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
@@ -250,7 +249,7 @@ def running(answers: Answers) -> Iterator[str]:
 
 
 def allow_files() -> None:
-    """A thousand connections are more open files than a process may usually have."""
+    """Raise the limit of open files: a thousand connections exceed the usual one."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
@@ -259,7 +258,7 @@ def main() -> None:
     allow_files()
     settings = json.loads(sys.stdin.readline())
     said = [Utterance(**utterance) for utterance in settings.pop("utterances")]
-    gc.disable()  # a pause for collecting would be counted as the client's
+    gc.disable()  # a garbage collection pause would count against the client
     asyncio.run(serve(Answers(said, **settings)))
 
 

@@ -1,10 +1,10 @@
 """Question: do networks with memory, trained by log-loss on a piecewise-stationary source, behave like the Bayesian
-predictor of that source? Wanted is at most 1.15 times its cumulative regret (binary, T = 256) of LSTM and transformer
-on the PTW and LIN priors, and the RNN behind them.
+predictor of that source? The target is at most 1.15 times its cumulative regret (binary, T = 256) for the LSTM and the
+transformer on the PTW and LIN priors, with the RNN behind them.
 
-Trains the networks of `configs/pretrain/mbml_*.yaml` on four sources, examines each on all four with 2,000 held-out
-sequences (expected regret to the true source, t = 2..T), and on longer sequences of its own source. Runs that are
-done are kept in `--runs` and not repeated: a killed matrix goes on where it was.
+Trains the networks of `configs/pretrain/mbml_*.yaml` on four sources, evaluates each on all four with 2,000 held-out
+sequences (expected regret relative to the true source, t = 2..T), and on longer sequences of its own source. Finished
+runs are kept in `--runs` and not repeated, so a killed matrix resumes.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ T = 256
 SEQUENCES = 2000
 LONGER = (512, 1024)
 PLAN = {"lstm": LAWS, "transformer": ("ptw", "lin"), "rnn": ("ptw", "lin")}
-"""What fits two CPU cores in an hour; `--all` trains every network on every source."""
+"""Runs that two CPU cores finish in an hour; `--all` trains every network on every source."""
 
 
 RECIPES = {
@@ -42,8 +42,8 @@ RECIPES = {
         *("--per_device_train_batch_size", "32", "--max_steps", "3000"),
     ],
 }
-"""What differs from the configs. PTW's segments begin at multiples of powers of two, so a network has to know the time:
-that takes longer; a transformer needs positions that tell it, an LSTM units that remember."""
+"""Differences from the configs. PTW's segments begin at multiples of powers of two, so a network must track the time,
+which takes longer to learn; a transformer needs suitable position encodings, an LSTM units that remember."""
 
 
 def source(law: str, length: int = T) -> Piecewise:
@@ -52,7 +52,7 @@ def source(law: str, length: int = T) -> Piecewise:
 
 
 def train(network: str, law: str, seed: int, runs: Path, extra: list[str], console: Console) -> Path:
-    """The folder of a network; `seconds` there is the time of its training."""
+    """Train a network, unless this is done; returns its folder, where `seconds` holds the training time."""
     folder = runs / f"{network}_{law}_{seed}"
     if not (folder / "summary.json").exists():
         arguments = ["--config", f"mbml_{network}", "--output_dir", str(folder), "--seed", str(seed)]
@@ -78,9 +78,9 @@ def examine(folder: Path, law: str) -> dict[str, Any]:
     for length in LONGER:
         examination = Examination(source(law, length), 200, start=20_000)
         if room is not None and room < length:
-            if model.config.model_type == "gpt2":  # its learned positions end there
+            if model.config.model_type == "gpt2":  # its learned positions end here
                 continue
-            model.config.max_position_embeddings = length  # others have no end
+            model.config.max_position_embeddings = length  # others have no limit
         line = examination.model(model, batch_size=16)
         total, best = line.regret.cumsum(1).mean(0), examination.exact["floor"].regret.cumsum(1).mean(0)
         places = [p for p in (128, 256, 384, 512, 768, 1024) if p <= length]
@@ -116,7 +116,7 @@ def main() -> None:
 
 
 def render(results: dict[str, Any], about: dict[str, Any]) -> str:
-    """The tables as Markdown."""
+    """Render the tables as Markdown."""
     lines = ["# mbml_matrix", "", " ".join((__doc__ or "").split()), ""]
     lines += ["| network, trained on | parameters | " + " | ".join(LAWS) + " | own / oracle | seconds |"]
     lines += ["|---" * (len(LAWS) + 4) + "|"]
@@ -174,7 +174,7 @@ def render(results: dict[str, Any], about: dict[str, Any]) -> str:
 
 
 def heat_map(results: dict[str, Any], path: Path) -> None:
-    """Regret over that of each source's exact predictor."""
+    """Plot regret relative to that of each source's exact predictor."""
     import numpy as np
     from matplotlib.figure import Figure
 

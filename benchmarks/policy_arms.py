@@ -1,4 +1,4 @@
-"""The arms of `in_process_policy.py`: who picks the tokens, and the trials they are picked for."""
+"""The variants of `in_process_policy.py` (ways to generate tokens), and the trials they play."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ Act = Callable[[Tokens], tuple[Tokens, list[list[float]]]]
 
 @dataclass(frozen=True)
 class Shape:
-    """What is played and with which model."""
+    """Shapes of the trials and of the model."""
 
     name: str
     trials: int
     turns: int
     observation: int
-    """Tokens before each action; the first time with BOS before them."""
+    """Tokens before each action; the first observation is preceded by BOS."""
     action: int
     width: int
     heads: int
     context: int = 1024
     doors: bool = False
-    """The words and the shared opening of Doors."""
+    """Use the vocabulary and the shared opening of Doors."""
 
     @property
     def words(self) -> list[str]:
@@ -49,7 +49,7 @@ class Shape:
 
 
 class Canned:
-    """Trials whose observations are drawn beforehand."""
+    """Trials with precomputed observations."""
 
     def __init__(self, shape: Shape) -> None:
         rng, n = random.Random(0), shape.observation
@@ -60,7 +60,7 @@ class Canned:
         self.turn = 0
 
     def step(self, actions: Tokens) -> bool:
-        """Give all trials their actions; whether they go on."""
+        """Pass all trials their actions; returns whether they continue."""
         for ids, action in zip(self.ids, actions, strict=True):
             ids += action
         self.turn += 1
@@ -85,14 +85,14 @@ class Played:
 
 
 class Bench:
-    """One shape with its model; every arm returns its times and leaves its actions in `actions`."""
+    """One shape with its model; every variant returns its times and stores its actions in `actions`."""
 
     def __init__(self, shape: Shape, whole: bool = False) -> None:
         self.shape, self.whole = shape, whole
         self.tokenizer = word_tokenizer([" ".join(shape.words)])
         sizes = ScratchArguments(scratch_hidden_size=shape.width, scratch_layers=2, scratch_heads=shape.heads)
         self.model = scratch_model(sizes, self.tokenizer, shape.context, 0).eval()
-        self.model.generation_config = GenerationConfig(pad_token_id=0)  # no end token: none is special here
+        self.model.generation_config = GenerationConfig(pad_token_id=0)  # no end token: all tokens are ordinary here
         self.model.config.eos_token_id = None
         self.actions: dict[str, Tokens] = {}
 
@@ -129,7 +129,8 @@ class Bench:
         return clock.seconds
 
     async def _submit_all(self, policy: InProcessPolicy, world: Canned, taken: Tokens) -> None:
-        """The policy's own protocol without a manager: each trial asks again as soon as it is answered."""
+        """Use the policy's own protocol without a manager: each trial sends its next request as soon as it is
+        answered."""
         loop, done = asyncio.get_running_loop(), asyncio.Event()
         n, last = self.shape.action, self.shape.turns * self.shape.action
         left = len(world.ids)
@@ -156,7 +157,7 @@ class Bench:
             policy.submit(ActRequest(None, i, world.ids[i], n, i), answered)  # type: ignore[arg-type]
 
         await policy.begin(loop)
-        with _no_garbage_collection():  # as the manager has it
+        with _no_garbage_collection():  # as in the manager
             for i in range(left):
                 ask(i)
             await done.wait()
@@ -165,7 +166,7 @@ class Bench:
             raise failures[0]
 
     def lock_step(self, name: str, act: Act) -> Seconds:
-        """Play all trials turn by turn; `act` picks the actions of all."""
+        """Play all trials turn by turn; `act` generates the actions of all."""
         renderer, specs = self.renderer(), self.specs()
         taken: Tokens = [[] for _ in specs]
         canned = Canned(self.shape)

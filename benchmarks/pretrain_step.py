@@ -1,10 +1,10 @@
-"""Claim: PretrainTrainer trains at .9 of the tokens per second of a plain PyTorch loop or more, and making fresh
-sequences takes a small share of its time.
+"""Claim: PretrainTrainer reaches at least 0.9 of the throughput (tokens per second) of a plain PyTorch loop, and spends
+a small fraction of its time on generating fresh sequences.
 
 Both train the same network from the same weights on the same sequences: AdamW, cosine, gradient clipping at 1, mean
-cross-entropy over all next symbols, float32, one thread. The plain loop is a dozen lines of PyTorch. Timed are the
-steps after the first three, without checkpoints and examinations; arms are run in turn. The share of time that goes
-into sequences is the trainer's own figure, `data_share`.
+cross-entropy over all next symbols, float32, one thread. The plain loop is a dozen lines of PyTorch. The timing covers
+the steps after the first three, without checkpoints and evaluations; the variants run in turn. The fraction of time
+spent on sequences is the trainer's own figure, `data_share`.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ SHAPES: dict[str, tuple[NetworkArguments, dict[str, Any], int]] = {
 
 
 class Stopwatch(TrainerCallback):
-    """Seconds of the steps after the first few."""
+    """Times the steps after the first few, in seconds."""
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.global_step == SKIPPED:
@@ -56,7 +56,7 @@ class Stopwatch(TrainerCallback):
 
 
 def ours(model: Any, config: dict[str, Any], batch: int, steps: int) -> tuple[float, float]:
-    """Seconds, and the share of sequences."""
+    """Time in seconds, and the fraction spent on sequences."""
     watch = Stopwatch()
     with tempfile.TemporaryDirectory() as folder:
         args = PretrainConfig(
@@ -74,13 +74,13 @@ def ours(model: Any, config: dict[str, Any], batch: int, steps: int) -> tuple[fl
         trainer = PretrainTrainer(copy.deepcopy(model), args, callbacks=[watch])
         trainer.remove_callback(SpacedCheckpoints)
         trainer.remove_callback(PrinterCallback)
-        trainer.source.tokens(0, batch)  # compiled before it is timed
+        trainer.source.tokens(0, batch)  # compile before timing
         trainer.train()
         return watch.seconds, trainer.fetch_seconds / trainer.train_seconds
 
 
 def plain(model: Any, source: Source, batch: int, steps: int) -> float:
-    """Seconds of a loop as one would write it."""
+    """Time in seconds of a straightforward loop."""
     model = copy.deepcopy(model).train()
     stream = SequenceStream(source, rank=0, world_size=1)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.0, fused=True)

@@ -1,16 +1,16 @@
-"""Claim: on the quickstart's settings at most half of a training step is spent outside the model's forward and backward
-passes, and a step takes at most 1.3 times that of a bare TRL loop on the same rows.
+"""Claim: with the quickstart's settings at most half of a training step is spent outside the model's forward and
+backward passes, and a step takes at most 1.3 times as long as one of a bare TRL loop on the same rows.
 
 Ours is `MetaGRPOTrainer` exactly as `--config quickstart` sets it up, on a model from scratch without warm-up. The
 bare loop is TRL's `GRPOTrainer` with the same settings and a `rollout_func` that plays the quickstart's Doors for all
-rows at once: arrays instead of environments, one rectangular cache instead of slots, no seeds by request, no sessions,
-no trajectories. Its rows have the same layout (checked), its advantages are TRL's `(B,)` ones, its entropy bonus is
+rows at once: arrays instead of environments, one rectangular cache instead of slots, no per-request seeds, no sessions,
+no trajectories. Its rows have the same layout (checked), its advantages are TRL's `(B,)` ones, and its entropy bonus is
 on.
 
-Segments of some training steps of each are run in turn in one process, each on a fresh copy of the same model; the
-first steps of a segment are dropped. The time of a step is divided, by exclusive time, among the methods that are
-wrapped below; "model" is `model.forward` (in rollouts and in the loss, where TRL has it compute log-probabilities and
-entropies too) and `accelerator.backward`. Torch uses one thread, as the quickstart does.
+Segments of several training steps of each run in turn in one process, each on a fresh copy of the same model; the first
+steps of a segment are dropped. The time of a step is attributed, as exclusive time, to the methods wrapped below;
+"model" is `model.forward` (in rollouts and in the loss, including TRL's log-probabilities and entropies) and
+`accelerator.backward`. Torch uses one thread, as in the quickstart.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from metarlgym.training.trainer import MetaGRPOTrainer
 from metarlgym.training.warmup import sample_text
 
 DROPPED = 3
-"""First steps of a segment, in which memory is first touched."""
+"""Number of initial steps of a segment to drop, in which memory is touched for the first time."""
 MODEL = ("forward, rollout", "forward, loss", "backward")
 
 
@@ -54,7 +54,7 @@ NOTHING = Seconds(0.0, 0.0)
 
 
 class Stopwatch(TrainerCallback):
-    """Exclusive time of named sections, by step, and the time of whole steps."""
+    """Records the exclusive time of named sections by step, and the time of whole steps."""
 
     def __init__(self) -> None:
         self.sections: list[dict[str, Seconds]] = []
@@ -103,11 +103,12 @@ class Stopwatch(TrainerCallback):
         self._mark, self._now = mark, {}
 
     def step(self, kind: str) -> float:
-        """Mean `wall` or `cpu` seconds of a step: what happens in some steps only (garbage collection, logs) counts."""
+        """Mean `wall` or `cpu` seconds per step; the mean includes work done only in some steps (garbage collection,
+        logs)."""
         return statistics.mean(getattr(seconds, kind) for seconds in self.steps[DROPPED:])
 
     def shares(self, kind: str) -> dict[str, float]:
-        """Each section's share of the time; what no section covers is `rest of TRL and transformers`."""
+        """Each section's fraction of the time; the remainder is `rest of TRL and transformers`."""
         total = sum(getattr(seconds, kind) for seconds in self.steps[DROPPED:])
         out: dict[str, float] = defaultdict(float)
         for step in self.sections[DROPPED:]:
@@ -117,7 +118,7 @@ class Stopwatch(TrainerCallback):
         return out
 
     def outside(self, kind: str) -> float:
-        """Share of the time that is not the model's."""
+        """Fraction of the time spent outside the model."""
         return 1 - sum(share for name, share in self.shares(kind).items() if name in MODEL)
 
 
@@ -190,7 +191,7 @@ def main(quick: bool) -> int:
             quick,
         )
         segments = interleave({"ours": bench.ours, "bare": bench.bare}, repetitions + 1)
-        segments = {name: watches[1:] for name, watches in segments.items()}  # the first warms the process up
+        segments = {name: watches[1:] for name, watches in segments.items()}  # the first one is a warm-up
     assert bench.layout["ours"] == bench.layout["bare"], f"the two loops' rows differ: {bench.layout}"
     ours, bare = segments["ours"], segments["bare"]
     for name, watches in segments.items():

@@ -1,9 +1,9 @@
-"""Claim: a transformer of one block reaches the exact floor of the Random Language Model with L = 1: within 2% at the
-published default (V 128, beta 2) with AdamW, within 5% with the published SGD. Grammars of L = 2 and 3, with three
-blocks, are measured against the inside-outside floor, without a bound.
+"""Claim: a one-block transformer reaches the exact floor of the Random Language Model with L = 1: within 2% at the
+published default (V 128, beta 2) with AdamW, within 5% with the published SGD. For L = 2 and 3, three-block
+transformers are compared with the inside-outside floor, without a bound.
 
-The gap over training steps is that of the checkpoints' own held-out sequences, the final one that of others. Runs of
-`metarlgym pretrain`, which are kept in `--runs` and not repeated; a killed one goes on where it was.
+The gap over training steps is measured on the checkpoints' held-out sequences, the final gap on others. The runs of
+`metarlgym pretrain` are kept in `--runs` and not repeated; a killed one resumes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SMALLER = ["--per_device_train_batch_size", "512", "--max_steps", "3000"]
 
 
 def _runs() -> dict[str, tuple[str, dict[str, Any], list[str]]]:
-    """Name: config, source settings, further flags."""
+    """By name: config, source settings, additional flags."""
     found: dict[str, tuple[str, dict[str, Any], list[str]]] = {
         "default, SGD (V 128, L 1, beta 2)": ("rlm_seed004", {"v": 128, "L": 1, "beta": 2.0}, []),
         "default, AdamW (V 128, L 1, beta 2)": ("rlm_adamw", {"v": 128, "L": 1, "beta": 2.0}, []),
@@ -72,7 +72,7 @@ def main() -> None:
 
 
 def render(results: dict[str, Any], about: dict[str, Any]) -> str:
-    """The table as Markdown."""
+    """Render the table as Markdown."""
     lines = ["# rlm_floor", "", " ".join((__doc__ or "").split()), ""]
     lines += ["| run | parameters | steps | loss | floor | gap | seconds |", "|---" * 7 + "|"]
     for name, found in results.items():
@@ -85,7 +85,7 @@ def render(results: dict[str, Any], about: dict[str, Any]) -> str:
 
 
 def plot(results: dict[str, Any], path: Path) -> None:
-    """The gap to the floor by step."""
+    """Plot the gap to the floor by step."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 4.6), layout="constrained")

@@ -1,12 +1,13 @@
-"""Claim: through HTTP, rollouts use at least 95% of a server's seconds at 256 requests at once, for at most .5 ms of
-the client's processor time a call.
+"""Claim: over HTTP, rollouts reach at least 95% of the ideal speed at 256 concurrent requests, using at most 0.5 ms of
+client CPU time per call.
 
 The same trials and seeded lognormal latencies as in `rollout_latency`, but behind a server (`latency_server`) in its
-own process that answers as vLLM does. It takes any number of requests at once, so the ideal time is known: the longest
-trial's sum of latencies where all trials are alive at once, else the time of list scheduling (each free place takes the
-next trial at once). The arms are in `http_arms`, each run in a process of its own after a warm-up of one trial.
+own process that answers like vLLM. It accepts any number of concurrent requests, so the ideal time is known: the
+longest trial's sum of latencies if all trials run concurrently, otherwise the time of list scheduling (each free slot
+takes the next trial immediately). The variants are in `http_arms`; each runs in its own process after a warm-up of one
+trial.
 
-Two of them need packages that this project does not depend on, and are left out without them:
+Two of them need packages that are not dependencies of this project, and are skipped without them:
 
     uv pip install "openai>=3.54"
     uv venv ../verifiers && uv pip install --python ../verifiers/bin/python verifiers aiohttp orjson gymnasium
@@ -41,7 +42,7 @@ from metarlgym.seeding import derive
 
 TURNS = EPISODES * GUESSES
 SEQUENTIAL, PROGRAMS = 8, 4
-"""Trials of the arms that are too slow for more."""
+"""Number of trials for the slowest variants."""
 REMARKS = (
     "`ours` is RolloutManager, VLLMServerPolicy and ServerPool. Efficiency is the ideal time over the actual one. The "
     "ideal is list scheduling of whole trials, but max(sum of latencies / places, longest trial) for `lock-step` and "
@@ -63,16 +64,16 @@ REMARKS = (
 
 @dataclass(frozen=True)
 class Case:
-    """What is played, and against which server."""
+    """The trials to play, and the server."""
 
     url: str = ""
     trials: int = 256
     concurrency: int = 256
     repetition: int = 0
-    """Names the latencies."""
+    """Seed of the latencies."""
     mean: float = 0.2
     guesses: tuple[int, int] = (1, 10)
-    """What the policy guesses; up to 10 it never wins, and all trials are equally long."""
+    """Range of the policy's guesses; up to 10 it never wins, so that all trials are equally long."""
 
     @property
     def specs(self) -> list[TrialSpec]:
@@ -91,12 +92,13 @@ def make_trial() -> Trial:
 
 
 def system_text(case: Case, index: int) -> str:
-    """Of a chat; it tells the trial, from which the server takes the latencies of clients that send no seed."""
+    """System message of a chat; it identifies the trial, from which the server derives latencies for clients without
+    seeds."""
     return f"{make_trial().rules()} This is trial {index} of set {case.repetition}."
 
 
 def chat_sums(case: Case, answers: Answers) -> list[float]:
-    """Each trial's latencies, added up, of clients that chat."""
+    """Sum of each trial's latencies, for chat clients."""
 
     def row(index: int) -> list[float]:
         return [answers.latency(derive("chat", system_text(case, index), 2 + 2 * turn)) for turn in range(TURNS)]
@@ -105,24 +107,24 @@ def chat_sums(case: Case, answers: Answers) -> list[float]:
 
 
 def seeded_sums(case: Case, answers: Answers) -> list[float]:
-    """Each trial's latencies, added up, of clients that send seeds."""
+    """Sum of each trial's latencies, for clients that send seeds."""
     return [sum(row) for row in latencies(answers.delayed, case.specs)]
 
 
 class Run(NamedTuple):
-    """One measurement, and how near it came to what is possible."""
+    """One measurement, and its efficiency relative to the ideal time."""
 
     wall: float
     efficiency: float
     cpu_ms: float
     peak_mib: float
     late_ms: float
-    """99th percentile of how late the server's answers were."""
+    """99th percentile of the delay of the server's answers."""
 
 
 @dataclass
 class HttpReport(Report):
-    """With a table of all arms; `figures` are the claims."""
+    """A report with a table of all variants; `figures` are the claims."""
 
     runs: dict[tuple[str, str], list[Run]] = field(default_factory=lambda: defaultdict(list))
     server: list[dict[str, float]] = field(default_factory=list)
@@ -142,7 +144,7 @@ class HttpReport(Report):
 
 @dataclass
 class Bench:
-    """Runs arms against one server and keeps what they took."""
+    """Runs variants against one server and keeps their measurements."""
 
     report: HttpReport
     url: str
@@ -150,11 +152,11 @@ class Bench:
     verifiers_python: str | None
 
     def play(self, label: str, arm: str, title: str, case: Case, ideal: Callable[[list[float]], float]) -> Run:
-        """One run of an arm; `ideal` is the least possible time, given the trials' sums of latencies."""
+        """Run a variant once; `ideal` computes the lowest possible time from the trials' sums of latencies."""
         chats = arm.startswith("verifiers")
         python = (self.verifiers_python if chats else None) or sys.executable
         command = [python, str(HERE / "http_arms.py"), arm, json.dumps(asdict(case) | {"url": self.url})]
-        # The package is to be found in an interpreter made for `verifiers` alone, where it is not installed.
+        # Make this package importable in the interpreter for `verifiers`, where it is not installed.
         env = {**os.environ, "PYTHONPATH": str(HERE.parent)}
         done = subprocess.run(command, capture_output=True, text=True, env=env, check=False)
         if done.returncode:
@@ -166,7 +168,7 @@ class Bench:
             assert stats["calls"] == measured["calls"] + TURNS, f"{arm} sent {stats['calls']} requests"
         sums = (chat_sums if chats else seeded_sums)(case, self.answers)
         wall, cpu = measured["wall"], measured["cpu"] / measured["calls"] * 1e3
-        efficiency = math.nan if arm == "bare" else ideal(sums) / wall  # the bare client has seeds of its own
+        efficiency = math.nan if arm == "bare" else ideal(sums) / wall  # the bare client uses other seeds
         run = Run(wall, efficiency, cpu, measured["peak_mib"], stats["late_p99_ms"])
         self.report.runs[label, title].append(run)
         if arm == "ours":
@@ -180,7 +182,7 @@ class Bench:
 
 
 def measure(bench: Bench, mean: float, trials: int, concurrency: int, repetitions: int) -> None:
-    """All arms at one limit, those of the claims in turn."""
+    """Measure all variants at one limit, those of the claims in turn."""
     report, count = bench.report, max(trials, concurrency)
     limited = concurrency < count
     label = f"{count} trials, " + (f"{concurrency} at once" if limited else "all at once")
@@ -214,7 +216,7 @@ def measure(bench: Bench, mean: float, trials: int, concurrency: int, repetition
 
 
 def claims(report: HttpReport, label: str, concurrency: int, limited: bool) -> None:
-    """What is held to a bound, and where the client's time goes."""
+    """Add the figures with bounds, and a breakdown of the client's time."""
     of = report.values
     against = "efficiency against list scheduling" if limited else "efficiency, ideal/actual"
     least, most = 0.95 if concurrency <= 256 else None, 0.5 if concurrency >= 256 else None  # see the remarks
@@ -229,7 +231,7 @@ def claims(report: HttpReport, label: str, concurrency: int, limited: bool) -> N
 
 
 def sequential(bench: Bench, mean: float, trials: int) -> None:
-    """One trial after the other, scaled by the latencies of the others."""
+    """Measure one trial after the other, extrapolated by the latencies of the rest."""
     few = min(SEQUENTIAL, trials)
     case = Case("", few, 1, 0, mean)
     run = bench.play(f"{few} trials", "ours", "sequential", case, sum)
@@ -253,7 +255,7 @@ def remarks(report: HttpReport, verifiers_python: str | None) -> None:
 
 
 def verifiers_version(python: str) -> str | None:
-    """None where that interpreter has no `verifiers`."""
+    """Version of `verifiers` in that interpreter; None if it is not installed."""
     code = "import verifiers.v1, importlib.metadata as m; print(m.version('verifiers'))"
     done = subprocess.run([python, "-c", code], capture_output=True, text=True, check=False)
     return done.stdout.strip() if not done.returncode else None
@@ -262,11 +264,15 @@ def verifiers_version(python: str) -> str | None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n", 1)[0])
     parser.add_argument("--quick", action="store_true", help="smoke test: small sizes, no file, bounds not enforced")
-    parser.add_argument("--trials", type=int, default=256, help="trials, or as many as run at once if that is more")
-    parser.add_argument("--concurrency", type=int, nargs="+", default=[32, 256, 1024], help="trials at once")
-    parser.add_argument("--repetitions", type=int, default=3, help="of our own arms")
-    parser.add_argument("--write", action="store_true", help="write the result file though the sizes are unusual")
-    parser.add_argument("--verifiers-python", default=sys.executable, help="an interpreter that has `verifiers`")
+    parser.add_argument("--trials", type=int, default=256, help="number of trials; at least the concurrency")
+    parser.add_argument(
+        "--concurrency", type=int, nargs="+", default=[32, 256, 1024], help="maximum numbers of concurrent trials"
+    )
+    parser.add_argument("--repetitions", type=int, default=3, help="repetitions of our own variants")
+    parser.add_argument("--write", action="store_true", help="write the result file even with non-default sizes")
+    parser.add_argument(
+        "--verifiers-python", default=sys.executable, help="Python interpreter with `verifiers` installed"
+    )
     args = parser.parse_args()
     usual = (args.quick, args.trials, args.concurrency) == (False, 256, [32, 256, 1024])
     mean, trials, limits = (0.02, 16, [8, 16]) if args.quick else (0.2, args.trials, args.concurrency)

@@ -1,14 +1,16 @@
-"""Claim: against a server with seeded lognormal latencies (mean .2 s, sigma .8) the rollout manager keeps at least 95%
-of the ideal speed, and is at least twice as fast as a lock-step loop.
+"""Claim: against a server with seeded lognormal latencies (mean 0.2 s, sigma 0.8) the rollout manager reaches at least
+95% of the ideal speed, and is at least twice as fast as a lock-step loop.
 
-Every trial is 3 episodes x 6 turns of GuessNumber-v0 (terse), guessed wrong at every turn so that all trials are
-equally long; a trial's latencies follow from its request seeds, so all arms meet the very same ones. Ideal, without a
-limit on concurrency, is the longest trial's sum of latencies. With a limit C it is max(sum of all / C, longest trial),
-which no scheduler can beat; one that does not know the latencies beforehand ends on a ragged tail, so the time of list
-scheduling without any overhead (each free place takes the next trial) is computed too, and the manager is held to that.
+Every trial has 3 episodes x 6 turns of GuessNumber-v0 (terse), with a wrong guess at every turn so that all trials are
+equally long. A trial's latencies depend only on its request seeds, so all variants see the same ones. Without a limit
+on concurrency, the ideal time is the longest trial's sum of latencies. With a limit C it is max(sum of all / C, longest
+trial), a bound for every scheduler. A scheduler that does not know the latencies in advance ends with a ragged tail, so
+the time of list scheduling without overhead (each free slot takes the next trial) is computed too, and the manager is
+compared with that.
 
 Lock-step: the same sessions and latencies, but each turn waits for all trials (`asyncio.gather`), as loops over batched
-environments do. Sequential: 8 trials one after the other, scaled by the latencies of the others. All arms really wait.
+environments do. Sequential: 8 trials one after the other, extrapolated by the latencies of the rest. All variants wait
+in real time.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ EPISODES, GUESSES = 3, 6
 
 
 def wrong(trial: Trial, rng: random.Random) -> str:
-    """A legal guess that is never right: the hidden numbers are above 10."""
+    """A legal guess that is never right, since the hidden numbers are above 10."""
     return str(rng.randint(1, 10))
 
 
@@ -51,7 +53,7 @@ def open_session(spec: TrialSpec) -> Session:
 
 
 def latencies(policy: DelayedPolicy, specs: list[TrialSpec]) -> list[list[float]]:
-    """Of each trial, by turn: played through without waiting."""
+    """Latencies of each trial by turn, found by playing without waiting."""
     table = []
     for spec in specs:
         session = open_session(spec)
@@ -65,7 +67,7 @@ def latencies(policy: DelayedPolicy, specs: list[TrialSpec]) -> list[list[float]
 
 
 def list_schedule(sums: list[float], places: int) -> float:
-    """End of the last trial when each free place takes the next one at once."""
+    """End time of the last trial if each free slot takes the next one immediately."""
     free = [0.0] * min(places, len(sums))
     for length in sums:
         heapq.heapreplace(free, free[0] + length)
@@ -73,7 +75,7 @@ def list_schedule(sums: list[float], places: int) -> float:
 
 
 async def lock_step(policy: DelayedPolicy, specs: list[TrialSpec]) -> None:
-    """Each turn: ask for all, wait for all, step all."""
+    """In each turn: request all actions, wait for all, step all."""
     sessions = [open_session(spec) for spec in specs]
     requests = [session.begin() for session in sessions]
 
@@ -91,7 +93,7 @@ async def lock_step(policy: DelayedPolicy, specs: list[TrialSpec]) -> None:
 
 
 def timed_run(policy: DelayedPolicy, specs: list[TrialSpec], concurrency: int | None) -> tuple[float, float]:
-    """Wall and CPU seconds of the manager."""
+    """Wall and CPU time of the manager, in seconds."""
     manager = RolloutManager(policy, concurrency=concurrency)
     wall, cpu = time.perf_counter(), time.process_time()
     played = manager.run(specs)
@@ -107,7 +109,7 @@ def timed_lock_step(policy: DelayedPolicy, specs: list[TrialSpec]) -> float:
 
 
 def measure(report: Report, policy: DelayedPolicy, concurrency: int, repetitions: int, floor: int) -> None:
-    """Manager and lock-step at one limit; lock-step asks for all at once, so it is run where the manager does too."""
+    """Measure the manager and lock-step at one limit; lock-step only where the manager also requests all at once."""
     count = max(floor, concurrency)
     unlimited = concurrency >= count
     walls, cpus, locks, against_bound, against_list = [], [], [], [], []

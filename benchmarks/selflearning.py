@@ -1,4 +1,4 @@
-"""Question: when does a model hack a reward that it computes itself, and what can be learned from such a reward?
+"""Question: when does a model hack a self-generated reward, and what can be learned from such a reward?
 
 Runs the three experiments of `metarlgym selflearn` in full (`configs/selflearning/`), an hour on two cores, and keeps
 their summaries. Finished variants are kept in `--runs`, so a killed benchmark resumes.
@@ -27,9 +27,9 @@ TITLES = {
 
 
 def main() -> None:
-    """Run what is left, and write the result files."""
+    """Run the remaining variants, and write the result files."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=Path, default=Path("runs/selflearning"), help="where runs are kept")
+    parser.add_argument("--runs", type=Path, default=Path("runs/selflearning"), help="folder of the runs")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     parser.add_argument("--experiments", nargs="+", default=list(EXPERIMENTS), choices=list(EXPERIMENTS))
     args, extra = parser.parse_known_args()
@@ -40,7 +40,7 @@ def main() -> None:
         arguments = ["--config", name, "--output_dir", str(folder), *extra]
         arguments += ["--resume"] if (folder / "config.yaml").exists() else []
         begun = folder / "commit"
-        if not folder.exists():  # the commit of the variants, which may be older than this page
+        if not folder.exists():  # the commit of the variants may be older than this page
             folder.mkdir(parents=True)
             begun.write_text(commit())
         elif not begun.exists():
@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def render(experiment: str, summary: dict[str, Any], begun: str, pictures: list[str]) -> str:
-    """The result as Markdown: what came out in words, the table, the pictures, and how it was made."""
+    """Render the result as Markdown: findings in words, the table, the plots, and how they were made."""
     names = list(summary["table"][0])
     lines = [f"# {TITLES[experiment]}", "", summary["reading"].replace("\n", "\n\n"), ""]
     lines += ["| " + " | ".join(names) + " |", "|---" * len(names) + "|"]

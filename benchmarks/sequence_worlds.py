@@ -1,13 +1,14 @@
-"""Claim: MetaLM batches are made 50 times or more faster than by the published algorithm in plain Python, Random
-Language Model leaves at 10 million a second or more (V = 128, L = 5), and PTW and LIN predict 10,000 binary
-sequences of 256 in under 5 and under 20 seconds, on one core.
+"""Claim: MetaLM batches are generated at least 50 times as fast as by the published algorithm in plain Python, Random
+Language Model leaves at 10 million per second or more (V = 128, L = 5), and PTW and LIN predict 10,000 binary sequences
+of length 256 in under 5 and under 20 seconds, on one core.
 
-MetaLM: the defaults (V 64, n 10, l 64, e .1) at L = 4096; the plain loop draws with Python's `random` and appends
-symbol by symbol. Both make the same number of samples in turn, by batch size. RLM: batches of 2,000, 8,000 and
-20,000 whole trees, alias tables built beforehand (their time is given); the plain loop draws each pair by bisection
-in the cumulative rules. PTW and LIN: predictions of both symbols for all sequences, against a plain-Python
-implementation of each on a few sequences, scaled. Growth: one sequence of T = 2^12 to 2^16 (PTW, of depth log2 T) and
-2^10 to 2^14 (LIN); the exponent is the slope of log time over log T at the long end. All is compiled before timing.
+MetaLM: the defaults (V 64, n 10, l 64, e 0.1) at L = 4096; the plain loop draws with Python's `random` and appends
+symbol by symbol. Both generate the same number of samples in turn, by batch size. RLM: batches of 2,000, 8,000 and
+20,000 complete trees, with alias tables built beforehand (their time is reported); the plain loop draws each pair by
+bisection of the cumulative rules. PTW and LIN: predictions of both symbols for all sequences, compared with a
+plain-Python implementation of each on a few sequences, extrapolated. Growth: one sequence of T = 2^12 to 2^16 (PTW, of
+depth log2 T) and 2^10 to 2^14 (LIN); the exponent is the slope of log time over log T at the long end. Everything is
+compiled before timing.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def metalm(report: Report, repetitions: int, quick: bool) -> None:
         def ours(batch: int = batch, count: int = count) -> float:
             def consume() -> None:
                 for i in range(0, count, batch):
-                    source.batch(i, batch)  # let go at once, as a training loop does
+                    source.batch(i, batch)  # freed immediately, as in a training loop
 
             return timed(consume) / count
 
@@ -129,7 +130,7 @@ def growth(report: Report, quick: bool) -> None:
 
 
 def timed(call: Callable[[], object]) -> float:
-    """Seconds of CPU time of this process: one core, whatever else runs."""
+    """CPU time of this process in seconds: one core, independent of other processes."""
     start = now()
     call()
     return (now() - start).cpu
@@ -153,7 +154,7 @@ def plain_metalm(V: int, n: int, mean: float, e: float, L: int) -> tuple[list[in
 
 
 def plain_poisson(mean: float) -> int:
-    """Knuth's method."""
+    """Poisson sample by Knuth's method."""
     limit, k, product = math.exp(-mean), 0, random.random()
     while product > limit:
         k += 1

@@ -1,4 +1,4 @@
-"""Training results by config and seed, collected from run folders into `results/training_runs.md`.
+"""Collects training results by config and seed from run folders into `results/training_runs.md`.
 
     python benchmarks/training_runs.py runs/quickstart runs/doors_k6_seed1 ...
 

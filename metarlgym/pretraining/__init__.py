@@ -1,1 +1,1 @@
-"""Memory-based meta-learning by log-loss: models trained on fresh sequences of a source."""
+"""Memory-based meta-learning: pretraining on fresh sequences of a source with log-loss."""

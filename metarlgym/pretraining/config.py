@@ -1,4 +1,4 @@
-"""PretrainConfig: transformers' TrainingArguments with what training by log-loss on fresh sequences adds."""
+"""PretrainConfig: transformers' TrainingArguments plus the settings of log-loss training on fresh sequences."""
 
 from __future__ import annotations
 
@@ -26,57 +26,70 @@ class PretrainConfig(TrainingArguments):
 
     Parameters:
         source (`str`): `piecewise`, `rlm` or `metalm`.
-        source_args (`dict`): its settings, without its seed.
-        source_seed (`int`): draws the sequences.
-        loss_on (`str`): `all` positions, or the `last` symbol of each sequence.
-        gradient_chunk (`int`, *optional*): backpropagate through this many symbols at a time, state carried on.
-        variable_length (`bool`): cut each step's sequences to 2, 4, ... or all of their symbols, by chance.
-        momentum (`float`): of `optim: sgd`.
-        decay_steps (`int`, *optional*): the cosine reaches its end after this many steps, whatever `max_steps` is.
-        min_lr_rate (`float`): where the cosine ends, over the peak.
-        checkpoints (`int`): checkpoints at logarithmically spaced steps.
-        eval_sequences (`int`): held-out sequences on which every checkpoint is examined.
+        source_args (`dict`): settings of the source, except its seed.
+        source_seed (`int`): seed of the sequences.
+        loss_on (`str`): `all` positions, or only the `last` symbol of each sequence.
+        gradient_chunk (`int`, *optional*): truncate backpropagation to chunks of this many symbols; the state carries
+            over.
+        variable_length (`bool`): truncate each step's sequences to a random length: 2, 4, ... or all symbols.
+        momentum (`float`): momentum of `optim: sgd`.
+        decay_steps (`int`, *optional*): length of the cosine schedule in steps, independent of `max_steps`.
+        min_lr_rate (`float`): final learning rate of the cosine schedule, as a fraction of the peak.
+        checkpoints (`int`): number of checkpoints, at logarithmically spaced steps.
+        eval_sequences (`int`): held-out sequences for the evaluation of every checkpoint.
         final_eval_sequences (`int`): held-out sequences for `summary.json`.
-        words_of (`str`, *optional*): prediction game, such as `MetaLM-v0`, whose words the symbols get.
-        words_args (`dict`, *optional*): the game's settings.
-        context (`int`, *optional*): longest context of a network from scratch; trials may need more than a sequence.
+        words_of (`str`, *optional*): prediction game, such as `MetaLM-v0`, whose vocabulary names the symbols.
+        words_args (`dict`, *optional*): settings of that game.
+        context (`int`, *optional*): maximum context of a network from scratch; trials may be longer than a sequence.
     """
 
-    source: str = field(default="", metadata={"help": f"What to learn: {', '.join(LEARNABLE)}."})
-    source_args: dict[str, Any] | str | None = field(default=None, metadata={"help": "Its settings, as JSON."})
-    source_seed: int = field(default=0, metadata={"help": "Draws the sequences."})
-    loss_on: str = field(default="all", metadata={"help": "all positions, or the last symbol of each sequence."})
+    source: str = field(default="", metadata={"help": f"Source to learn: {', '.join(LEARNABLE)}."})
+    source_args: dict[str, Any] | str | None = field(
+        default=None, metadata={"help": "Settings of the source, as JSON."}
+    )
+    source_seed: int = field(default=0, metadata={"help": "Seed of the sequences."})
+    loss_on: str = field(default="all", metadata={"help": "all positions, or only the last symbol of each sequence."})
     gradient_chunk: int | None = field(
-        default=None, metadata={"help": "Backpropagate through this many symbols at a time; the state goes on."}
+        default=None,
+        metadata={"help": "Truncate backpropagation to chunks of this many symbols; the state carries over."},
     )
     variable_length: bool = field(
-        default=False, metadata={"help": "Cut each step's sequences to 2, 4, ... or all of their symbols, by chance."}
+        default=False, metadata={"help": "Truncate each step's sequences to a random length: 2, 4, ... or all symbols."}
     )
     momentum: float = field(default=0.9, metadata={"help": "Momentum of optim: sgd."})
-    decay_steps: int | None = field(default=None, metadata={"help": "Steps of the cosine; default max_steps."})
-    min_lr_rate: float = field(default=0.0, metadata={"help": "Where the cosine ends, over the peak."})
-    checkpoints: int = field(default=10, metadata={"help": "Checkpoints at logarithmically spaced steps."})
-    eval_sequences: int = field(default=256, metadata={"help": "Held-out sequences examined at each checkpoint."})
-    final_eval_sequences: int = field(default=2000, metadata={"help": "Held-out sequences behind summary.json."})
+    decay_steps: int | None = field(
+        default=None, metadata={"help": "Length of the cosine schedule in steps; default max_steps."}
+    )
+    min_lr_rate: float = field(
+        default=0.0, metadata={"help": "Final learning rate of the cosine, as a fraction of the peak."}
+    )
+    checkpoints: int = field(default=10, metadata={"help": "Number of logarithmically spaced checkpoints."})
+    eval_sequences: int = field(default=256, metadata={"help": "Held-out sequences evaluated at each checkpoint."})
+    final_eval_sequences: int = field(default=2000, metadata={"help": "Held-out sequences for summary.json."})
 
     words_of: str | None = field(
-        default=None, metadata={"help": "Prediction game whose words the symbols get, to train it by GRPO afterwards."}
+        default=None,
+        metadata={"help": "Prediction game whose vocabulary names the symbols, for GRPO training afterwards."},
     )
-    words_args: dict[str, Any] | str | None = field(default=None, metadata={"help": "The game's settings, as JSON."})
+    words_args: dict[str, Any] | str | None = field(default=None, metadata={"help": "Settings of that game, as JSON."})
     context: int | None = field(
-        default=None, metadata={"help": "Longest context of a network from scratch; default: a sequence."}
+        default=None, metadata={"help": "Maximum context of a network from scratch; default: the sequence length."}
     )
 
-    # defaults other than transformers'
-    per_device_train_batch_size: int = field(default=64, metadata={"help": "Sequences in a batch on each device."})
-    learning_rate: float = field(default=1e-3, metadata={"help": "Peak step size."})
-    max_steps: int = field(default=1000, metadata={"help": "Steps."})
-    lr_scheduler_type: str = field(default="cosine", metadata={"help": "cosine (our own, see decay_steps), or any."})
-    warmup_steps: float = field(default=0, metadata={"help": "Steps of linear warm-up."})
+    # defaults that differ from transformers'
+    per_device_train_batch_size: int = field(default=64, metadata={"help": "Batch size per device, in sequences."})
+    learning_rate: float = field(default=1e-3, metadata={"help": "Peak learning rate."})
+    max_steps: int = field(default=1000, metadata={"help": "Number of training steps."})
+    lr_scheduler_type: str = field(
+        default="cosine", metadata={"help": "cosine (our own, see decay_steps), or any other."}
+    )
+    warmup_steps: float = field(default=0, metadata={"help": "Linear warm-up steps."})
     logging_steps: float = field(default=50, metadata={"help": "Steps between lines of metrics.jsonl."})
-    save_strategy: str = field(default="no", metadata={"help": "Beside the logarithmically spaced checkpoints."})
-    report_to: str | list[str] | None = field(default="none", metadata={"help": "Where else to log."})
-    seed: int = field(default=0, metadata={"help": "Draws the weights."})
+    save_strategy: str = field(
+        default="no", metadata={"help": "Checkpoints in addition to the logarithmically spaced ones."}
+    )
+    report_to: str | list[str] | None = field(default="none", metadata={"help": "Additional loggers."})
+    seed: int = field(default=0, metadata={"help": "Seed of the initial weights."})
 
     def __post_init__(self) -> None:
         check_values(self)
@@ -89,24 +102,24 @@ class PretrainConfig(TrainingArguments):
             raise ConfigError("gradient_chunk goes with loss_on='all': most chunks would have no loss.")
         if self.variable_length and self.loss_on == "last":
             raise ConfigError("variable_length goes with loss_on='all': cut sequences have no last symbol.")
-        # The stream is told where to begin, which costs nothing; transformers would make and drop all before.
+        # The stream starts at the right index for free; transformers would generate and discard everything before it.
         self.ignore_data_skip = True
         self.remove_unused_columns = False
         if not torch.cuda.is_available():
-            self.dataloader_pin_memory = False  # there is nothing to pin for
+            self.dataloader_pin_memory = False  # no GPU to pin memory for
         super().__post_init__()
         check_launch(self.world_size)
 
     def make_words(self, source: Source) -> Words | None:
-        """How symbols are written, if a game's words are wanted."""
+        """The game's vocabulary, if `words_of` is set."""
         assert not isinstance(self.words_args, str)
         return None if self.words_of is None else Words(self.words_of, self.words_args, source)
 
     def make_source(self) -> Source:
-        """The source that is learned.
+        """Create the source to learn.
 
         Raises:
-            ConfigError: a setting it has not, or a value that does not fit.
+            ConfigError: an unknown setting, or an invalid value.
         """
         assert not isinstance(self.source_args, str)
         return make_source(
@@ -115,10 +128,10 @@ class PretrainConfig(TrainingArguments):
 
 
 def _mapping(name: str, value: dict[str, Any] | str | None, example: str) -> dict[str, Any] | None:
-    """A mapping of settings, given as such or as JSON.
+    """Parse settings given as a mapping or as JSON.
 
     Raises:
-        ConfigError: neither.
+        ConfigError: neither a mapping nor JSON of one.
     """
     if isinstance(value, str):
         try:

@@ -1,8 +1,7 @@
-"""Which fields of transformers' TrainingArguments a pretraining run refuses, always or where another setting leaves
-them unused.
+"""Fields of transformers' TrainingArguments that a pretraining run rejects, always or depending on other settings.
 
-All other fields have an effect, which `tests/pretraining/test_pretrain_fields.py` shows for each. Only what is given is
-refused.
+All other fields have an effect, which `tests/pretraining/test_pretrain_fields.py` shows for each. Only fields set by
+the user are rejected.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ REFUSED: dict[str, str] = {
         "is not supported: lower per_device_train_batch_size and raise gradient_accumulation_steps instead.",
     ),
 }
-"""Fields that no run uses, by name: what follows `name=value` in the line that refuses them."""
+"""Fields that no run uses, with the text that follows `name=value` in the error message."""
 
 NETWORK = " ".join(NetworkArguments.__annotations__)
 
@@ -70,22 +69,22 @@ NEEDS: tuple[Needs, ...] = (
         lambda s: not s.run.model_name_or_path,
     ),
 )
-"""Fields that some runs do not use."""
+"""Fields that only some runs use."""
 
 
 def check_conditions(given: Given, changed: dict[str, Any], settings: PretrainSettings) -> set[str]:
-    """Refuse settings that this run does not use.
+    """Reject settings that this run does not use.
 
     Args:
-        given: what the file and the command line said.
-        changed: what of it differs from the defaults.
+        given: settings from the file and the command line.
+        changed: those that differ from the defaults.
         settings: all settings, resolved.
 
     Returns:
-        Settings of the file that have no effect because the command line says otherwise.
+        Settings of the file that have no effect because of the command line.
 
     Raises:
-        ConfigError: naming the field, its value and what to do.
+        ConfigError: names the field, its value and the remedy.
     """
     check_training(settings.config)
     if "use_liger_kernel" in changed and not settings.run.model_name_or_path:

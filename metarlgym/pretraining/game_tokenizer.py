@@ -1,9 +1,9 @@
-"""From pretraining to GRPO: a network that was trained on bare symbols, with the words of a task group's texts.
+"""From pretraining to GRPO: a tokenizer that gives a network's symbols the words of a task group's texts.
 
-A prediction game in terse style writes symbols as words. Here each of the source's symbols gets the token id that it
-had in pretraining, and the few other words of the game (its rules, the mark between episodes, the hidden place) and the
-special tokens come after them. A model so trained is saved with that tokenizer, so `model_name_or_path: runs/...`
-starts a GRPO run from it.
+A prediction game in terse style writes symbols as words. The tokenizer maps each word to the id that the source's
+symbol has in pretraining; the special tokens and the few other words of the game (its rules, the separator between
+episodes, the hidden position) get the ids after them. The pretrained model is saved with this tokenizer, so that
+`model_name_or_path: runs/...` starts a GRPO run from it.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from metarlgym.models.scratch import BOS, END, PAD, UNKNOWN
 from metarlgym.sequences.sources import Source
 
 OTHER_WORDS = ("/", HIDDEN)
-"""The mark between episodes, and the hidden place."""
+"""The separator between episodes, and the mark of the hidden position."""
 
 
 class Words:
-    """How a task group writes the symbols of a source, and what stands before a sequence in its trials.
+    """Words that a task group uses for a source's symbols, and the prefix before a sequence in its trials.
 
     Args:
         env_id: a prediction game, such as `MetaLM-v0`.
-        env_args: its settings.
-        source: what the network is trained on; its symbols must be those of the game.
+        env_args: settings of the game.
+        source: source of the training sequences; its symbols must be those of the game.
     """
 
     def __init__(self, env_id: str, env_args: dict[str, Any] | None, source: Source) -> None:
@@ -43,22 +43,22 @@ class Words:
                 f"words_of={env_id!r} has {len(names)} symbols, the source has {source.vocab_size}: give words_args "
                 "that fit source_args."
             )
-        # A symbol that is never written still has its id.
+        # A symbol that is never written still gets an id.
         symbols = [name or f"<symbol-{i}>" for i, name in enumerate(names)]
         words = [*symbols, PAD, BOS, END, UNKNOWN, *env.rules().split(), *OTHER_WORDS]
         if env.answer == "probabilities":
             raise ConfigError(f"words_of={env_id!r}: its answers are probabilities; set answer='token' in words_args.")
         self.vocabulary = {word: i for i, word in enumerate(words)}
         self.prefix = [self.vocabulary[word] for word in (BOS, *env.rules().split())]
-        """Ids that stand before the first symbol of a trial."""
+        """Token ids before the first symbol of a trial."""
 
     @property
     def size(self) -> int:
-        """Token ids that the network needs."""
+        """Vocabulary size that the network needs."""
         return len(self.vocabulary)
 
     def tokenizer(self) -> PreTrainedTokenizerFast:
-        """One token for each word."""
+        """A tokenizer with one token per word."""
         backend = Tokenizer(models.WordLevel(self.vocabulary, unk_token=UNKNOWN))
         backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
         return PreTrainedTokenizerFast(
@@ -71,7 +71,7 @@ class Words:
         )
 
     def before(self, batch: dict[str, torch.Tensor], ignored: int) -> dict[str, torch.Tensor]:
-        """A batch with the prefix before each sequence; nothing is predicted from within the prefix."""
+        """Prepend the prefix to each sequence of a batch; positions within the prefix have no targets."""
         inputs = batch["input_ids"]
         prefix = torch.tensor(self.prefix, device=inputs.device).expand(len(inputs), -1)
         blank = torch.full_like(prefix, ignored)

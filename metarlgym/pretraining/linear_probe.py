@@ -1,8 +1,9 @@
-"""Does a network's state know when the source last changed? Linear probes of what exact Bayes believes about it.
+"""Linear probes: does a network's state encode when the source last changed, as the exact Bayesian posterior does?
 
-What is read out is log2(1 + age) of the present segment: its mean under the exact predictor's posterior, and the truth.
-A probe is ridge regression on the last hidden layer, fitted on some held-out sequences and judged on others by R^2. Two
-controls tell what the probe itself can do: the same network before training, and the last symbols with the position.
+The targets are log2(1 + age) of the current segment: its mean under the exact predictor's posterior, and the true
+value. A probe is a ridge regression on the last hidden layer, fitted on one half of the held-out sequences and
+evaluated on the other by R^2. Two controls show what the probe itself can do: the same network before training, and the
+last symbols together with the position.
 """
 
 from __future__ import annotations
@@ -19,27 +20,26 @@ from metarlgym.sequences.predictors.ptw import PTW
 from metarlgym.sequences.sources import Piecewise
 
 RECENT = 16
-"""Symbols that the control without a network sees."""
+"""Number of symbols that the control without a network sees."""
 RIDGE = 1e-2
-"""Penalty, for features of unit variance."""
+"""Ridge penalty, for features of unit variance."""
 
 
 def probe(
     model: Any, source: Piecewise, sequences: int = 400, start: int = 50_000, batch_size: int = 50
 ) -> dict[str, dict[str, float]]:
-    """R^2 of linear probes, on the second half of the sequences.
+    """Fit linear probes and compute their R^2 on the second half of the sequences.
 
     Args:
         model: a causal model whose token ids are the source's symbols.
-        source: piecewise.
-        sequences: held-out sequences.
-        start: number of the first.
-        batch_size: sequences in one forward pass.
+        source: a piecewise source.
+        sequences: number of held-out sequences.
+        start: index of the first sequence.
+        batch_size: sequences per forward pass.
 
     Returns:
-        `posterior`: how much of the exact posterior's mean log-age each of `network`, `untrained` and
-        `recent_symbols` tells; `truth`: the same for the true log-age, with `exact_posterior`, the most that can be
-        known of it.
+        `posterior`: R^2 of `network`, `untrained` and `recent_symbols` for the exact posterior's mean log-age; `truth`:
+        the same for the true log-age, together with `exact_posterior`, the upper bound.
     """
     batch = source.batch(start, sequences, "eval")
     exact = exact_predictor(source)
@@ -86,7 +86,7 @@ def _states(model: Any, tokens: np.ndarray, batch_size: int) -> np.ndarray:
 
 
 def _recent(tokens: np.ndarray, alphabet: int) -> np.ndarray:
-    """The last symbols, one-hot, and the logarithm of the position."""
+    """The last symbols, one-hot encoded, and the logarithm of the position."""
     padded = np.pad(tokens, ((0, 0), (RECENT - 1, 0)), constant_values=alphabet)
     windows = np.lib.stride_tricks.sliding_window_view(padded, RECENT, axis=1)
     hot = np.eye(alphabet + 1)[windows].reshape(*tokens.shape, -1)

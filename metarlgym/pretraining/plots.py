@@ -1,4 +1,4 @@
-"""Pictures of a pretraining run."""
+"""Plots of a pretraining run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ COLORS = {"model": "#0072B2", "floor": "black", "PTW": "#009E73", "LIN": "#CC79A
 
 
 def plot_curves(found: dict[str, Any], title: str, path: Path) -> None:
-    """Loss by position, and cumulative regret where there is any, of the model and the exact predictors."""
+    """Plot loss by position, and cumulative regret if there is any, of the model and the exact predictors."""
     from matplotlib.figure import Figure
 
     has_regret = max(abs(value) for value in found["floor"]["regret"]) > 1e-9
@@ -38,7 +38,7 @@ def plot_curves(found: dict[str, Any], title: str, path: Path) -> None:
 
 
 def plot_dynamics(metrics: Path, path: Path) -> None:
-    """Training loss and the held-out loss of the checkpoints by step, with the floor; logarithmic steps."""
+    """Plot the training loss, the checkpoints' held-out loss and the floor by step, on a logarithmic axis."""
     from matplotlib.figure import Figure
 
     lines = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]

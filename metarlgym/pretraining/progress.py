@@ -1,4 +1,4 @@
-"""What a pretraining run shows on the terminal."""
+"""Terminal output of a pretraining run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from transformers import TrainerCallback
 
 
 class PretrainProgress(TrainerCallback):
-    """A bar with the loss and the gap to the floor; a line at each examination where there is no terminal."""
+    """A progress bar with the loss and the gap to the floor; without a terminal, one line per evaluation."""
 
     def __init__(self, console: Console) -> None:
         self.console = console

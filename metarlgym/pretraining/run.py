@@ -1,4 +1,4 @@
-"""run_pretraining: one run from settings to `final/`, `summary.json` and pictures."""
+"""run_pretraining: one run, from settings to `final/`, `summary.json` and plots."""
 
 from __future__ import annotations
 
@@ -46,16 +46,16 @@ from metarlgym.version import __version__
 
 @dataclass
 class PretrainRun:
-    """What to do with the run."""
+    """Options of the run that are not training settings."""
 
     model_name_or_path: str | None = field(
-        default=None, metadata={"help": "A model to go on from, a folder or a hub id; made from scratch if none."}
+        default=None, metadata={"help": "Model to start from, a folder or a hub id; default: a new network."}
     )
     threads: int | None = field(
-        default=None, metadata={"help": "Torch threads; one is often several times faster for tiny models."}
+        default=None, metadata={"help": "Number of torch threads; one is often several times faster for tiny models."}
     )
-    resume: bool = field(default=False, metadata={"help": "Go on from the newest complete checkpoint in output_dir."})
-    overwrite: bool = field(default=False, metadata={"help": "Replace the run that output_dir holds."})
+    resume: bool = field(default=False, metadata={"help": "Resume from the newest complete checkpoint in output_dir."})
+    overwrite: bool = field(default=False, metadata={"help": "Replace the run in output_dir."})
 
     def __post_init__(self) -> None:
         check_values(self)
@@ -73,12 +73,12 @@ class PretrainSettings:
     network: NetworkArguments
     given: dict[str, Any]
     arguments: list[str] = field(default_factory=list)
-    """The command line, as it was given."""
+    """The command line as given."""
     idle: set[str] = field(default_factory=set)
-    """Settings of the file that the command line left without effect."""
+    """Settings of the file that have no effect because of the command line."""
 
     def resolved(self) -> dict[str, Any]:
-        """Our own settings and whatever else was given; a file of them starts the same run again."""
+        """Our own settings and all others that were given; a file with them reproduces the run."""
         own = {name for group in GROUPS for name in group.__annotations__} - {"resume", "overwrite"}
         found: dict[str, Any] = {}
         for part in (self.run, self.config, self.network):
@@ -89,7 +89,7 @@ class PretrainSettings:
                 if item.name in own:
                     found[item.name] = plain(getattr(part, item.name))
                 elif item.name in self.given and not once:
-                    # As it was given: what transformers makes of a value need not read back as the same one.
+                    # As given: values converted by transformers need not survive a round trip.
                     found[item.name] = plain(self.given[item.name])
         return found
 
@@ -98,11 +98,11 @@ def parse(arguments: Sequence[str]) -> PretrainSettings:
     """Read `--config FILE` and overrides.
 
     Raises:
-        ConfigError: a name or a value that does not fit.
+        ConfigError: an unknown name or an invalid value.
     """
     said = values_given(arguments, "pretrain")
     changed = said.changed(GROUPS)
-    check_gpu(changed)  # before derived values hide what was given
+    check_gpu(changed)  # before derived values hide the given ones
     (run, config, network), given = read_flat(arguments, GROUPS, "pretrain", REFUSED)
     settings = PretrainSettings(run, config, network, given, list(arguments))
     settings.idle = check_conditions(said, changed, settings)
@@ -111,10 +111,10 @@ def parse(arguments: Sequence[str]) -> PretrainSettings:
 
 
 def run_pretraining(settings: PretrainSettings, console: Console | None = None) -> dict[str, Any] | None:
-    """Train and examine; returns the summary, None on other ranks than the first.
+    """Train and evaluate; returns the summary, or None on ranks other than the first.
 
-    Everything goes to `output_dir`: `config.yaml`, `metrics.jsonl`, checkpoints, `best/`, `final/`, `summary.json`,
-    `curves.json`, `curves.png`, `dynamics.png`.
+    Everything is written to `output_dir`: `config.yaml`, `metrics.jsonl`, checkpoints, `best/`, `final/`,
+    `summary.json`, `curves.json`, `curves.png`, `dynamics.png`.
     """
     console = console or Console()
     run, args = settings.run, settings.config
@@ -141,11 +141,11 @@ def run_pretraining(settings: PretrainSettings, console: Console | None = None) 
 def _train(
     settings: PretrainSettings, source: Source, examination: Examination, opened: OpenRun, main: bool, console: Console
 ) -> dict[str, Any] | None:
-    """The run in its folder, claimed; returns what `run_pretraining` does."""
+    """Execute the run in its claimed folder; returns the same as `run_pretraining`."""
     args, folder = settings.config, opened.path
     set_seed(args.seed)
     model = _model(settings, source)
-    size = model.num_parameters()  # under ZeRO-3 the weights are elsewhere afterwards
+    size = model.num_parameters()  # ZeRO-3 partitions the weights later
 
     def tell(line: str) -> None:
         console.print(f"warning: {line}", style="yellow", highlight=False, soft_wrap=True)
@@ -226,11 +226,11 @@ MAY_CHANGE = (
     *("max_steps", "decay_steps", "learning_rate", "max_grad_norm", "threads", "eval_sequences"),
     "final_eval_sequences",
 )
-"""What a run may go on with differently, with what is logged and saved."""
+"""Settings that may change on resume, in addition to logging and saving."""
 
 
 def _open(settings: PretrainSettings) -> tuple[OpenRun, Mode, dict[str, Any]]:
-    """The run, what to do with its folder, and what it reads."""
+    """Open the run; returns it, the mode of its folder, and its inputs."""
     run, args = settings.run, settings.config
     inputs = inputs_of(
         settings.arguments,

@@ -1,8 +1,8 @@
-"""PretrainTrainer: `transformers.Trainer` on fresh sequences, with the loss of every next symbol.
+"""PretrainTrainer: `transformers.Trainer` on fresh sequences, with next-symbol log-loss.
 
-What it adds: the online regime (no sequence comes twice), labels that are not shifted (MetaLM's are other symbols than
-its inputs), the last-symbol loss, truncated backpropagation, checkpoints at logarithmically spaced steps that are
-examined against exact predictors, and a stop with a clear message when the loss is no number.
+It adds: online training (no sequence is repeated), unshifted labels (MetaLM's differ from its inputs), the last-symbol
+loss, truncated backpropagation, logarithmically spaced checkpoints that are evaluated against exact predictors, and an
+abort with a clear message on a NaN or infinite loss.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def spaced_steps(last: int, count: int) -> list[int]:
 
 
 class SpacedCheckpoints(TrainerCallback):
-    """A checkpoint and an examination at the steps of `spaced_steps`; the best model by loss is kept in `best/`."""
+    """Checkpoints and evaluations at the steps of `spaced_steps`; the model with the lowest loss is kept in `best/`."""
 
     def __init__(self, steps: list[int]) -> None:
         self.steps = frozenset(steps)
@@ -48,14 +48,14 @@ class SpacedCheckpoints(TrainerCallback):
 
 
 class PretrainTrainer(CheckpointMixin, Trainer):
-    """Trains a causal model on the next symbols of a source.
+    """Trains a causal model to predict the next symbols of a source.
 
     Args:
-        model: its token ids are the source's symbols.
+        model: causal model whose token ids are the source's symbols.
         args: settings.
-        source: draws the sequences; `args.make_source()` where None.
-        start_step: the step that training goes on from, so that the stream does too.
-        callbacks: more of them.
+        source: generates the sequences; None for `args.make_source()`.
+        start_step: step to resume from, which also positions the stream.
+        callbacks: additional callbacks.
     """
 
     args: PretrainConfig
@@ -92,7 +92,7 @@ class PretrainTrainer(CheckpointMixin, Trainer):
             world_size=1,
         )
         self.fetch_seconds = 0.0
-        """Time spent making sequences, since training began."""
+        """Time spent generating sequences since the start of training, in seconds."""
         self.train_seconds = 0.0
         self._train_start = time.perf_counter()
         self.examination = Examination(self.source, args.eval_sequences, last_only=args.loss_on == "last")
@@ -108,20 +108,20 @@ class PretrainTrainer(CheckpointMixin, Trainer):
                 f"gradient_chunk={args.gradient_chunk} cannot go with DeepSpeed, which takes a step at every backward "
                 "pass: launch without it, or leave gradient_chunk out."
             )
-        # The loss is a mean, and all micro-batches of a step have the same number of targets.
+        # The loss is a mean, and all micro-batches of a step have equally many targets.
         self.model_accepts_loss_kwargs = False
 
     @property
     def prefix(self) -> list[int]:
-        """Token ids that stand before each sequence."""
+        """Token ids prepended to each sequence."""
         return [] if self.words is None else self.words.prefix
 
-    # ------------------------------------------------------------------ the loss
+    # ------------------------------------------------------------------ loss
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """Mean nats over the targets; `labels[t]` is what follows `input_ids[t]`."""
+        """Mean loss over the targets in nats; `labels[t]` is the target after `input_ids[t]`."""
         outputs = model(input_ids=inputs["input_ids"])
         loss = _mean_loss(outputs.logits, inputs["labels"])
         return (loss, outputs) if return_outputs else loss
@@ -150,13 +150,13 @@ class PretrainTrainer(CheckpointMixin, Trainer):
         )
 
     def _length(self) -> int:
-        """Symbols of this step's sequences: 2^U, U uniform; the same on all processes."""
+        """Length of this step's sequences: 2^U with U uniform; the same on all processes."""
         most = int(math.log2(self.source.length))
         power = 1 + derive(self.args.seed, "length", self.state.global_step) % most
         return self.source.length if power == most else 2**power
 
     def _chunked_step(self, model: Any, inputs: dict[str, Any], chunk: int) -> torch.Tensor:
-        """Truncated backpropagation: forward and backward by chunks, what is remembered is carried without gradient."""
+        """Truncated backpropagation: forward and backward pass by chunk; the state carries over without gradient."""
         model.train()
         inputs = self._prepare_inputs(inputs)
         ids, labels = inputs["input_ids"], inputs["labels"]
@@ -201,7 +201,7 @@ class PretrainTrainer(CheckpointMixin, Trainer):
         return super().create_scheduler(num_training_steps, optimizer)
 
     def get_train_dataloader(self) -> DataLoader:
-        """Whole batches, each process its own: accelerate has nothing to share out."""
+        """A loader of whole batches for this process; accelerate does not need to shard it."""
         batches = BatchStream(
             self.train_dataset, self.args.train_batch_size, self.args.process_index, self.args.world_size
         )
@@ -220,7 +220,7 @@ class PretrainTrainer(CheckpointMixin, Trainer):
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         if self.state.global_step >= self.state.max_steps:
-            self.control.should_training_stop = True  # transformers would take one more step
+            self.control.should_training_stop = True  # otherwise transformers takes one more step
             return
         super()._run_epoch(*args, **kwargs)
 
@@ -230,13 +230,13 @@ class PretrainTrainer(CheckpointMixin, Trainer):
         self.train_seconds = time.perf_counter() - self._train_start
         return result
 
-    # ------------------------------------------------------------------ examinations
+    # ------------------------------------------------------------------ evaluation
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Loss, floor and gap on held-out sequences, in expectation; the best model so far goes to `best/`."""
+        """Expected loss, floor and gap on held-out sequences; the best model so far is saved to `best/`."""
         line = self.examination.model(self.model, prefix=self.prefix)
         found = summarise(line, self.examination.exact)
-        # Before the checkpoint of this step is written: what is kept is good.
+        # Before this step's checkpoint is written, so that saved checkpoints are always finite.
         self._check_finite("held-out loss", found["final_loss"], self.state.global_step)
         metrics = {
             "eval_loss": found["final_loss"],
@@ -261,10 +261,10 @@ def _mean_loss(logits: torch.Tensor, labels: torch.Tensor, reduction: str = "mea
 
 
 def _carried(outputs: Any) -> dict[str, Any]:
-    """What a network remembers, without its gradient, as arguments of the next call.
+    """A network's state, detached, as arguments of the next call.
 
     Raises:
-        ConfigError: it remembers nothing.
+        ConfigError: the network has no state.
     """
     state, cache = outputs.get("state"), outputs.get("past_key_values")
     if state is not None:

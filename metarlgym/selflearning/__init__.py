@@ -1,1 +1,2 @@
-"""Learning from one's own signal: critics that may be hacked, gist tokens, learned losses; measured against truth."""
+"""Learning from self-generated signals: critics that may be hacked, gist tokens, learned losses; measured against
+truth."""

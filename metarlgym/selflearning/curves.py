@@ -1,4 +1,4 @@
-"""The picture that all turns on: what a model improves for itself against what is true, on one axis."""
+"""The central plot of every experiment: a model's own loss against its true loss, on one axis."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ SEEDS = ("-", "--", ":", "-.")
 
 @dataclass
 class Course:
-    """One run: checks in order, the first at the start.
+    """The checks of one run in order, the first at the start.
 
     Attributes:
-        steps: of the checks.
-        own: what the model lowers.
+        steps: steps of the checks.
+        own: the loss that the model minimises.
         true: the true held-out loss.
-        hack_step: one of `steps`, or None.
-        alarm_step: of the detector, or None.
+        hack_step: step of the hack, one of `steps`, or None.
+        alarm_step: step of the detector's alarm, or None.
     """
 
     steps: Sequence[int]
@@ -36,7 +36,7 @@ class Course:
 
 
 def how_to_read(own: str) -> str:
-    """The picture's text; `own` is the own loss in words."""
+    """Caption of the plot; `own` describes the model's own loss."""
     return (
         f"Orange: {own}, which the model is trained to lower. Blue: the true held-out loss. Both over their start; the "
         f"thin dashed line is {WORSE - 1:.0%} worse. A dot on the blue line marks the step of the hack. Line styles "
@@ -45,11 +45,11 @@ def how_to_read(own: str) -> str:
 
 
 def self_against_truth(panels: dict[str, list[Course]], log_steps: bool = False) -> Figure:
-    """A panel for each name, all with the same axes.
+    """Plot one panel per name, all with the same axes.
 
     Args:
-        panels: runs by the panel's title.
-        log_steps: steps on a logarithmic scale, for hacks that take 5 steps or 1,000.
+        panels: runs by panel title.
+        log_steps: use a logarithmic step axis, for hacks that take anything from 5 to 1,000 steps.
     """
     columns = min(4 if len(panels) > 6 else 3, len(panels))
     rows = -(-len(panels) // columns)

@@ -1,14 +1,14 @@
-"""What an experiment of this package is made of: variants that run by themselves, and what is made of their results.
+"""The interface of an experiment: independent variants, and the evaluation of their results.
 
 An experiment is a module with
 
-- `Config`: a data class of settings, checked in `__post_init__`;
-- `variants(config)`: names of the runs that it consists of, such as `live-0` (critic, seed);
-- `run_variant(config, variant, log)`: one of them; returns its results as JSON values;
-- `summarise(config, results)`: `summary.json`, from the results of all variants by name;
-- `pictures(config, results)`: what the report page shows.
+- `Config`: a dataclass of settings, validated in `__post_init__`;
+- `variants(config)`: names of its runs, such as `live-0` (critic, seed);
+- `run_variant(config, variant, log)`: runs one of them; returns its results as JSON values;
+- `summarise(config, results)`: the contents of `summary.json`, from the results of all variants by name;
+- `pictures(config, results)`: the figures of the report page.
 
-Variants are independent, so that they can share out the cores, and those that are done are not repeated after a kill.
+Variants are independent, so that they can run in parallel and finished ones need not be repeated after a crash.
 """
 
 from __future__ import annotations
@@ -20,30 +20,30 @@ from matplotlib.figure import Figure
 
 
 class Log(Protocol):
-    """Takes what a variant measures on its way."""
+    """Callback for the measurements of a running variant."""
 
     def __call__(self, step: int, total: int, **values: Any) -> None:
-        """A line of `variants/NAME.jsonl`, and progress.
+        """Write a line of `variants/NAME.jsonl`, and update the progress.
 
         Args:
-            step: steps done.
-            total: steps of the variant.
+            step: steps done so far.
+            total: total steps of the variant.
             values: JSON values.
         """
 
 
 @dataclass
 class Picture:
-    """One picture of a report page."""
+    """One figure of a report page."""
 
     title: str
     text: str
-    """What it shows and how to read it; one paragraph."""
+    """Caption: what it shows and how to read it; one paragraph."""
     figure: Figure
 
 
 class Experiment(Protocol):
-    """The functions of an experiment's module."""
+    """Functions that an experiment's module must define."""
 
     Config: type[Any]
 

@@ -1,4 +1,4 @@
-"""The report page of a self-learning run: one HTML file that needs nothing else."""
+"""The report page of a self-learning run: one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -24,13 +24,14 @@ th { border-bottom: 1px solid #999; } pre { background: #f6f6f6; padding: .8rem;
 
 
 def write_report(folder: Path, title: str, summary: dict[str, Any], pictures: list[Picture]) -> None:
-    """Write `report.html` and its pictures as PNG files.
+    """Write `report.html`, and its figures as PNG files.
 
     Args:
-        folder: where to.
-        title: of the page.
-        summary: `summary.json`; `reading`, a paragraph a line, and `table`, a list of rows, are shown as such.
-        pictures: in order.
+        folder: target folder.
+        title: title of the page.
+        summary: contents of `summary.json`; `reading` (one paragraph per line) and `table` (a list of rows) are
+            rendered.
+        pictures: figures, in order.
     """
     remove_pictures(folder)
     parts = [f"<h1>{html.escape(title)}</h1>"]
@@ -61,7 +62,7 @@ def write_report(folder: Path, title: str, summary: dict[str, Any], pictures: li
 
 
 def remove_pictures(folder: Path) -> None:
-    """Pictures that `write_report` left there before."""
+    """Remove the figures of an earlier `write_report`."""
     tree = LAYOUTS["selflearn"]
     for picture in folder.glob("[0-9]*_*.png"):
         if not picture.is_symlink() and tree.owns_file(picture):
@@ -78,7 +79,7 @@ def _table(rows: list[dict[str, Any]]) -> str:
 
 
 def cell(value: Any) -> str:
-    """A value as it stands in a table."""
+    """Format a value for a table."""
     if value is None:
         return "–"
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""What a variant leaves in the run's folder: `variants/NAME.jsonl` on its way, `variants/NAME.json` at its end."""
+"""Files of a variant in the run's folder: `variants/NAME.jsonl` while it runs, `variants/NAME.json` once it is done."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 
 
 def progress(folder: Path, name: str) -> str:
-    """How far a running variant has come."""
+    """Progress of a running variant."""
     path = folder / "variants" / f"{name}.jsonl"
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     try:
         last = json.loads(lines[-1])
         return f"{name} {last['step']}/{last['of']}"
     except (IndexError, ValueError, TypeError, KeyError):
-        # No line yet, or one that is being written: the next look will see it, and the run must not end for it.
+        # No complete line yet: the next call will see it, and this must not end the run.
         return name
 
 
@@ -28,7 +28,7 @@ def result_of(folder: Path, name: str) -> dict[str, Any]:
 
 
 def results(folder: Path, names: list[str]) -> tuple[dict[str, dict[str, Any]], list[str]]:
-    """The results of those variants that are done, by name, and the variants whose results are damaged."""
+    """Results of the finished variants, by name, and the names of variants whose results are damaged."""
     found, damaged = {}, []
     for name in names:
         if not result_path(folder, name).exists():

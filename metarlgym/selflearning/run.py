@@ -1,7 +1,7 @@
-"""run_selflearning: all variants of an experiment, from settings to `summary.json` and a report page.
+"""run_selflearning: runs all variants of an experiment, from settings to `summary.json` and a report page.
 
-Variants are independent: they run side by side, and finished ones are kept, so a run that was killed resumes with the
-variants that are left.
+Variants are independent: they run in parallel and finished ones are kept, so a killed run resumes with the remaining
+variants.
 """
 
 from __future__ import annotations
@@ -40,21 +40,21 @@ EXPERIMENTS = {
     "gist_tokens": "learn gist tokens, then in the space of their states",
     "learned_loss": "learn a loss by second-order gradients",
 }
-"""What each experiment is, by its name, which is also that of its package here and of its config."""
+"""Descriptions of the experiments by name; the name is also that of the subpackage and of the config."""
 
 
 @dataclass
 class SelfLearnRun:
-    """What to do with the run."""
+    """Options of the run that are not settings of the experiment."""
 
     experiment: str = field(
         default="", metadata={"help": "; ".join(f"{name}: {text}" for name, text in EXPERIMENTS.items()) + "."}
     )
-    output_dir: str = field(default="", metadata={"help": "Where results go; default runs/NAME."})
-    workers: int = field(default=2, metadata={"help": "Variants that run at the same time, one thread each."})
-    only: list[str] = field(default_factory=list, metadata={"help": "Run these variants alone."})
-    resume: bool = field(default=False, metadata={"help": "Keep the variants that are done in output_dir."})
-    overwrite: bool = field(default=False, metadata={"help": "Replace the run that output_dir holds."})
+    output_dir: str = field(default="", metadata={"help": "Folder for results; default runs/NAME."})
+    workers: int = field(default=2, metadata={"help": "Number of variants to run in parallel, one thread each."})
+    only: list[str] = field(default_factory=list, metadata={"help": "Run only these variants."})
+    resume: bool = field(default=False, metadata={"help": "Resume the run in output_dir; finished variants are kept."})
+    overwrite: bool = field(default=False, metadata={"help": "Replace the run in output_dir."})
 
     def __post_init__(self) -> None:
         check_values(self)
@@ -68,17 +68,17 @@ class SelfLearnSettings:
     run: SelfLearnRun
     config: Any
     arguments: list[str] = field(default_factory=list)
-    """The command line, as it was given."""
+    """The command line as given."""
 
     def resolved(self) -> dict[str, Any]:
-        """A file of them starts the same run again."""
+        """All settings; a file with them reproduces the run."""
         once = ("resume", "overwrite", "only")
         both = {**dataclasses.asdict(self.run), **dataclasses.asdict(self.config)}
         return {name: plain(value) for name, value in both.items() if name not in once}
 
 
 def find_experiment(name: str) -> Experiment:
-    """The module of an experiment."""
+    """Import the module of an experiment."""
     return import_module(f"metarlgym.selflearning.{name}.experiment")  # type: ignore[return-value]
 
 
@@ -91,7 +91,7 @@ def parse(arguments: Sequence[str]) -> SelfLearnSettings:
     """Read `--config FILE` and overrides.
 
     Raises:
-        ConfigError: a name or a value that does not fit.
+        ConfigError: an unknown name or an invalid value.
     """
     if (number := said_in(arguments, "plan", "selflearn")) is not None:
         raise ConfigError(f"plan={number} is no longer a setting: give experiment={'|'.join(EXPERIMENTS)} instead.")
@@ -102,13 +102,13 @@ def parse(arguments: Sequence[str]) -> SelfLearnSettings:
 
 
 def run_selflearning(settings: SelfLearnSettings, console: Console | None = None) -> dict[str, Any]:
-    """Run the variants that are not done and report; returns the summary.
+    """Run the unfinished variants and write the report; returns the summary.
 
-    Everything goes to `output_dir`: `config.yaml`, `variants/NAME.json` and `.jsonl`, `summary.json`, `report.html` and
-    its pictures.
+    Everything is written to `output_dir`: `config.yaml`, `variants/NAME.json` and `.jsonl`, `summary.json`,
+    `report.html` and its figures.
 
     Raises:
-        MetaRLGymError: a variant failed; those that are done are kept.
+        MetaRLGymError: a variant failed; finished variants are kept.
     """
     console = console or Console()
     run, config = settings.run, settings.config
@@ -151,7 +151,7 @@ def _run(
     claimed: RunFolder,
     console: Console,
 ) -> dict[str, Any]:
-    """The run in its folder, claimed; returns what `run_selflearning` does."""
+    """Execute the run in its claimed folder; returns the same as `run_selflearning`."""
     run, config, folder = settings.run, settings.config, claimed.path
     if claimed.resumed:
         _check(settings, folder)
@@ -174,7 +174,7 @@ def _run(
             claimed.commit({"config.yaml": text})
         claimed.check()
     claimed.commit({"config.yaml": text})
-    # All that is there, of earlier runs of this config too: `only` adds to them.
+    # Include results of earlier runs of this config: `only` adds to them.
     finished, _ = results(folder, every)
     summary = {
         "experiment": run.experiment,
@@ -194,7 +194,7 @@ def _run(
 def _run_all(
     settings: SelfLearnSettings, names: list[str], total: int, folder: Path, console: Console
 ) -> Iterator[str]:
-    """Run variants with a progress bar; yields the name of each that is done."""
+    """Run variants with a progress bar; yields the name of each finished variant."""
     bar = Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
     )
@@ -212,7 +212,7 @@ def _run_all(
             done = in_turn(experiment, config, names, folder, tell)
         else:
             done = side_by_side(experiment, config, names, folder, tell, workers)
-        with closing(done):  # ends the processes at an error here, too
+        with closing(done):  # also ends the processes on an error here
             for name in done:
                 bar.update(task, advance=1)
                 yield name
@@ -221,10 +221,10 @@ def _run_all(
 
 
 def _check(settings: SelfLearnSettings, folder: Path) -> None:
-    """Refuse to add variants of another config.
+    """Reject adding variants of a different config.
 
     Raises:
-        ConfigError: naming the setting.
+        ConfigError: names the setting that differs.
     """
     free = ("workers", "only", "output_dir")
     check_same(folder, settings.resolved(), free, re.compile("|".join(free)))

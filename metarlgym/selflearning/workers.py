@@ -1,4 +1,4 @@
-"""Running variants: in this process, or side by side in processes of their own."""
+"""Execution of variants: in this process, or in parallel worker processes."""
 
 from __future__ import annotations
 
@@ -20,16 +20,17 @@ from metarlgym.runtime.run_folder import replace_text
 from metarlgym.selflearning.experiment import Experiment
 from metarlgym.selflearning.results import progress, result_path
 
-Names = Generator[str, None, None]
 Tell = Callable[[str], None]
-"""Takes what runs at the moment, for a progress bar."""
+"""Callback with the currently running variants, for a progress bar."""
 
 
-def in_turn(experiment: Experiment, config: Any, names: list[str], folder: Path, tell: Tell) -> Names:
-    """Run variants one after the other in this process, on one thread; yields the name of each that is done.
+def in_turn(
+    experiment: Experiment, config: Any, names: list[str], folder: Path, tell: Tell
+) -> Generator[str, None, None]:
+    """Run variants sequentially in this process, on one thread; yields the name of each finished variant.
 
     Raises:
-        MetaRLGymError: one failed.
+        MetaRLGymError: a variant failed.
     """
     import torch
 
@@ -48,13 +49,13 @@ def in_turn(experiment: Experiment, config: Any, names: list[str], folder: Path,
 
 def side_by_side(
     experiment: Experiment, config: Any, names: list[str], folder: Path, tell: Tell, workers: int
-) -> Names:
-    """Run variants in `workers` processes, one thread each; yields the name of each that is done.
+) -> Generator[str, None, None]:
+    """Run variants in `workers` processes, one thread each; yields the name of each finished variant.
 
     Raises:
-        MetaRLGymError: one failed; the others are ended.
+        MetaRLGymError: a variant failed; the others are terminated.
     """
-    # Fresh processes: what torch, matplotlib and the console hold in this one is not for sharing.
+    # Spawn rather than fork: the state of torch, matplotlib and the console must not be shared.
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_follow, initargs=(os.getpid(),))
     module = experiment.__name__  # type: ignore[attr-defined]
@@ -76,18 +77,18 @@ def side_by_side(
                 yield name
             tell(", ".join(progress(folder, waiting[f]) for f in left if f.running()))
     finally:
-        processes = list((pool._processes or {}).values())  # shutdown forgets them
+        processes = list((pool._processes or {}).values())  # shutdown drops these references
         pool.shutdown(wait=False, cancel_futures=True)
         for process in processes:
             process.terminate()
         for process in processes:
-            process.join(5)  # none may write into the folder after it is let go
+            process.join(5)  # none may write into the folder after it is released
 
 
 def run_one(
     experiment: Experiment, config: Any, name: str, folder: Path, tell: Callable[[int, int], None] | None = None
 ) -> None:
-    """Run a variant, and write what it measures and its result."""
+    """Run a variant, and write its measurements and its result."""
     place = folder / "variants" / f"{name}.jsonl"
     start = time.monotonic()
     with place.open("w", encoding="utf-8") as file:
@@ -100,12 +101,12 @@ def run_one(
                 tell(step, total)
 
         result = experiment.run_variant(config, name, log)
-    # Written whole or not at all: what exists is done.
+    # Written atomically: if the file exists, the variant is done.
     replace_text(result_path(folder, name), json.dumps({**result, "seconds": round(time.monotonic() - start, 1)}))
 
 
 def _named(error: BaseException, name: str) -> BaseException:
-    """The error with the variant's name."""
+    """Add the variant's name to an error."""
     if isinstance(error, MetaRLGymError):
         return type(error)(f"variant {name}: {error}")
     error.add_note(f"in variant {name}; finished ones are kept, --resume goes on with the others")
@@ -113,7 +114,7 @@ def _named(error: BaseException, name: str) -> BaseException:
 
 
 def _run_by_name(module: str, config: Any, name: str, folder: str) -> None:
-    """In a process of its own."""
+    """Entry point of a worker process."""
     import importlib
 
     import torch
@@ -125,7 +126,7 @@ def _run_by_name(module: str, config: Any, name: str, folder: str) -> None:
 
 @contextmanager
 def _ignored_by_children() -> Iterator[None]:
-    """Processes started within this ignore Ctrl-C, which reaches all processes: the first one ends the others."""
+    """Processes started in this context ignore Ctrl-C, which reaches all processes: the parent terminates them."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -137,7 +138,7 @@ def _ignored_by_children() -> Iterator[None]:
 
 
 def _follow(parent: int) -> None:
-    """End this process when the one that started it is gone: another one may write into the folder then."""
+    """End this process when its parent is gone, since another run may then write into the folder."""
 
     def watch() -> None:
         while os.getppid() == parent:

@@ -1,1 +1,1 @@
-"""Sequence worlds: sources with a known law, exact predictors, data files, and scores of models that read them."""
+"""Sequence worlds: sources with a known law, exact predictors, data export, and scoring of models on sequences."""

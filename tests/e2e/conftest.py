@@ -10,7 +10,13 @@ import pytest
 ROOT = Path(__file__).parents[2]
 # Two processes, with a port that is free.
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-ZERO3 = [sys.executable, "-m", "accelerate.commands.launch", "--config-file", str(ROOT / "configs/accelerate/zero3_cpu.yaml")]
+ZERO3 = [
+    sys.executable,
+    "-m",
+    "accelerate.commands.launch",
+    "--config-file",
+    str(ROOT / "configs/accelerate/zero3_cpu.yaml"),
+]
 ZERO3 += ["--main_process_port", "0"]
 
 

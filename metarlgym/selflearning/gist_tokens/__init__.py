@@ -1,1 +1,1 @@
-"""Gist tokens: a chunk is compressed through an attention bottleneck, and an actor learns in the space of gists."""
+"""Gist tokens: compress a chunk through an attention bottleneck, and train an actor in gist space."""

@@ -1,8 +1,8 @@
-"""Gist tokens: learn gist tokens through an attention bottleneck, then learn in the space of their states.
+"""Gist tokens: learn gist tokens through an attention bottleneck, then train in the space of their states.
 
-Phase A trains gists of several sizes and two controls, and says how many bits get through. Phase B starts from such a
-model and asks whether a score in gist space is harder or easier to hack than one in token space. A variant of phase A
-is a view and a seed, a variant of phase B a space and a seed.
+Phase A trains models with different numbers of gist tokens and two controls, and measures how many bits pass through
+the bottleneck. Phase B starts from such a model and asks whether a score in gist space is harder or easier to hack than
+one in token space. A variant of phase A is a view and a seed; a variant of phase B is a space and a seed.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ CONTROLS = ("no_bottleneck", "no_gist")
 
 
 def variants(config: Config) -> list[str]:
-    """`gist-K-seedS` and the controls of phase A, `space-NAME-seedS` of phase B."""
+    """`gist-K-seedS` and the controls for phase A, `space-NAME-seedS` for phase B."""
     views = [f"gist-{k}" for k in config.gists] + (list(CONTROLS) if config.gists else [])
     found = [f"{view}-seed{seed}" for seed in config.gist_seeds for view in views]
     return found + [f"space-{space}-seed{seed}" for seed in config.seeds for space in config.spaces]
 
 
 def run_variant(config: Config, variant: str, log: Log) -> dict[str, Any]:
-    """One run.
+    """Run one variant.
 
     Returns:
-        Phase A: `view`, `gists`, `seed`; `loss` on chunk 2, expected under the truth, and `loss_se` over sequences;
-        `exact`; `leak_max_abs` with gists cut off, and `gradient_max_abs` without, see `gist_leak`. Phase B: see
-        `run_space`.
+        Phase A: `view`, `gists`, `seed`; `loss` on chunk 2 (expected under the truth) and its standard error `loss_se`
+        over sequences; `exact`; `leak_max_abs` with gists cut off, and `gradient_max_abs` without, see `leak.py`. Phase
+        B: see `run_space`.
 
     Raises:
-        ConfigError: no such variant.
+        ConfigError: unknown variant.
     """
     if variant not in variants(config):
         raise ConfigError(f"variant={variant!r} is not one of this config: use {', '.join(variants(config))}.")
@@ -52,7 +52,7 @@ def run_variant(config: Config, variant: str, log: Log) -> dict[str, Any]:
     if name.startswith("space-"):
         return run_space(config, name.removeprefix("space-"), seed, log)
     view, _, number = name.partition("-")
-    # Controls have a gist too, that is not used: their sequences are otherwise the same.
+    # Controls have an unused gist too, so that their sequences are otherwise the same.
     gists = int(number or 1)
     model = train_gists(config, gists, view, seed, config.steps, log)
     first, second, theta = held_out(config, config.held)

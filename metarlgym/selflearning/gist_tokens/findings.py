@@ -1,4 +1,4 @@
-"""The figures of gist tokens in words, what did not come out included."""
+"""The results of the gist-tokens experiment in words, including negative ones."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from typing import Any
 
 
 def reading(summary: dict[str, Any]) -> str:
-    """A paragraph made of the summary's figures alone.
+    """A paragraph based only on the summary's figures.
 
     Args:
-        summary: what `summarise` has so far.
+        summary: the figures that `summarise` has so far.
     """
     return " ".join([*_phase_a(summary), *_phase_b(summary)])
 

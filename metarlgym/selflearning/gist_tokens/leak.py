@@ -1,8 +1,8 @@
-"""Nothing passes the bottleneck but gists: the gradient that gets from chunk 2 to chunk 1 when gists are cut off.
+"""Leak check of the bottleneck: the gradient from chunk 2 to chunk 1 when the gists are cut off.
 
-Hooks on the embedding and on every layer detach the hidden states at gist positions. What is left of the gradient of
-chunk 2's loss with respect to chunk 1's embeddings came by another way, and under the gist mask there is none: it is 0
-to the last bit. A mask with a hole shows here at once, whatever the model has learned.
+Hooks on the embedding and on every layer detach the hidden states at gist positions. Any remaining gradient of chunk
+2's loss with respect to chunk 1's embeddings bypasses the gists; under the gist mask it is exactly 0. A leaky mask
+shows here immediately, whatever the model has learned.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def chunk_1_gradient(model: GistModel, first: Tensor, second: Tensor, cut: bool)
     """The largest absolute entry of the gradient of chunk 2's summed loss with respect to chunk 1's embeddings.
 
     Args:
-        model: any.
+        model: any gist model.
         first: chunk 1, `(B, n1)`.
         second: chunk 2, `(B, n2)`.
         cut: detach the hidden states at gist positions.
@@ -39,7 +39,7 @@ def chunk_1_gradient(model: GistModel, first: Tensor, second: Tensor, cut: bool)
         return severed(leaf[0])
 
     def at_layer(_module: Any, _inputs: Any, output: Any) -> Any:
-        # Some releases of transformers give the hidden states alone, others a tuple that begins with them.
+        # Some releases of transformers return only the hidden states, others a tuple that starts with them.
         return severed(output) if isinstance(output, Tensor) else (severed(output[0]), *output[1:])
 
     core = model.network.model

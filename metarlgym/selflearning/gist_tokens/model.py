@@ -1,8 +1,8 @@
-"""A network with gist tokens, and how it learns them: `[chunk 1][gists][chunk 2]`, next-symbol loss, bottleneck mask.
+"""A network with gist tokens and its training: `[chunk 1][gists][chunk 2]`, next-symbol loss, bottleneck mask.
 
-The world is a source whose symbols are i.i.d. under a hidden distribution, so chunk 1 helps with chunk 2 by what it
-tells of that distribution, and how much is known exactly. Gists are extra rows of the vocabulary after the symbols.
-They are never to be predicted: logits are those of the symbols.
+The source draws symbols i.i.d. from a hidden distribution, so chunk 1 helps to predict chunk 2 through its information
+about that distribution, and the exact amount is known. Gists are extra vocabulary entries after the symbols. They are
+never predicted: logits cover only the symbols.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ class GistModel(nn.Module):
         config: sizes.
         gists: number k of gist tokens.
         view: what chunk 2 sees, see `gist_mask`.
-        seed: seeds the weights.
+        seed: seed of the weights.
     """
 
     def __init__(self, config: Config, gists: int, view: str, seed: int) -> None:
         super().__init__()
         sizes = NetworkArguments(hidden_size=config.hidden_size, num_layers=config.layers, num_heads=config.heads)
         context = config.n1 + gists + config.n2
-        # Fewer heads of keys and values than of queries: the width of a gist is theirs, the model's is not, so that it
-        # is the bottleneck and not the model that decides how much gets through.
+        # Fewer key-value heads than query heads: they set the width of a gist independently of the model's width, so
+        # that the bottleneck and not the model limits how much passes through.
         shape = make_network(sizes, config.alphabet + gists, context, seed).config
         shape.num_key_value_heads = config.kv_heads
         with torch.random.fork_rng(devices=[]):
@@ -58,10 +58,10 @@ class GistModel(nn.Module):
         return gist_mask(((place >= before) & (place < before + self.gists))[None], self.view)
 
     def logits(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits of the symbols of both chunks, from what stands before each.
+        """Logits of the symbols of both chunks, each given the preceding tokens.
 
         Returns:
-            `(B, n1 - 1, A)`: chunk 1 without its first symbol, which nothing predicts; `(B, n2, A)`: chunk 2.
+            `(B, n1 - 1, A)`: chunk 1 without its first symbol, which is not predicted; `(B, n2, A)`: chunk 2.
         """
         ids = self.ids(first, second)
         found = self.network(
@@ -71,9 +71,10 @@ class GistModel(nn.Module):
         return found[:, : first.shape[1] - 1], found[:, start:-1]
 
     def states(self, chunk: Tensor) -> Tensor:
-        """The gist states of a chunk: what tokens after its gists would read of it.
+        """The gist states of a chunk: everything that tokens after its gists can read of it.
 
-        These are the inputs of all layers but the first (whose input is the gist's embedding, whatever the chunk).
+        These are the inputs of all layers except the first (whose input is the gist's embedding, independent of the
+        chunk).
 
         Args:
             chunk: `(B, n)`.
@@ -92,14 +93,14 @@ class GistModel(nn.Module):
 
 
 def make_source(config: Config, seed: int) -> Piecewise:
-    """The world: chunk 1 and chunk 2 of a sequence are under one hidden distribution."""
+    """The source: chunk 1 and chunk 2 of a sequence share one hidden distribution."""
     return Piecewise(
         "static", T=config.n1 + config.n2, alphabet=config.alphabet, concentration=config.concentration, seed=seed
     )
 
 
 def draw(config: Config, source: Piecewise, start: int, count: int, split: str = "train") -> tuple[Tensor, ...]:
-    """Sequences `start` to `start + count - 1`.
+    """Draw sequences `start` to `start + count - 1`.
 
     Returns:
         chunk 1 `(B, n1)`, chunk 2 `(B, n2)`, and the true distribution of each sequence, `(B, A)` float32.
@@ -111,7 +112,7 @@ def draw(config: Config, source: Piecewise, start: int, count: int, split: str =
 
 
 def expected_loss(logits: Tensor, theta: Tensor) -> Tensor:
-    """Cross-entropy of each prediction in expectation under the truth, nats.
+    """Expected cross-entropy of each prediction under the truth, in nats.
 
     Args:
         logits: `(B, n, A)`.
@@ -125,7 +126,7 @@ def expected_loss(logits: Tensor, theta: Tensor) -> Tensor:
 
 @torch.no_grad()
 def held_out_loss(model: GistModel, first: Tensor, second: Tensor, theta: Tensor, rows: int = 256) -> Tensor:
-    """Expected loss on chunk 2 of each sequence, nats a symbol, `(B,)`; `rows` sequences at a time."""
+    """Expected loss on chunk 2 of each sequence in nats per symbol, `(B,)`; evaluates `rows` sequences at a time."""
     parts = []
     for part in range(0, len(first), rows):
         cut = slice(part, part + rows)
@@ -134,16 +135,16 @@ def held_out_loss(model: GistModel, first: Tensor, second: Tensor, theta: Tensor
 
 
 def train_gists(config: Config, gists: int, view: str, seed: int, steps: int, log: Log, total: int = 0) -> GistModel:
-    """Phase A: learn to predict both chunks; under view `gist`, chunk 1 reaches chunk 2 through the gists alone.
+    """Phase A: learn to predict both chunks; with view `gist`, chunk 1 reaches chunk 2 only through the gists.
 
     Args:
         config: sizes and settings.
         gists: number k of gist tokens.
         view: see `gist_mask`.
-        seed: of weights and data; they do not depend on view and k otherwise.
-        steps: of AdamW, step size by warm-up and cosine.
-        log: takes the training losses.
-        total: steps of the variant, where it goes on after this; 0: no more than these.
+        seed: seed of weights and data, which do not otherwise depend on view and k.
+        steps: number of AdamW steps, with linear warm-up and cosine decay of the learning rate.
+        log: receives the training losses.
+        total: total steps of the variant if it continues after phase A; 0 if it does not.
     """
     model = GistModel(config, gists, view, seed)
     source = make_source(config, derive(seed, "gist-train"))

@@ -1,4 +1,4 @@
-"""Pictures of gist tokens."""
+"""Plots of the gist-tokens experiment."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ GISTS, CONTROL, EXACT = "#0072B2", "#D55E00", "black"
 
 
 def pictures(config: Config, results: Results) -> list[Picture]:
-    """What there are variants for: loss by number of gists; courses of phase B; own loss against true loss."""
+    """Plots for the available variants: loss by number of gists, training curves of phase B, own loss against true
+    loss."""
     summary = summarise(config, results)
     found = []
     if summary["loss_by_gist_tokens"]:

@@ -1,8 +1,8 @@
-"""Phase B: an actor learns from how near its own continuations are to the true ones, in token or in gist space.
+"""Phase B: an actor is rewarded for the similarity of its continuations to the true ones, in token or gist space.
 
-Score-function gradient as in GRPO: G continuations of each prompt, advantages leave-one-out within them, one scale for
-the batch. Sampling has no gradient, and a relaxation of it would be biased, so this is the form that can be trusted.
-The true loss is watched from outside: whoever raises the score by anything but better predictions shows there.
+Uses the score-function gradient as in GRPO: G continuations per prompt, leave-one-out advantages within the group, and
+one scale for the batch. Sampling has no gradient and a relaxation would be biased, so this is the reliable form. The
+true loss is monitored separately: an actor that raises the score by other means than better predictions shows up there.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from metarlgym.selflearning.gist_tokens.verdicts import verdicts
 from metarlgym.training.credit import batch_scale, leave_one_out
 
 SMALLEST = 1e-12
-"""Probabilities of the source below this count as this: a symbol may be as good as impossible."""
+"""Lower clamp for the source's probabilities, since a symbol may be nearly impossible."""
 
 
 class Course:
-    """The checks of a run on a fixed held-out slice, with the same random numbers each time.
+    """The checks of a run on a fixed held-out set, with the same random numbers each time.
 
     Args:
         config: sizes.
-        seed: of the random numbers.
+        seed: seed of the random numbers.
         judge: the scorer.
     """
 
@@ -43,13 +43,14 @@ class Course:
 
     @torch.no_grad()
     def check(self, step: int) -> dict[str, Any]:
-        """Measure, and keep the result in `checks`.
+        """Run a check and append the result to `checks`.
 
         Returns:
-            `score`, `gain` and `gain_se` (over the start, by prompt); `gist_score` under the encoder of the start and
-            `token_score`, whatever the variant's own; `true_loss` on chunk 2, nats; `entropy` of the policy along its
-            own samples, nats; `bigrams`, distinct ones over all; `likelihood` of samples under the source, nats a
-            symbol; `state_std`, over its start, and `state_alike` of the gist states of true chunks, see `Judge`.
+            `score`; its `gain` over the start, with standard error `gain_se` over prompts; `gist_score` under the
+            initial encoder and `token_score`, whatever the variant's own score; `true_loss` on chunk 2, in nats;
+            `entropy` of the policy along its own samples, in nats; `bigrams`, the fraction of distinct ones;
+            `likelihood`, the samples' mean log-probability under the source in nats per symbol; `state_std`, relative
+            to the start, and `state_alike` of the gist states of true chunks, see `Judge`.
         """
         config, actor, group = self.config, self.judge.actor, self.config.check_samples
         generator = torch.Generator().manual_seed(derive(self.seed, "check") % 2**63)
@@ -83,13 +84,13 @@ def held_out(config: Config, count: int) -> tuple[Tensor, ...]:
 
 
 def run_space(config: Config, space: str, seed: int, log: Log) -> dict[str, Any]:
-    """One variant of phase B, after a phase A of its own, which is the same for all spaces of a seed.
+    """Run one variant of phase B after its phase A, which is the same for all spaces of a seed.
 
     Args:
         config: settings.
-        space: what the score is, see `scores.py`.
-        seed: of everything.
-        log: takes training losses and checks.
+        space: the score, see `scores.py`.
+        seed: seed of everything.
+        log: receives training losses and checks.
 
     Returns:
         `space`, `seed`, `checks` in order, and the verdicts on them.
@@ -123,7 +124,7 @@ def run_space(config: Config, space: str, seed: int, log: Log) -> dict[str, Any]
 
 
 _STARTS: dict[tuple[str, int], GistModel] = {}
-"""Ends of phase A of this process, by settings and seed."""
+"""Cache of this process: models after phase A, by settings and seed."""
 
 
 def _after_phase_a(config: Config, seed: int, log: Log, total: int) -> GistModel:
@@ -134,7 +135,8 @@ def _after_phase_a(config: Config, seed: int, log: Log, total: int) -> GistModel
 
 
 def advantages(scores: Tensor, group: int) -> Tensor:
-    """Each score less the mean of the others of its group, by the root mean square of all; `(P * G,)` to the same."""
+    """Each score minus the mean of the others in its group, divided by the root mean square of all; `(P * G,)` to `(P *
+    G,)`."""
     groups = torch.arange(len(scores)) // group
     apart = (scores - leave_one_out(scores, groups, torch.ones(len(scores), dtype=torch.bool)))[:, None]
     return batch_scale(apart, torch.ones_like(apart, dtype=torch.bool))[:, 0]

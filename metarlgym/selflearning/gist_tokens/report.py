@@ -1,4 +1,5 @@
-"""`summary.json` of gist tokens: how much k gists carry, and in which space a score is harder to hack."""
+"""`summary.json` of the gist-tokens experiment: the capacity of k gists, and the space whose score is harder to
+hack."""
 
 from __future__ import annotations
 
@@ -14,14 +15,14 @@ Results = dict[str, dict[str, Any]]
 
 
 def summarise(config: Config, results: Results) -> dict[str, Any]:
-    """The summary, from the results of the variants that there are.
+    """The summary of the available variants.
 
     Returns:
-        Phase A: `loss_by_gist_tokens`, `no_bottleneck`, `no_gist`, `exact`: nats a symbol of chunk 2, means over seeds;
-        `bits_kept` of chunk 1 over all of chunk 2, `bits_per_gist`; `gap_closed`: share of the way from `no_gist` to
-        `no_bottleneck`; `leak_max_abs`, `gradient_max_abs`; `loss_by_seed`. Phase B: `space`, by variant, and
-        `harder_space`: `gist` (scored by the frozen encoder), `token`, or `neither`. Then `reading`, a text, and
-        `table`. None where the variants behind a figure are not there.
+        Phase A: `loss_by_gist_tokens`, `no_bottleneck`, `no_gist`, `exact`: loss on chunk 2 in nats per symbol, means
+        over seeds; `bits_kept`: bits of chunk 1 that benefit chunk 2; `bits_per_gist`; `gap_closed`: fraction of the
+        gap between `no_gist` and `no_bottleneck`; `leak_max_abs`, `gradient_max_abs`; `loss_by_seed`. Phase B: `space`,
+        by variant, and `harder_space`: `gist` (scored by the frozen encoder), `token`, or `neither`. Also `reading`, a
+        text, and `table`. Figures whose variants are missing are None.
     """
     found = _phase_a(config, results)
     spaces = {space: _space(config, results, space) for space in config.spaces}
@@ -89,7 +90,7 @@ def _space(config: Config, results: Results, space: str) -> dict[str, Any]:
     return {
         "hack_step": hacks,
         "data_side_step": [each["data_side_step"] for each in runs],
-        # Never within the budget counts as the budget: what is known is that it is no earlier.
+        # Runs that were not hacked count as the budget, which is a lower bound.
         "median_hack_step": median([config.space_steps if step is None else step for step in hacks]) if hacks else None,
         "correlation": correlation(checks) if checks else None,
         "correlation_from_start": correlation(checks, from_start=True) if checks else None,
@@ -114,7 +115,8 @@ def _mean(values: list[float]) -> float | None:
 
 
 def _harder(spaces: dict[str, dict[str, Any]]) -> str | None:
-    """By all seeds, or neither. Both scorers compared are fixed from the start, so the space is all that differs."""
+    """The harder space if all seeds agree, else `neither`. Both scorers are fixed, so that they differ only in the
+    space."""
     if not {"token", "frozen"} <= set(spaces):
         return None
     never = math.inf

@@ -1,7 +1,7 @@
-"""Continuations sampled after gists alone: chunk 1 is read once, and only its gists stay in the KV cache.
+"""Sampling of continuations from gists alone: chunk 1 is read once, and only its gists stay in the KV cache.
 
-Under the gist mask nothing else of chunk 1 is ever seen again, so the cache is that of k tokens, shared by all samples
-of a prompt.
+Under the gist mask nothing else of chunk 1 is visible later, so the cache holds k tokens, shared by all samples of a
+prompt.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ def sample(model: GistModel, first: Tensor, length: int, group: int, generator: 
     """Sample continuations of chunk 1.
 
     Args:
-        model: a model of view `gist`.
+        model: a model with view `gist`.
         first: chunk 1, `(P, n1)`.
-        length: symbols of a continuation.
-        group: continuations of each chunk, one after the other in the result.
-        generator: draws them.
+        length: symbols per continuation.
+        group: continuations per chunk, adjacent in the result.
+        generator: random generator for sampling.
 
     Returns:
         `(P * group, length)`.
 
     Raises:
-        ConfigError: the model's view is another.
+        ConfigError: the model has a different view.
     """
     if model.view != "gist":
         raise ConfigError(f"view={model.view!r} cannot be sampled from gists alone: use a model of view 'gist'.")
@@ -52,7 +52,7 @@ def sample(model: GistModel, first: Tensor, length: int, group: int, generator: 
                 input_ids=symbols[-1],
                 past_key_values=cache,
                 position_ids=torch.full((1, 1), start + place - 1),
-                attention_mask=torch.zeros(1, 1, 1, model.gists + place),  # all that is left may be seen
+                attention_mask=torch.zeros(1, 1, 1, model.gists + place),  # everything in the cache is visible
                 use_cache=True,
             ).logits[:, -1]
         chances = logits[:, : model.alphabet].softmax(-1)

@@ -1,13 +1,13 @@
-"""How near an own continuation is to the true one: in token space, or in gist space by one of four encoders.
+"""Similarity of the actor's continuation to the true one: in token space, or in gist space under one of four encoders.
 
 | space | score in [0, 1] |
 |---|---|
-| `token` | share of places where both have the same symbol |
-| `frozen` | similarity of gist states, by the encoder as it was at the end of phase A |
-| `ema` | the same, by an exponential moving average of the actor |
-| `live` | the same, by the actor itself: the gradient of its verdict reaches it |
+| `token` | fraction of positions at which both have the same symbol |
+| `frozen` | similarity of gist states under the encoder from the end of phase A |
+| `ema` | the same under an exponential moving average of the actor |
+| `live` | the same under the actor itself, which receives the gradient of the score |
 | `guarded` | `live`, with the variance term of VICReg (Bardes et al. 2022, arXiv:2105.04906) against collapse |
-| `noise` | a random number, as a control: what the update does to the true loss where there is nothing to learn |
+| `noise` | a random number, as a control: the effect of updates on the true loss when there is nothing to learn |
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from metarlgym.selflearning.gist_tokens.model import GistModel
 
 
 def token_score(own: Tensor, true: Tensor) -> Tensor:
-    """Share of places where two continuations agree; `(B, n)` and `(B, n)` to `(B,)`."""
+    """Fraction of positions at which two continuations agree; `(B, n)` and `(B, n)` to `(B,)`."""
     return (own == true).float().mean(1)
 
 
 def state_score(own: Tensor, true: Tensor, centre: Tensor) -> Tensor:
-    """Similarity of gist states: cosine from a centre, mean over gists, brought to [0, 1].
+    """Similarity of gist states: cosine after subtracting a centre, averaged over gists and mapped to [0, 1].
 
     Args:
         own: `(B, k, D)`.
         true: `(B, k, D)`.
-        centre: `(k, D)`: what the states of all chunks have in common says nothing about any of them.
+        centre: `(k, D)`: the component shared by all chunks, which carries no information about any of them.
 
     Returns:
         `(B,)`.
@@ -48,12 +48,12 @@ class Judge:
 
     Args:
         space: one of `SPACES`.
-        actor: what learns.
-        chunks: true chunks, `(B, n2)`, that tell centre and spread of gist states at the start.
-        tau: share that the moving average keeps at each step.
+        actor: the model in training.
+        chunks: true chunks, `(B, n2)`, used to estimate the centre and spread of gist states at the start.
+        tau: decay of the moving average per step.
 
     Raises:
-        ConfigError: no such space.
+        ConfigError: unknown space.
     """
 
     def __init__(self, space: str, actor: GistModel, chunks: Tensor, tau: float) -> None:
@@ -61,7 +61,7 @@ class Judge:
             raise ConfigError(f"space={space!r} is not known: use one of {', '.join(SPACES)}.")
         self.space, self.actor = space, actor
         self.at_start = copy.deepcopy(actor).requires_grad_(False)
-        """The encoder as it was."""
+        """The encoder as it was at the start."""
         self.average = None
         if space == "ema":
             self.average = AveragedModel(actor, multi_avg_fn=get_ema_multi_avg_fn(tau)).requires_grad_(False)
@@ -77,18 +77,18 @@ class Judge:
 
     @property
     def encoder(self) -> GistModel:
-        """Whose gist states count; where nobody's do, the one of the start, for comparison."""
+        """The model whose gist states are compared; the initial one, for reference, if the score does not use any."""
         if self.differentiable:
             return self.actor
         return self.at_start if self.average is None else self.average.module
 
     def score(self, own: Tensor, true: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Scores of own continuations `(B, n2)` by the true ones `(B, n2)`; `(B,)`, without a gradient.
+        """Scores of the actor's continuations `(B, n2)` against the true ones `(B, n2)`; `(B,)`, without gradient.
 
         Args:
-            own: continuations.
-            true: continuations.
-            generator: draws the scores of `noise`; without one they are their mean.
+            own: the actor's continuations.
+            true: the true continuations.
+            generator: random generator for the scores of `noise`; None for their mean.
         """
         if self.space == "token":
             return token_score(own, true)
@@ -102,11 +102,11 @@ class Judge:
         return state_score(encoder.states(own), encoder.states(true), self.centre)
 
     def live_loss(self, own: Tensor, true: Tensor, score_weight: float, guard_weight: float) -> Tensor:
-        """What `live` and `guarded` add to the policy gradient: the score itself, the true side detached, and the
-        guard: how far the deviation of each state falls below that of the start, as a share of it.
+        """Loss that `live` and `guarded` add to the policy gradient: the negative score, with the true side detached,
+        and the guard: the relative shortfall of each state's standard deviation below its initial value.
 
-        The guard is on directions from the centre, since they are all that the score sees: states that vary much may
-        still point the same way.
+        The guard applies to directions from the centre, since the score depends only on them: states with a large
+        variance may still point in the same direction.
         """
         states, target = self.actor.states(own), self.actor.states(true)
         loss = -score_weight * state_score(states, target.detach(), self.centre).mean()
@@ -121,13 +121,13 @@ class Judge:
 
     @torch.no_grad()
     def state_std(self, chunks: Tensor) -> float:
-        """Standard deviation of the gist states of true chunks, over that of the start; 0 is collapse."""
+        """Standard deviation of the gist states of true chunks, relative to the start; 0 means collapse."""
         return float(self.encoder.states(chunks).std(0).mean() / self.spread.mean())
 
     @torch.no_grad()
     def state_alike(self, chunks: Tensor) -> float:
-        """Score of each true chunk by another's in place of it: how alike the encoder makes what has nothing in common;
-        1 is collapse."""
+        """Mean score of each true chunk against a different one: how similar the encoder makes unrelated chunks; 1
+        means collapse."""
         return float(self.similarity(self.encoder, chunks, chunks.roll(1, 0)).mean())
 
     def after_step(self) -> None:

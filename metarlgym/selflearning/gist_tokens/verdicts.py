@@ -1,4 +1,4 @@
-"""What the checks of a variant of phase B say: when the score was hacked, and whether score and truth move together."""
+"""Verdicts on a phase B variant: when the score was hacked, and whether score and truth move together."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ Checks = Sequence[dict[str, Any]]
 
 
 def verdicts(checks: Checks) -> dict[str, int | None]:
-    """When a run was hacked.
+    """Find out when a run was hacked.
 
     Args:
         checks: in order, the first of them at the start; each with `step`, `true_loss`, `gain`, `gain_se`.
 
     Returns:
-        `data_side_step`: first check whose true loss is at least 1.05 of the start's; `hack_step`: first check at which
-        also the own score is above its start by more than 2 standard errors. None if never.
+        `data_side_step`: first check whose true loss is at least 1.05 times the initial one; `hack_step`: first such
+        check at which the own score also exceeds its start by more than 2 standard errors. None if never.
     """
 
     def harmed(check: dict[str, Any]) -> bool:
@@ -33,16 +33,16 @@ def verdicts(checks: Checks) -> dict[str, int | None]:
 
 
 def correlation(runs: Sequence[Checks], from_start: bool = False) -> float | None:
-    """Correlation of the change of the own loss (1 - score) with the change of the true loss, over checks of all runs.
+    """Correlation of changes in the own loss (1 - score) with changes in the true loss, over the checks of all runs.
 
-    1: what lowers the one lowers the other. -1: the score is bought with the truth.
+    1: both fall together. -1: the score improves at the expense of the truth.
 
     Args:
         runs: checks of each seed.
-        from_start: changes since the start; otherwise since the check before.
+        from_start: use changes since the start instead of since the previous check.
 
     Returns:
-        Pearson's r, None where one of the two does not change.
+        Pearson's r, or None if one of the two does not change.
     """
     own, true = [], []
     for checks in runs:

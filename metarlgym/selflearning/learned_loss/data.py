@@ -1,4 +1,4 @@
-"""The learner's noisy stream: MetaLM's noisy symbols are the targets, the clean ones are for evaluation alone."""
+"""The learner's noisy stream: MetaLM's noisy symbols are the targets; the clean ones serve only for evaluation."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Chunk:
     inputs: torch.Tensor
     """Noisy symbols 0..T-1."""
     targets: torch.Tensor
-    """Noisy symbols 1..T: what is learned from."""
+    """Noisy symbols 1..T, the training targets."""
     labels: torch.Tensor
     """Clean symbols 1..T."""
 
@@ -34,13 +34,13 @@ class Chunk:
 
 
 def language_source(settings: dict[str, float], length: int, seed: int, redrawn: bool, which: int = 0) -> MetaLM:
-    """A MetaLM source whose sequences have one symbol more than chunks, for the last target.
+    """A MetaLM source whose sequences are one symbol longer than chunks, to provide the last target.
 
     Args:
         settings: V, n, l, e.
-        length: places of a chunk.
-        seed: draws the language and the stream.
-        redrawn: every sequence has a language of its own; else all have the language number `which`.
+        length: length of a chunk.
+        seed: seed of the language and the stream.
+        redrawn: give every sequence its own language; otherwise all use language number `which`.
         which: number of the fixed language.
     """
     sizes: dict[str, Any] = {"V": int(settings["V"]), "n": int(settings["n"]), "l": settings["l"], "e": settings["e"]}
@@ -59,9 +59,9 @@ def read_chunk(source: MetaLM, start: int, count: int, split: str = "train") -> 
 
 
 def elements_of(source: MetaLM, clean: np.ndarray, books: Dictionary) -> tuple[np.ndarray, np.ndarray]:
-    """Which element each place belongs to (its separator is part of it), and whether it stood there before.
+    """The element at each position (including its separator), and whether it has occurred before.
 
-    An element that the end of the sequence cuts off is the first one of the dictionary that begins so.
+    An element truncated by the end of the sequence is taken to be the first dictionary entry with that prefix.
 
     Args:
         source: the source.
@@ -69,8 +69,8 @@ def elements_of(source: MetaLM, clean: np.ndarray, books: Dictionary) -> tuple[n
         books: their languages.
 
     Returns:
-        Numbers of elements, `(B, T)` int64; and where the same element has come earlier in the same sequence, `(B, T)`
-        of bool.
+        Indices of elements, `(B, T)` int64; and whether the same element has occurred earlier in the sequence, `(B, T)`
+        bool.
     """
     ids, again = np.empty(clean.shape, np.int64), np.empty(clean.shape, bool)
     for b, row in enumerate(clean):

@@ -1,4 +1,4 @@
-"""What a learner and its learned loss are worth: clean held-out loss, and how well weights tell wrong targets."""
+"""Evaluation of a learner and its learned loss: clean held-out loss, and how well weights identify wrong targets."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from metarlgym.sequences.sources import MetaLM
 
 BINS = 25
 FIRST_HELD_OUT = 10_000
-"""Held-out sequences before this one are for checks on the way and for choosing a step size."""
+"""Held-out sequences with lower indices are used for checks during training and for choosing a learning rate."""
 
 
 class Judge:
-    """The held-out part of a stream.
+    """Evaluates learners on the held-out part of a stream.
 
     Args:
         source: the stream.
-        count: held-out chunks.
-        trained: how many sequences of the stream a learner trains on.
+        count: number of held-out chunks.
+        trained: number of sequences of the stream that a learner trains on.
 
-    An element counts as seen before a place if it has come earlier in what the learner has seen: in the training
-    stream, where the language is fixed; earlier in the same sequence, where each has its own.
+    An element counts as seen if it occurred earlier in the learner's data: in the training stream if the language is
+    fixed, or earlier in the same sequence if each sequence has its own language.
     """
 
     def __init__(self, source: MetaLM, count: int, trained: int) -> None:
@@ -51,9 +51,9 @@ class Judge:
         return auc(scores[self.seen], self.wrong[self.seen])
 
     def learner(self, learner: Learner, loss: LearnedLoss | None = None) -> dict[str, Any]:
-        """Figures of a learner, and of its loss where that was learned.
+        """Figures of a learner, and of its loss if that was learned.
 
-        `auc_of_loss` is what the learner's bare loss of a target would reach as the score that it is wrong.
+        `auc_of_loss` is the AUC of the learner's plain loss on a target as a score for the target being wrong.
         """
         bare = learner.token_losses(self.chunk)
         found: dict[str, Any] = {

@@ -1,9 +1,9 @@
-"""Learned loss: learn a loss by second-order gradients, so that a step under it helps most on validation chunks.
+"""Learned loss: learn a loss with second-order gradients, so that a step under it helps most on validation chunks.
 
-A small transformer learns from MetaLM's noisy stream; clean labels are only used to judge its steps, and only the
-learned loss follows that judgement. A good loss has to find out by itself which targets are wrong. A variant is one
-loss, one way to choose the validation chunks, and one seed. Source: the third experiment of METALEARN; ML3
-(arXiv:1906.05374) and AdaLFL (arXiv:2301.13247), whose offline start and one-to-one alternation are taken over.
+A small transformer learns from MetaLM's noisy stream. Clean labels only serve to evaluate its steps, and this signal
+trains only the loss, so a good loss must discover by itself which targets are wrong. A variant is one loss, one way to
+choose the validation chunks, and one seed. Sources: the third experiment of METALEARN; ML3 (arXiv:1906.05374) and
+AdaLFL (arXiv:2301.13247), from which the offline start and the one-to-one alternation are taken.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ REDRAWN = {"redrawn": "weights-next", "redrawn_uniform": "uniform"}
 
 
 def variants(config: Config) -> list[str]:
-    """The check of hypergradients; then KIND-seedN."""
+    """The check of the hypergradients, then KIND-seedN."""
     kinds = [*FIXED, *LEARNED, *(REDRAWN if config.redrawn else ())]
     return [CHECK, *(f"{kind}-seed{seed}" for seed in config.seeds for kind in kinds)]
 
@@ -33,7 +33,7 @@ def run_variant(config: Config, variant: str, log: Log) -> dict[str, Any]:
     """Run one variant.
 
     Raises:
-        ConfigError: no variant of this configuration.
+        ConfigError: not a variant of this configuration.
     """
     if variant not in variants(config):
         raise ConfigError(f"variant={variant!r} is not known: use one of {', '.join(variants(config))}.")

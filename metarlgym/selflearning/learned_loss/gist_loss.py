@@ -1,16 +1,17 @@
-"""A learned loss between gists: of what the learner would write, and of that with the truth put in.
+"""A learned loss: the distance between the gist of the learner's predictions and the gist of the targets.
 
-The third experiment of METALEARN takes the distance between a gist of the model's own output and a gist of output and
-ground truth, and learns the map to gists by the second-order gradient, in place of a bottleneck of its own. Here the
-gist of a few neighbouring places is a learned map of their hidden states and token embeddings, pooled by learned
+The third experiment of METALEARN uses the distance between a gist of the model's own output and a gist of output and
+ground truth, and learns the map to gists with the second-order gradient instead of a separate bottleneck. Here the gist
+of a few neighbouring positions is a learned map of their hidden states and token embeddings, pooled with learned
 weights:
 
     own = tanh(sum_t a_t (A h_t + sum_v p_t(v) E_v)),   truth = tanh(sum_t a_t (A h_t + E_{y_t})),
     loss = sum |own - truth|^2 / tokens
 
-A, E and the network behind a_t are phi. The rows of E have length 1 and a_t is at most 1, else the loss would be made
-ever larger: the larger the step, the more it gains, as long as it is judged by its direction. The learner's gradient
-goes through its probabilities p_t alone: through h_t it could make gists alike by making all hidden states alike.
+phi consists of A, E and the network that computes a_t. The rows of E have unit length and a_t is at most 1; otherwise
+the loss would grow without bound, since a larger step gains more as long as steps are evaluated by their direction. The
+learner's gradient flows only through its probabilities p_t: through h_t it could make gists similar by making all
+hidden states similar.
 """
 
 from __future__ import annotations
@@ -25,16 +26,16 @@ from metarlgym.selflearning.learned_loss.token_weights import View, WeightNet, w
 
 
 class GistLoss(nn.Module):
-    """The distance between gists, alone or added to a weighted cross-entropy.
+    """The distance between gists, optionally added to a weighted cross-entropy.
 
     Args:
-        vocab_size: tokens.
-        hidden_size: width of the learner.
-        gist_size: numbers in a gist.
-        window: neighbouring places that share a gist.
-        with_cross_entropy: add the cross-entropy, weighted by the same weights.
-        width: units of the weights' hidden layers.
-        seed: seeds the parameters.
+        vocab_size: vocabulary size.
+        hidden_size: hidden size of the learner.
+        gist_size: dimension of a gist.
+        window: number of neighbouring positions that share a gist.
+        with_cross_entropy: add the cross-entropy, weighted with the same weights.
+        width: units of the weight network's hidden layers.
+        seed: seed of the parameters.
     """
 
     needs_hidden = True
@@ -60,15 +61,15 @@ class GistLoss(nn.Module):
             self.of_hidden = nn.Parameter(torch.randn(hidden_size, gist_size) * 0.1 * hidden_size**-0.5)
 
     def weights(self, view: View) -> torch.Tensor:
-        """How much each token enters its gist, `(B, T)` in (0, 1)."""
+        """Weight of each token in its gist, `(B, T)` in (0, 1)."""
         return self.pool.weights(view)
 
     def forward(self, view: View, held: View) -> torch.Tensor:
         """The loss.
 
         Args:
-            view: of the learner that moves.
-            held: the same, where the learner shall not move: hidden states, and what the weights are made of.
+            view: view of the learner; its gradient updates the learner.
+            held: the same view without gradient to the learner, for hidden states and the inputs of the weights.
         """
         assert held.hidden is not None
         weights = self.weights(held)

@@ -1,9 +1,9 @@
-"""How a validation loss changes with the settings of a learned loss, exactly, through steps of gradient descent.
+"""Exact hypergradients: derivatives of a validation loss by the parameters of a learned loss, through SGD steps.
 
-One step of the learner is `theta' = theta - rate * grad_theta inner(theta, phi)`. The gradient of `outer(theta')` by
-phi holds second derivatives of the inner loss; here autograd takes them, by keeping the graph of the step (ML3,
-arXiv:1906.05374; AdaLFL, arXiv:2301.13247). Flash and memory-efficient attention have no second derivative, so
-everything runs with the math kernel.
+One step of the learner is `theta' = theta - rate * grad_theta inner(theta, phi)`. The gradient of `outer(theta')` with
+respect to phi contains second derivatives of the inner loss; autograd computes them, since the graph of the step is
+kept (ML3, arXiv:1906.05374; AdaLFL, arXiv:2301.13247). Flash and memory-efficient attention do not support second
+derivatives, so attention uses the math kernel.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 Params = dict[str, torch.Tensor]
-"""Weights of a network by name, apart from the network."""
+"""Weights of a network by name, separate from the module."""
 InnerLoss = Callable[[Params, Params, int], torch.Tensor]
-"""Loss of the learner, `inner(params, held, k)` in step k; depends on phi. `held` are the same weights: the learner
-does not move down what is computed from them, but they too depend on phi after the first step."""
+"""Loss of the learner, `inner(params, held, k)` in step k; depends on phi. `held` are the same weights, but the
+learner's step does not differentiate through them; after the first step they depend on phi too."""
 OuterLoss = Callable[[Params], torch.Tensor]
-"""Loss that judges the learner's weights; does not depend on phi."""
+"""Loss that evaluates the learner's weights; does not depend on phi."""
 
 
 @contextmanager
 def twice_differentiable() -> Iterator[None]:
-    """Attention by the math kernel, the only one with a second derivative."""
+    """Use the math kernel for attention, the only one that supports second derivatives."""
     with sdpa_kernel(SDPBackend.MATH):
         yield
 
 
 def weights_of(network: nn.Module) -> Params:
-    """Copies of a network's weights, as leaves that a gradient can be taken by."""
+    """Copies of a network's weights, as leaves that require a gradient."""
     return {name: weight.detach().clone().requires_grad_() for name, weight in network.named_parameters()}
 
 
@@ -45,20 +45,20 @@ def call(network: nn.Module, params: Params, **inputs: Any) -> Any:
 
 
 def inner_steps(inner: InnerLoss, params: Params, rate: float, steps: int = 1) -> tuple[Params, list[torch.Tensor]]:
-    """Steps of gradient descent that can be differentiated.
+    """Differentiable steps of gradient descent.
 
     Args:
         inner: loss of the learner.
-        params: where to begin.
-        rate: step size.
-        steps: how many.
+        params: initial weights.
+        rate: learning rate.
+        steps: number of steps.
 
     Returns:
-        The weights after the last step, with the graph that leads to them, and the loss before each step.
+        The weights after the last step, with their graph, and the loss before each step.
     """
     losses = []
     for k in range(steps):
-        # Tensors of their own, so that the step's slope leaves out what the loss takes from `params` itself.
+        # Separate tensors, so that the step's gradient excludes what the loss computes from `params` itself.
         moved = {name: weight.view_as(weight) for name, weight in params.items()}
         loss = inner(moved, params, k)
         slopes = torch.autograd.grad(loss, list(moved.values()), create_graph=True)
@@ -69,12 +69,12 @@ def inner_steps(inner: InnerLoss, params: Params, rate: float, steps: int = 1) -
 
 @dataclass
 class Hypergradient:
-    """What one step of the learner says about phi."""
+    """The result of differentiating through the learner's steps."""
 
     slopes: list[torch.Tensor]
-    """Gradient of the outer loss by each tensor of phi; zeros where it does not depend on one."""
+    """Gradient of the outer loss with respect to each tensor of phi; zeros where it does not depend on one."""
     params: Params
-    """The learner after its steps, as leaves."""
+    """Weights of the learner after its steps, as leaves."""
     inner: float
     """Inner loss before the first step."""
     outer: float
@@ -89,15 +89,15 @@ def hypergradient(
     rate: float,
     steps: int = 1,
 ) -> Hypergradient:
-    """The gradient of `outer` after `steps` of gradient descent on `inner`, by phi.
+    """The gradient with respect to phi of `outer` after `steps` of gradient descent on `inner`.
 
     Args:
         inner: loss of the learner; uses phi.
-        outer: loss of weights.
+        outer: loss that evaluates weights.
         params: the learner's weights, leaves that require a gradient.
-        phi: what the inner loss is made of, leaves that require a gradient.
-        rate: step size of the learner.
-        steps: how many of its steps are differentiated.
+        phi: parameters of the inner loss, leaves that require a gradient.
+        rate: learning rate of the learner.
+        steps: number of its steps to differentiate through.
     """
     with twice_differentiable():
         after, losses = inner_steps(inner, params, rate, steps)
@@ -122,15 +122,15 @@ def finite_difference_error(
     directions: int = 4,
     size: float = 1e-4,
 ) -> float:
-    """The largest relative error of the hypergradient along random directions, against central differences.
+    """The largest relative error of the hypergradient along random directions, compared with central differences.
 
-    Give everything in float64. phi is put back as it was.
+    Everything must be float64. phi is restored afterwards.
 
     Args:
         inner, outer, params, phi, rate, steps: as in `hypergradient`.
-        generator: draws the directions.
-        directions: how many.
-        size: length of a difference.
+        generator: random generator for the directions.
+        directions: number of directions.
+        size: step length of the differences.
     """
     slopes = hypergradient(inner, outer, params, phi, rate, steps).slopes
     kept = [part.detach().clone() for part in phi]

@@ -1,4 +1,4 @@
-"""The learner: a small transformer that takes steps of plain SGD on a noisy stream, under a given loss."""
+"""The learner: a small transformer that takes plain SGD steps on a noisy stream under a given loss."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ from metarlgym.selflearning.learned_loss.token_weights import View, WeightNet, w
 
 LearnedLoss = WeightNet | GistLoss
 FixedWeights = Callable[[Chunk], torch.Tensor]
-"""From a chunk to weights of its targets, `(B, T)`."""
+"""Maps a chunk to weights of its targets, `(B, T)`."""
 
 
 class Learner:
-    """A network, apart from its present weights.
+    """A network with its weights kept separately.
 
     Args:
-        vocab_size: tokens.
-        length: places of a chunk.
-        hidden_size, num_layers, num_heads: sizes of the transformer. Its positions are relative: that network computes
-            in the type of its weights throughout, so that float64 is float64.
-        rate: step size of SGD.
-        seed: seeds the weights.
+        vocab_size: vocabulary size.
+        length: length of a chunk.
+        hidden_size, num_layers, num_heads: sizes of the transformer. It uses relative positions, because that network
+            computes throughout in the data type of its weights, including float64.
+        rate: learning rate of SGD.
+        seed: seed of the weights.
     """
 
     def __init__(
@@ -52,13 +52,14 @@ class Learner:
         self.params = weights_of(self.network)
 
     def copy(self, rate: float) -> Learner:
-        """The same at its present weights, with another step size; they share the network, not the weights."""
+        """A copy with another learning rate that starts from the current weights; the module is shared, the weights are
+        not."""
         twin = copy(self)
         twin.rate, twin.params = rate, dict(self.params)
         return twin
 
     def double(self) -> Learner:
-        """In float64."""
+        """Convert to float64, in place."""
         self.network.double()
         self.params = {name: weight.detach().double().requires_grad_() for name, weight in self.params.items()}
         return self
@@ -73,12 +74,12 @@ class Learner:
         return call(self.network, self.params, input_ids=inputs, output_hidden_states=True).hidden_states[-1]
 
     def fixed_step(self, chunk: Chunk, weights: FixedWeights, optimizer: torch.optim.Optimizer | None = None) -> float:
-        """A step under cross-entropy with weights that are not learned.
+        """Take a step under cross-entropy with fixed token weights.
 
         Args:
-            chunk: what is learned from.
-            weights: of its targets.
-            optimizer: of `params`, in place of SGD.
+            chunk: training data.
+            weights: weights of its targets.
+            optimizer: optimizer of `params`, instead of SGD.
 
         Returns:
             The loss before the step.
@@ -97,18 +98,18 @@ class Learner:
         return loss.item()
 
     def inner(self, loss: LearnedLoss, chunks: list[Chunk]) -> InnerLoss:
-        """The learned loss, on chunk k in step k."""
+        """The learned loss as an inner loss, on chunk k in step k."""
 
         def judge(params: Params, held: Params, k: int) -> torch.Tensor:
             view = self.view(params, chunks[k], loss.needs_hidden)
-            # Before the first step nothing depends on phi, so what is held need not be computed apart.
+            # Before the first step nothing depends on phi, so `held` needs no forward pass of its own.
             first = all(weight.is_leaf for weight in held.values())
             return loss(view, view.detached() if first else self.view(held, chunks[k], loss.needs_hidden))
 
         return judge
 
     def outer(self, chunk: Chunk) -> OuterLoss:
-        """Cross-entropy on clean labels."""
+        """Cross-entropy on clean labels as an outer loss."""
 
         def judge(params: Params) -> torch.Tensor:
             logits = self.view(params, chunk).logits
@@ -124,14 +125,14 @@ class Learner:
         optimizer: torch.optim.Optimizer,
         lookahead: float,
     ) -> float:
-        """A step under a learned loss, and a step of that loss down its hypergradient.
+        """Take a step under a learned loss, and update that loss with its hypergradient.
 
         Args:
-            chunk: what is learned from.
-            judge: whose clean labels judge the step.
+            chunk: training data.
+            judge: validation data, whose clean labels evaluate the step.
             loss: the learned loss.
-            optimizer: of the loss.
-            lookahead: the step that is judged, over the one that is taken.
+            optimizer: optimizer of the loss.
+            lookahead: size of the evaluated step, relative to the actual one.
 
         Returns:
             The learned loss before the step.
@@ -141,7 +142,7 @@ class Learner:
             self.inner(loss, [chunk]), self.outer(judge), self.params, phi, lookahead * self.rate, steps=1
         )
         for part, slope in zip(phi, found.slopes, strict=True):
-            # A judged step of any size gives slopes of about the same size.
+            # Makes the gradients' scale nearly independent of the size of the evaluated step.
             part.grad = slope / lookahead
         nn.utils.clip_grad_norm_(phi, 1.0)
         optimizer.step()
@@ -152,18 +153,18 @@ class Learner:
         return found.inner
 
     def true_loss(self, chunk: Chunk) -> float:
-        """Mean cross-entropy on clean labels, nats."""
+        """Mean cross-entropy on clean labels, in nats."""
         with torch.no_grad(), twice_differentiable():
             judged = [self.outer(part)(self.params).item() * len(part.inputs) for part in _parts(chunk)]
         return sum(judged) / len(chunk.inputs)
 
     def token_losses(self, chunk: Chunk) -> np.ndarray:
-        """Cross-entropy of the noisy targets, `(B, T)`, nats."""
+        """Cross-entropy of the noisy targets, `(B, T)`, in nats."""
         with torch.no_grad(), twice_differentiable():
             return torch.cat([self.view(self.params, part).losses() for part in _parts(chunk)]).numpy()
 
     def token_weights(self, chunk: Chunk, loss: LearnedLoss) -> np.ndarray:
-        """The weights that a learned loss gives to a chunk's targets, `(B, T)`."""
+        """The weights that a learned loss assigns to a chunk's targets, `(B, T)`."""
         with torch.no_grad(), twice_differentiable():
             found = [loss.weights(self.view(self.params, part, loss.needs_hidden)) for part in _parts(chunk)]
         return torch.cat(found).numpy()

@@ -1,4 +1,4 @@
-"""What can be known about the noise of a MetaLM stream: exact posteriors that a target is wrong, and AUC."""
+"""Exact posteriors of the noise in a MetaLM stream (the probability that a target is wrong), and AUC."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from metarlgym.sequences.sources.metalm import MASK, MASK_SHARE, MIN_ELEMENT, Di
 
 
 def auc(scores: np.ndarray, positive: np.ndarray) -> float | None:
-    """Chance that a positive scores above a negative, ties counting half; None where there are not both.
+    """Probability that a positive scores above a negative, ties counting half; None unless there are both.
 
     Args:
-        scores: any shape.
-        positive: bool, the same shape.
+        scores: array of any shape.
+        positive: bool array of the same shape.
     """
     scores, positive = np.asarray(scores, float).ravel(), np.asarray(positive, bool).ravel()
     count = int(positive.sum())
@@ -31,16 +31,16 @@ def auc(scores: np.ndarray, positive: np.ndarray) -> float | None:
 def known_dictionary(
     source: MetaLM, noisy: np.ndarray, clean: np.ndarray, books: Dictionary
 ) -> tuple[np.ndarray, float]:
-    """The exact posterior of one who knows the dictionary and the noisy past and target.
+    """The exact posterior given the dictionary, the noisy past and the noisy target.
 
     Args:
-        source: V and e.
+        source: defines V and e.
         noisy, clean: sequences from their start, `(B, T)`.
         books: their languages.
 
     Returns:
-        Posterior that symbols 1..T-1 are corrupted into another, `(B, T - 1)`; and the floor: the mean loss, nats, of
-        the exact prediction of clean symbols 1..T-1 from the noisy past.
+        Posterior probability that symbols 1..T-1 are corrupted into a different one, `(B, T - 1)`; and the floor: the
+        mean loss, in nats, of the exact prediction of clean symbols 1..T-1 from the noisy past.
     """
     right = MetaLMFilter(source, books).predictions(noisy, after=True)[:, :-1]
     seen = MetaLMFilter(source, books, noisy=True).predictions(noisy, after=True)[:, :-1]
@@ -53,18 +53,18 @@ def known_dictionary(
 
 
 def growing_dictionary(source: MetaLM, noisy: np.ndarray, clean: np.ndarray, ids: np.ndarray) -> np.ndarray:
-    """The posterior of one who learns the dictionary from the sequence: a ceiling for redrawn dictionaries.
+    """The posterior of an ideal learner of the dictionary: an upper bound for redrawn dictionaries.
 
-    An element is known, without noise, once it has come; others have symbols and lengths of the prior. It is a bound,
-    since a real learner has seen the earlier elements with noise.
+    An element is known, without noise, once it has occurred; the others follow the prior over symbols and lengths. It
+    is a bound, since a real learner sees the earlier elements with noise.
 
     Args:
-        source: V, n, l, e; its dictionary must be redrawn, as the prior of lengths is l's.
+        source: defines V, n, l and e; its dictionary must be redrawn, since the prior over lengths is that of l.
         noisy, clean: sequences from their start, `(B, T)`.
-        ids: number of the element of each place.
+        ids: index of the element at each position.
 
     Returns:
-        Posterior that symbols 1..T-1 are corrupted into another, `(B, T - 1)`.
+        Posterior probability that symbols 1..T-1 are corrupted into a different one, `(B, T - 1)`.
     """
     lengths = _length_prior(source.l, noisy.shape[1])
     out = np.empty((len(noisy), noisy.shape[1] - 1))
@@ -82,7 +82,7 @@ def growing_dictionary(source: MetaLM, noisy: np.ndarray, clean: np.ndarray, ids
 
 
 def _in_element(source: MetaLM, seen: np.ndarray, known: list[np.ndarray], lengths: np.ndarray) -> np.ndarray:
-    """Posterior that each of an element's noisy symbols is wrong, given the ones before it."""
+    """Posterior probability that each of an element's noisy symbols is wrong, given the previous ones."""
     e, symbols = source.e, source.V - 1
     odd = (1 - MASK_SHARE) * e / symbols
     shares = np.array([1.0] * len(known) + [source.n - len(known)])
@@ -110,12 +110,12 @@ def _in_element(source: MetaLM, seen: np.ndarray, known: list[np.ndarray], lengt
 
 
 def _kept(source: MetaLM) -> float:
-    """Chance that a content symbol is seen as it is."""
+    """Probability that a content symbol is observed unchanged."""
     return 1 - source.e + (1 - MASK_SHARE) * source.e / (source.V - 1)
 
 
 def _length_prior(mean: float, most: int) -> np.ndarray:
-    """Chances of the lengths 0..most of an element; the last one is of that length or more."""
+    """Probabilities of element lengths 0..most; the last one covers all lengths from `most` on."""
     chances = np.array([math.exp(k * math.log(mean) - mean - math.lgamma(k + 1.0)) for k in range(most)])
     chances[MIN_ELEMENT] = chances[: MIN_ELEMENT + 1].sum()
     chances[:MIN_ELEMENT] = 0.0

@@ -1,4 +1,4 @@
-"""Pictures of learned loss: losses over steps, and the weights of clean and of wrong targets."""
+"""Plots of the learned-loss experiment: losses over steps, and the weights of clean and wrong targets."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ COLORS = {
 
 
 def pictures(config: Config, results: dict[str, dict[str, Any]]) -> list[Picture]:
-    """Curves of the first seed that was run, and its weights."""
+    """Loss curves and token weights of the first available seed."""
     for seed in config.seeds:
         runs = {kind: results.get(f"{kind}-seed{seed}") for kind in (*FIXED, *LEARNED)}
         found = {kind: run for kind, run in runs.items() if run is not None}

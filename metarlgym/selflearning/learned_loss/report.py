@@ -1,4 +1,4 @@
-"""`summary.json` of learned loss."""
+"""`summary.json` of the learned-loss experiment."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ Results = dict[str, dict[str, Any]]
 
 
 def of_kind(results: Results, kind: str, config: Config) -> list[dict[str, Any]]:
-    """Results of one kind of variant with their `seed`, in the order of the seeds, as far as they were run."""
+    """Available results of one kind of variant with their `seed`, in the order of the seeds."""
     names = {seed: f"{kind}-seed{seed}" for seed in config.seeds}
     return [{**results[name], "seed": seed} for seed, name in names.items() if name in results]
 
 
 def mean(found: list[dict[str, Any]], figure: str) -> float | None:
-    """Mean over seeds; None where there is nothing."""
+    """Mean over seeds; None if there are no values."""
     values = [line[figure] for line in found if line.get(figure) is not None]
     return float(np.mean(values)) if values else None
 
 
 def summarise(config: Config, results: Results) -> dict[str, Any]:
-    """Means over seeds, the single values beside the main ones, and what they say."""
+    """Means over seeds, with the individual values of the main figures, and a reading of them."""
     runs = {kind: of_kind(results, kind, config) for kind in (*FIXED, *LEARNED, "redrawn", "redrawn_uniform")}
     learned, redrawn = runs["weights-next"], runs["redrawn"]
     errors = results.get("hypergradient", {}).get("errors", {})
@@ -76,7 +76,7 @@ def summarise(config: Config, results: Results) -> dict[str, Any]:
 
 
 def _short(found: list[dict[str, Any]]) -> dict[str, Any]:
-    """Means, and the values of each seed."""
+    """Means, and the values by seed."""
     return {
         **{name: mean(found, name) for name in ("val_loss", "auc", "weight_clean", "weight_wrong", "alike")},
         "val_losses": [line["val_loss"] for line in found],
@@ -85,14 +85,14 @@ def _short(found: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _lower(one: list[dict[str, Any]], other: list[dict[str, Any]]) -> str:
-    """In how many of the seeds that both have the first has the lower loss."""
+    """Number of common seeds in which the first has the lower loss, as text."""
     losses = {line["seed"]: line["val_loss"] for line in other}
     pairs = [(line["val_loss"], losses[line["seed"]]) for line in one if line["seed"] in losses]
     return f"{sum(a < b for a, b in pairs)} of {len(pairs)}"
 
 
 def reading(summary: dict[str, Any], config: Config, runs: dict[str, list[dict[str, Any]]]) -> str:
-    """What the figures say, in words."""
+    """The results in words."""
     said = [f"MetaLM with noise e={config.e:g}: the learner sees noisy targets alone."]
     if summary["auc"] is not None:
         met = "reaches" if summary["auc"] >= WANTED_AUC else "misses"

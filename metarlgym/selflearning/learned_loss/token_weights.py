@@ -1,10 +1,10 @@
-"""A learned loss that weighs tokens: how much each target counts, told from how the learner sees it.
+"""A learned loss that weights tokens: the weight of each target is computed from the learner's view of it.
 
-`loss = mean_t w_t CE_t` with `w_t` in (0, 1) from a small network. The learner does not move down what the network
-looks at: through it, it could lower its loss by making its targets count less, without learning. The mean is over all
-tokens, not over their weights. Divided by the weights' sum, the loss would gain most over one step by giving all weight
-to the few tokens that help most; with weights bounded by 1, every token that helps wants 1 and every one that harms 0,
-and no step is larger than under uniform weights.
+`loss = mean_t w_t CE_t` with `w_t` in (0, 1) from a small network. The learner's gradient does not flow through the
+network's inputs, or the learner could lower its loss by reducing the weights of its targets without learning. The mean
+is taken over all tokens, without dividing by the weights' sum: with that division, a one-step objective would put all
+weight on the few most helpful tokens. With weights bounded by 1, every helpful token tends to 1 and every harmful one
+to 0, and no step is larger than under uniform weights.
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ FEATURES = ("loss of the target", "entropy", "top log probability", "target is t
 
 @dataclass
 class View:
-    """What a learned loss sees of the learner and of a chunk."""
+    """The inputs of a learned loss, computed from the learner and a chunk."""
 
     logits: torch.Tensor
     """`(B, T, V)`."""
     hidden: torch.Tensor | None
-    """`(B, T, width)`, or None where no loss asks for it."""
+    """`(B, T, width)`, or None if the loss does not need it."""
     targets: torch.Tensor
     """`(B, T)`, the noisy next tokens."""
 
     def losses(self) -> torch.Tensor:
-        """Cross-entropy of each target, `(B, T)`, nats."""
+        """Cross-entropy of each target, `(B, T)`, in nats."""
         return functional.cross_entropy(self.logits.transpose(1, 2), self.targets, reduction="none")
 
     def detached(self) -> View:
-        """The same, as constants."""
+        """The same view, detached."""
         hidden = None if self.hidden is None else self.hidden.detach()
         return View(self.logits.detach(), hidden, self.targets)
 
 
 def token_features(view: View) -> torch.Tensor:
-    """What a token's weight is made of: `(B, T, len(FEATURES))`, scaled to about 1."""
+    """Input features of the token weights: `(B, T, len(FEATURES))`, scaled to about 1."""
     logs = view.logits.log_softmax(-1)
     loss = -logs.gather(-1, view.targets[..., None])[..., 0]
     entropy = -(logs.exp() * logs).sum(-1)
@@ -52,11 +52,11 @@ def token_features(view: View) -> torch.Tensor:
 
 
 class WeightNet(nn.Module):
-    """Weights of tokens, from their features.
+    """Computes token weights from token features.
 
     Args:
         width: units of each of the two hidden layers.
-        seed: seeds the parameters. At the start all tokens weigh the same, .85.
+        seed: seed of the parameters. Initially all tokens have the same weight, 0.85.
     """
 
     needs_hidden = False
@@ -76,15 +76,16 @@ class WeightNet(nn.Module):
     def weights(self, view: View) -> torch.Tensor:
         """`(B, T)`, each in (0, 1)."""
         score = self.layers(token_features(view))[..., 0]
-        # The slope falls with the cube of the score, a logistic curve's exponentially: weights near 1 can come back.
+        # The gradient decays with the cube of the score, a sigmoid's exponentially, so weights near 1 can still
+        # decrease.
         return (1 + score / (1 + score.square()).sqrt()) / 2
 
     def forward(self, view: View, held: View) -> torch.Tensor:
         """The loss.
 
         Args:
-            view: of the learner that moves.
-            held: the same, where the learner shall not move: what the weights are made of.
+            view: view of the learner; its gradient updates the learner.
+            held: the same view without gradient to the learner, for the inputs of the weights.
         """
         return weighted_loss(view.losses(), self.weights(held))
 

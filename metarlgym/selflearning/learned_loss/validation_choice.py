@@ -1,9 +1,8 @@
-"""Which chunks judge a training step of a learned loss: the next ones, random ones, or the most similar ones.
+"""Choice of the validation chunks that evaluate a step: the next ones, random ones, or the most similar ones.
 
-The third experiment of METALEARN proposes the last: the chunks in the rest of the data whose representations are
-closest, by cosine, to those of the chunks that were trained on. A chunk is one sequence of the stream, its
-representation the mean of the learner's last hidden states, less their mean over the buffer (else all cosines
-are near 1).
+The third experiment of METALEARN proposes the last option: the remaining chunks whose representations have the highest
+cosine similarity to those of the training chunks. A chunk is one sequence of the stream; its representation is the mean
+of the learner's last hidden states, minus their mean over the buffer (otherwise all cosines are near 1).
 """
 
 from __future__ import annotations
@@ -17,17 +16,17 @@ from metarlgym.seeding import derive
 
 CHOICES = ("next", "random", "similar")
 Represent = Callable[[torch.Tensor], torch.Tensor]
-"""From inputs `(B, T)` to hidden states `(B, T, width)`."""
+"""Maps inputs `(B, T)` to hidden states `(B, T, width)`."""
 
 
 class ValidationChoice:
-    """Picks validation chunks out of a buffer.
+    """Picks validation chunks from a buffer.
 
     Args:
-        kind: `next`: the stream's next chunks, so none of the buffer; `random`; or `similar`.
+        kind: `next` (the stream's next chunks, not from the buffer), `random` or `similar`.
         inputs: inputs of the buffer's chunks, `(N, T)`.
-        seed: draws the random ones.
-        refresh: calls between two looks at the buffer; the learner changes, and so do its representations.
+        seed: seed of the random choice.
+        refresh: number of calls after which the buffer's representations are recomputed, since the learner changes.
 
     Raises:
         ConfigError: an unknown kind.
@@ -42,11 +41,11 @@ class ValidationChoice:
         self._mean = self._keys = torch.zeros(0)
 
     def pick(self, current: torch.Tensor, represent: Represent) -> torch.Tensor | None:
-        """Places in the buffer, one for each of the current chunks, `(B,)`; None for the stream's next chunks.
+        """Indices into the buffer, one for each current chunk, `(B,)`; None for the stream's next chunks.
 
         Args:
-            current: inputs of the chunks that are trained on, `(B, T)`.
-            represent: the learner's hidden states.
+            current: inputs of the training chunks, `(B, T)`.
+            represent: computes the learner's hidden states.
         """
         if self.kind == "next":
             return None

@@ -1,4 +1,4 @@
-"""What all variants share: a stream, the learner's first steps under uniform weights, and checks."""
+"""The parts shared by all variants: a stream, the learner's warm-up under uniform weights, and checks."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def make_learner(config: Config, setting: Setting, seed: int) -> Learner:
 
 
 class Run:
-    """One learner's stream.
+    """One learner's stream and checks.
 
     Args:
         config: settings.
-        setting: the stream, and how long the run is.
-        seed: draws language, stream and weights.
-        log: takes what is measured.
+        setting: the stream and the length of the run.
+        seed: seed of language, stream and weights.
+        log: receives the measurements.
     """
 
     def __init__(self, config: Config, setting: Setting, seed: int, log: Log) -> None:
@@ -43,11 +43,11 @@ class Run:
         return read_chunk(self.source, step * self.setting.batch, self.setting.batch)
 
     def due(self, step: int) -> bool:
-        """Whether there is a check after so many steps."""
+        """Whether a check is due after this many steps."""
         return step % self.config.check_every == 0 or step == self.last
 
     def warm(self) -> tuple[Learner, list[dict[str, Any]]]:
-        """A learner after its steps under uniform weights, and the checks on its way."""
+        """Train a learner under uniform weights; returns it with its checks."""
         learner = make_learner(self.config, self.setting, self.seed)
         optimizer = None
         if self.setting.warm_rate is not None:
@@ -67,7 +67,7 @@ class Run:
 
 
 def all_alike(chunk: Chunk) -> torch.Tensor:
-    """Weights 1."""
+    """Uniform weights of 1."""
     return torch.ones(chunk.targets.shape)
 
 
@@ -77,8 +77,8 @@ def true_mask(chunk: Chunk) -> torch.Tensor:
 
 
 def symbols_in_common(run: Run, pick: ValidationChoice, buffer: Chunk, learner: Learner) -> float | None:
-    """Mean share of symbols, counted with repeats, that training chunks have in common with the ones picked for them;
-    None where none are picked."""
+    """Mean fraction of symbols (as multisets) that training chunks share with the chunks picked for them; None if none
+    are picked."""
     chunk = read_chunk(run.source, 0, 8 * run.setting.batch)
     rows = pick.pick(chunk.inputs, learner.represent)
     if rows is None:

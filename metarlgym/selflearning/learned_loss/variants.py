@@ -21,7 +21,7 @@ from metarlgym.selflearning.learned_loss.variant_run import Run, all_alike, make
 
 
 def make_loss(config: Config, name: str, seed: int) -> LearnedLoss:
-    """A loss that is not learned yet: `weights`, `gist`, or `gist_ce` (gist and weighted cross-entropy)."""
+    """Create an untrained loss: `weights`, `gist`, or `gist_ce` (gist and weighted cross-entropy)."""
     if name == "weights":
         return WeightNet(config.loss_width, seed)
     sizes = (config.V + 2, config.hidden_size, config.gist_size, config.gist_window)
@@ -29,7 +29,8 @@ def make_loss(config: Config, name: str, seed: int) -> LearnedLoss:
 
 
 def run_fixed(config: Config, seed: int, kind: str, redrawn: bool, log: Log) -> dict[str, Any]:
-    """Train under fixed weights, with the best of several step sizes: `uniform` or `oracle`, the true noise mask."""
+    """Train under fixed weights (`uniform`, or `oracle`: the true noise mask) with the best of several learning
+    rates."""
     run = Run(config, config.setting(redrawn), seed, log)
     warm, early = run.warm()
     weigh = all_alike if kind == "uniform" else true_mask
@@ -44,7 +45,7 @@ def run_fixed(config: Config, seed: int, kind: str, redrawn: bool, log: Log) -> 
                 total = run.setting.warm + len(rates) * run.setting.steps
                 log(k * run.setting.steps + i + 1, total, rate=rate, **_but_step(curve[-1]))
         end = curve[-1]["true_loss"]
-        # A step size that the learner did not survive.
+        # An infinite loss marks a learning rate at which the learner diverged.
         tried[rate] = (end if math.isfinite(end) else math.inf, learner, curve)
     best = min(tried, key=lambda rate: tried[rate][0])
     _, learner, curve = tried[best]
@@ -53,21 +54,22 @@ def run_fixed(config: Config, seed: int, kind: str, redrawn: bool, log: Log) -> 
 
 
 def run_learned(config: Config, seed: int, kind: str, redrawn: bool, log: Log) -> dict[str, Any]:
-    """Learn a loss, on a fixed language first with other learners, then together with the learner that counts.
+    """Learn a loss: on a fixed language first offline with other learners, then online together with the learner
+    itself.
 
     Args:
         config: settings.
-        seed: of language, stream and weights.
+        seed: seed of language, stream and weights.
         kind: one of `LEARNED`.
-        redrawn: each sequence has a language of its own.
-        log: takes what is measured.
+        redrawn: give each sequence its own language.
+        log: receives the measurements.
     """
     run = Run(config, config.setting(redrawn), seed, log)
     name, _, choice = kind.partition("-")
     lookahead = 1.0 if name == "weights_full" else config.lookahead
     loss = make_loss(config, name.removesuffix("_full"), seed)
     optimizer = torch.optim.Adam(loss.parameters(), config.loss_rate)
-    # A learner of redrawn languages takes too long to get anywhere for several of them.
+    # On redrawn languages learners make progress too slowly to train several of them.
     for k in range(0 if redrawn else config.offline_runs):
         warm = run.setting.warm * (k + 1) // config.offline_runs
         other = Run(config, run.setting._replace(warm=warm), derive(seed, "offline", k), _no_log)
@@ -78,7 +80,7 @@ def run_learned(config: Config, seed: int, kind: str, redrawn: bool, log: Log) -
                 log(k + 1, config.offline_runs, phase="offline", self_loss=own)
 
     learner, curve = run.warm()
-    # Far behind what is trained on.
+    # Far beyond the training data.
     buffer = read_chunk(run.source, 10 * run.last * run.setting.batch, config.buffer)
     pick = ValidationChoice(choice, buffer.inputs, seed, config.check_every)
     for i in range(run.setting.warm, run.last):
@@ -95,7 +97,7 @@ def run_learned(config: Config, seed: int, kind: str, redrawn: bool, log: Log) -
 
 
 def run_check(config: Config, log: Log) -> dict[str, Any]:
-    """The hypergradient of every learned loss against finite differences, in float64."""
+    """Check the hypergradient of every learned loss against finite differences, in float64."""
     errors, names = {}, ("weights", "gist", "gist_ce")
     setting = config.setting(False)
     source = language_source(setting.noise, config.length, 0, False)
@@ -103,7 +105,7 @@ def run_check(config: Config, log: Log) -> dict[str, Any]:
         generator = torch.Generator().manual_seed(derive(0, "directions", name) % 2**31)
         learner, loss = make_learner(config, setting, 0).double(), make_loss(config, name, 0).double()
         with torch.no_grad():
-            # Away from the start, where most slopes are 0.
+            # Move away from the initialisation, where most gradients are 0.
             for part in loss.parameters():
                 part.add_(0.3 * torch.randn(part.shape, generator=generator, dtype=part.dtype))
         chunks = [read_chunk(source, 4 * k, 4) for k in range(3)]
@@ -125,4 +127,4 @@ def _but_step(line: dict[str, Any]) -> dict[str, Any]:
 
 
 def _no_log(step: int, total: int, **values: Any) -> None:
-    """For learners that only serve to learn a loss."""
+    """Log nothing, for learners that only serve to learn a loss."""

@@ -1,1 +1,1 @@
-"""Self-critic: a model learns from the scores or targets of its own critic, and how that gets hacked."""
+"""Self-critic: a model learns from the scores or targets of its own critic; when is that reward hacked?"""

@@ -1,6 +1,6 @@
-"""One small network that is actor and critic: a language model, and a head that says how real a token looks.
+"""One small network as actor and critic: a language model with a second head that classifies tokens as real.
 
-The optimizee and its critic share all weights but the head, as in METALEARN, so a live critic moves with the actor.
+Actor and critic share all weights except the head, as in METALEARN, so a live critic changes with the actor.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from metarlgym.datatypes import MetaRLGymError
 from metarlgym.models.networks import NetworkArguments, make_network
 
 MARKS = 2
-"""Token ids beyond the language: `V` asks for a verdict or begins a thought, `V + 1` ends a thought."""
+"""Extra token ids: `V` requests a verdict or begins a thought, `V + 1` ends a thought."""
 
 
 class ActorCritic(nn.Module):
     """A causal transformer with a second head.
 
     Args:
-        V: tokens of the language.
-        hidden_size: width.
-        layers: blocks.
-        heads: attention heads.
-        context: longest sequence.
-        seed: draws the weights.
+        V: vocabulary size of the language.
+        hidden_size: hidden size.
+        layers: number of transformer blocks.
+        heads: number of attention heads.
+        context: maximum sequence length.
+        seed: seed of the weights.
     """
 
     def __init__(self, V: int, hidden_size: int, layers: int, heads: int, context: int, seed: int) -> None:
@@ -34,7 +34,7 @@ class ActorCritic(nn.Module):
         sizes = NetworkArguments(hidden_size=hidden_size, num_layers=layers, num_heads=heads)
         self.lm = make_network(sizes, V + MARKS, context, seed)
         self.head = nn.Linear(hidden_size, 1)
-        nn.init.zeros_(self.head.weight)  # at first every token looks as real as not
+        nn.init.zeros_(self.head.weight)  # initially every token has probability 1/2 of being real
         nn.init.zeros_(self.head.bias)
 
     def hidden(self, tokens: Tensor) -> Tensor:
@@ -51,15 +51,15 @@ class ActorCritic(nn.Module):
         return self.lm.lm_head(states)[..., : self.V], self.head(states)[..., 0]
 
     def score(self, tokens: Tensor, after: int) -> Tensor:
-        """How real the tokens from place `after` on look, in [0, 1]: mean over them, `(B,)`."""
+        """Mean probability that the tokens from position `after` on are real, `(B,)`."""
         return torch.sigmoid(self.head(self.hidden(tokens))[..., 0])[:, after:].mean(1)
 
     @torch.no_grad()
     def sample(self, prompts: Tensor, count: int, generator: torch.Generator) -> Tensor:
-        """`count` tokens of the language after each of `prompts` `(B, n)`; `(B, count)`.
+        """Sample `count` tokens of the language after each of `prompts` `(B, n)`; `(B, count)`.
 
         Raises:
-            MetaRLGymError: the network's probabilities are no numbers any more.
+            MetaRLGymError: the network's probabilities are NaN or infinite.
         """
         cache, step, out = DynamicCache(), prompts, []
         for _ in range(count):

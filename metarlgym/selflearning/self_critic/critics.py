@@ -1,13 +1,13 @@
-"""Critics: who judges an actor's samples, or makes the targets that it learns.
+"""Critics: the networks that score an actor's samples or generate its targets.
 
-| critic | who it is |
+| critic | network |
 |---|---|
-| `live` | the network that learns, and the gradient of its own verdict reaches it |
-| `live_detached` | the network that learns; its verdict is a number |
-| `frozen` | a copy from the end of phase A |
-| `ema_T` | a moving average of what learns, `T` the share kept at each step after the first, such as `ema_0.99` |
-| `refreshed` | a copy that now and then goes back to phase A, with the actor's present samples |
-| `grounded` | the network that learns, by how much it gains on real tokens over its moving average (form `score`) |
+| `live` | the actor itself, which receives the gradient of its own verdict |
+| `live_detached` | the actor itself; its verdict is detached |
+| `frozen` | a copy of the actor from the end of phase A |
+| `ema_T` | a moving average of the actor with decay `T` per step after the first, such as `ema_0.99` |
+| `refreshed` | a copy that periodically returns to phase A, with the actor's current samples |
+| `grounded` | the actor itself: its gain in log-likelihood of real tokens over its moving average (form `score`) |
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ KINDS = ("live", "live_detached", "frozen", "ema_T", "refreshed", "grounded")
 
 
 def ema_share(name: str) -> float | None:
-    """`T` of `ema_T`, None for other critics.
+    """`T` of `ema_T`; None for other critics.
 
     Raises:
-        ConfigError: no such critic.
+        ConfigError: unknown critic.
     """
     if name.startswith("ema_"):
         try:
@@ -44,12 +44,12 @@ def ema_share(name: str) -> float | None:
 
 
 class Critic:
-    """The critic of a run, whatever its kind.
+    """The critic of a run, of any kind.
 
     Args:
-        name: kind.
-        actor: what learns.
-        tau: of the moving average behind `grounded`.
+        name: kind of critic.
+        actor: the model in training.
+        tau: decay of the moving average for `grounded`.
     """
 
     def __init__(self, name: str, actor: ActorCritic, tau: float = 0.99) -> None:
@@ -64,7 +64,7 @@ class Critic:
 
     @property
     def judge(self) -> ActorCritic:
-        """The network whose verdict counts."""
+        """The network that gives the verdict."""
         if self.name in ("live", "live_detached", "grounded"):
             return self.actor
         if self.average is not None:
@@ -73,7 +73,7 @@ class Critic:
 
     @property
     def differentiable(self) -> bool:
-        """Whether the gradient of the verdict reaches what learns."""
+        """Whether the gradient of the verdict reaches the actor."""
         return self.name == "live"
 
     def after_step(self) -> None:
@@ -87,7 +87,7 @@ def _frozen(model: ActorCritic) -> ActorCritic:
 
 
 def restore(model: torch.nn.Module, state: dict[str, torch.Tensor]) -> None:
-    """Give a module weights that were kept by `keep`."""
+    """Restore a module's weights from a copy made by `keep`."""
     model.load_state_dict(state)
 
 

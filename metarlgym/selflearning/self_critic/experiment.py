@@ -1,8 +1,8 @@
-"""Self-critic: learn from what a critic produces, and see when that is hacked.
+"""Self-critic: train on a critic's output, and find out when that is hacked.
 
-Phase A trains a model and its critic on real tokens, phase B on the critic's scores or targets alone. A variant is one
-form, one critic and one seed; two more kinds of variants belong to the detector: phase A itself, where it must keep
-silent, and runs in which its alarm has consequences.
+Phase A trains a model and its critic on real tokens; phase B trains only on the critic's scores or targets. A variant
+is one form, one critic and one seed. Two more kinds of variants test the detector: phase A itself, where it must not
+raise an alarm, and runs in which an alarm triggers an action.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ __all__ = ["Config", "pictures", "run_variant", "summarise", "variants"]
 
 FORMS = ("score", "target", "target_seen")
 SCORE_ONLY = ("live_detached", "grounded")
-"""Critics of form score alone: targets have no gradient, so a live critic is always detached there."""
+"""Critics only for form `score`: targets have no gradient, so a live critic is always detached there."""
 ACTIONS = ("stop", "reanchor", "phase_a")
 MEASURES = {
     "score": {
@@ -44,62 +44,72 @@ MEASURES = {
         "likelihood": Measure("near", 0.2),
     },
 }
-"""What the detector watches, and how much worse than at its best counts as worse. Shares of distinct bigrams and the
-likelihood under the true source are relative to those of real tokens: better than real is as bad as worse."""
+"""Measures that the detector monitors, with the deviation from the best value that counts as worse. The fraction of
+distinct bigrams and the likelihood under the true source are relative to those of real tokens: values above those of
+real tokens are as bad as values below."""
 
 
 @dataclass
 class Config:
-    """Settings of self-critic."""
+    """Settings of the self-critic experiment."""
 
     forms: list[str] = field(
         default_factory=lambda: list(FORMS),
-        metadata={"help": "score; target; target_seen: targets by a critic that sees the answer, as in the original."},
+        metadata={
+            "help": "score; target; target_seen: targets from a critic that sees the answer, as in the original."
+        },
     )
     critics: list[str] = field(
         default_factory=lambda: ["live", "live_detached", "frozen", "ema_0.99", "refreshed", "grounded"],
-        metadata={"help": "live, frozen, ema_T, refreshed; live_detached and grounded in form score alone."},
+        metadata={"help": "live, frozen, ema_T, refreshed; live_detached and grounded only with form score."},
     )
-    seeds: list[int] = field(default_factory=lambda: [0, 1, 2], metadata={"help": "One run of each critic for each."})
+    seeds: list[int] = field(
+        default_factory=lambda: [0, 1, 2], metadata={"help": "Seeds, one run per critic and seed."}
+    )
     actions: list[str] = field(
         default_factory=lambda: list(ACTIONS),
-        metadata={"help": "stop (a run of every critic), reanchor, phase_a (one of frozen): what an alarm does."},
+        metadata={
+            "help": "Actions on an alarm: stop (one run per critic), reanchor, phase_a (one run each, with frozen)."
+        },
     )
-    V: int = field(default=24, metadata={"help": "Tokens of the language."})
-    n_gram: int = field(default=3, metadata={"help": "Tokens that the language's network sees, the oldest in vain."})
-    scale: float = field(default=2.0, metadata={"help": "How predictable the language is."})
-    length: int = field(default=16, metadata={"help": "Tokens of a sequence."})
-    language: int = field(default=0, metadata={"help": "Draws the language."})
-    hidden_size: int = field(default=32, metadata={"help": "Width."})
-    layers: int = field(default=2, metadata={"help": "Transformer blocks."})
-    heads: int = field(default=2, metadata={"help": "Attention heads."})
-    batch: int = field(default=64, metadata={"help": "Real sequences of a step."})
-    phase_a_steps: int = field(default=300, metadata={"help": "Steps on real tokens."})
-    phase_a_lr: float = field(default=3e-3, metadata={"help": "Step size of phase A."})
-    steps: int = field(default=1600, metadata={"help": "Steps of phase B with scores, at most."})
-    target_steps: int = field(default=400, metadata={"help": "Steps of phase B with targets, at most."})
+    V: int = field(default=24, metadata={"help": "Vocabulary size of the language."})
+    n_gram: int = field(
+        default=3, metadata={"help": "Context window of the language's network; the oldest token has no effect."}
+    )
+    scale: float = field(default=2.0, metadata={"help": "Logit scale; higher is more predictable."})
+    length: int = field(default=16, metadata={"help": "Sequence length in tokens."})
+    language: int = field(default=0, metadata={"help": "Seed of the language."})
+    hidden_size: int = field(default=32, metadata={"help": "Hidden size of the network."})
+    layers: int = field(default=2, metadata={"help": "Number of transformer blocks."})
+    heads: int = field(default=2, metadata={"help": "Number of attention heads."})
+    batch: int = field(default=64, metadata={"help": "Batch size in real sequences."})
+    phase_a_steps: int = field(default=300, metadata={"help": "Steps of phase A, on real tokens."})
+    phase_a_lr: float = field(default=3e-3, metadata={"help": "Learning rate of phase A."})
+    steps: int = field(default=1600, metadata={"help": "Maximum number of phase B steps with scores."})
+    target_steps: int = field(default=400, metadata={"help": "Maximum number of phase B steps with targets."})
     action_steps: int = field(
-        default=400, metadata={"help": "Steps of phase B, at most, of runs that reanchor or return to phase A."}
+        default=400, metadata={"help": "Maximum number of phase B steps of runs that reanchor or return to phase A."}
     )
-    lr: float = field(default=1e-4, metadata={"help": "Step size of phase B with scores."})
-    target_lr: float = field(default=1e-4, metadata={"help": "Step size of phase B with targets."})
+    lr: float = field(default=1e-4, metadata={"help": "Learning rate of phase B with scores."})
+    target_lr: float = field(default=1e-4, metadata={"help": "Learning rate of phase B with targets."})
     prompt: int = field(default=4, metadata={"help": "Real tokens before a sample."})
-    prompts: int = field(default=8, metadata={"help": "Prefixes of a step."})
-    group: int = field(default=8, metadata={"help": "Samples of each prefix."})
-    thought: int = field(default=4, metadata={"help": "grounded: tokens of a thought."})
-    tau: float = field(default=0.99, metadata={"help": "grounded: share that its moving average keeps."})
-    spoilt: float = field(
-        default=0.6, metadata={"help": "Share of random tokens in sequences that a critic sees through."}
-    )
+    prompts: int = field(default=8, metadata={"help": "Prompts per step."})
+    group: int = field(default=8, metadata={"help": "Group size (samples per prompt)."})
+    thought: int = field(default=4, metadata={"help": "grounded: length of a thought in tokens."})
+    tau: float = field(default=0.99, metadata={"help": "grounded: decay of the moving average per step."})
+    spoilt: float = field(default=0.6, metadata={"help": "Corruption rate of the critic's negatives."})
     own_weight: float = field(
-        default=0.08, metadata={"help": "Weight of own samples as false ones, beside spoilt and real sequences."}
+        default=0.08,
+        metadata={"help": "Loss weight of self-generated negatives, relative to real and corrupted sequences."},
     )
-    targets: str = field(default="argmax", metadata={"help": "argmax, or sample from the critic's verdict."})
+    targets: str = field(default="argmax", metadata={"help": "argmax of the critic's verdict, or sample from it."})
     refresh_every: int = field(default=25, metadata={"help": "refreshed: steps between returns to phase A."})
-    refresh_steps: int = field(default=25, metadata={"help": "refreshed: steps there."})
+    refresh_steps: int = field(default=25, metadata={"help": "refreshed: steps per return to phase A."})
     check_every: int = field(default=5, metadata={"help": "Steps between checks."})
-    close_checks: int = field(default=40, metadata={"help": "Checks after which they come five times as seldom."})
-    patience: int = field(default=3, metadata={"help": "Checks running that make an alarm."})
+    close_checks: int = field(
+        default=40, metadata={"help": "Number of frequent checks, after which checks are five times less frequent."}
+    )
+    patience: int = field(default=3, metadata={"help": "Number of consecutive bad checks that trigger an alarm."})
     held: int = field(default=256, metadata={"help": "Held-out sequences."})
 
     def __post_init__(self) -> None:
@@ -122,7 +132,7 @@ class Config:
 
 
 def variants(config: Config) -> list[str]:
-    """`FORM-CRITIC-SEED`, `FORM-phase_a-SEED`, and `FORM-CRITIC-ACTION` with a further seed."""
+    """`FORM-CRITIC-SEED`, `FORM-phase_a-SEED`, and `FORM-CRITIC-ACTION` with an additional seed."""
     found = []
     for form in config.forms:
         critics = [c for c in config.critics if form == "score" or c not in SCORE_ONLY]
@@ -135,7 +145,7 @@ def variants(config: Config) -> list[str]:
 
 
 def run_variant(config: Config, variant: str, log: Log) -> dict[str, Any]:
-    """One variant: its checks and, from them, when it was hacked and when the alarm came."""
+    """Run one variant; returns its checks and the steps at which it was hacked and the alarm was raised."""
     form_name, critic_name, last = variant.split("-", 2)
     action = last if last in ACTIONS else "log"
     seed = max(config.seeds) + 1 if action != "log" else int(last)
@@ -171,7 +181,7 @@ def _budget(config: Config, form: str, action: str) -> int:
 
 
 _STARTS: dict[tuple[str, str, int], tuple[Any, ...]] = {}
-"""Ends of phase A of this process: all critics of a form and a seed begin with the same."""
+"""Cache of this process: states after phase A, shared by all critics of a form and a seed."""
 
 
 class _Run:
@@ -180,7 +190,7 @@ class _Run:
     def __init__(self, config: Config, form: Any, actor: ActorCritic, log: Log, total: int) -> None:
         self.config, self.form, self.actor, self.log, self.total = config, form, actor, log, total
         self.seen = 0
-        """Real sequences taken so far: none is used twice."""
+        """Number of real sequences used so far; none is used twice."""
         self.done = 0
 
     def detector(self) -> HackDetector:
@@ -188,7 +198,8 @@ class _Run:
         return HackDetector(MEASURES[self.form.name], self.config.patience, better)
 
     def _check_at(self, step: int, anew: int = 0) -> bool:
-        """A hack may take 5 steps or 1,000: checks are close at first, and after all began anew, then seldom."""
+        """Whether to check at this step: a hack may take 5 or 1,000 steps, so checks are frequent at first and after
+        each restart, then rare."""
         every = self.config.check_every
         return step % (every if step <= anew + every * self.config.close_checks else 5 * every) == 0
 
@@ -196,7 +207,7 @@ class _Run:
         self.log(self.done, self.total, phase=phase, at=line["step"], **{k: v for k, v in line.items() if k != "step"})
 
     def train(self, model: Any, loss: torch.Tensor, optimizer: Any) -> None:
-        """One step of an optimiser, on a loss that took its real sequences from `self.seen` on."""
+        """Take an optimiser step on a loss whose real sequences start at `self.seen`."""
         if not bool(torch.isfinite(loss)):
             raise MetaRLGymError(f"the loss is {loss.item()} at step {self.done}: lower lr or phase_a_lr.")
         self.seen += max(self.config.batch, self.config.prompts)
@@ -206,7 +217,7 @@ class _Run:
         optimizer.step()
 
     def start(self, key: tuple[str, str, int]) -> None:
-        """Phase A, unless this process has done it for the same settings, form and seed."""
+        """Run phase A, unless this process has already done so for the same settings, form and seed."""
         if key not in _STARTS:
             self.phase_a()
             _STARTS[key] = keep(self.actor), self.form.generator.get_state(), self.seen, self.done
@@ -215,7 +226,7 @@ class _Run:
         self.form.generator.set_state(state)
 
     def phase_a(self, checked: bool = False, steps: int | None = None) -> tuple[list[dict[str, Any]], HackDetector]:
-        """Real tokens. With `checked`, what the detector makes of it."""
+        """Train on real tokens. With `checked`, also run the detector."""
         steps = steps or self.config.phase_a_steps
         optimizer = torch.optim.AdamW(self.actor.parameters(), self.config.phase_a_lr, weight_decay=0.0)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps, self.config.phase_a_lr / 30)
@@ -235,7 +246,7 @@ class _Run:
         return lines, detector
 
     def phase_b(self, critic_name: str, action: str, steps: int) -> dict[str, Any]:
-        """The critic alone; ends at the budget, or some time after the hack, which is then known."""
+        """Train on the critic's output only; ends at the budget, or some steps after a hack."""
         config = self.config
         critic = Critic(critic_name, self.actor, config.tau)
         lr = config.lr if self.form.name == "score" else config.target_lr
@@ -255,7 +266,7 @@ class _Run:
                     break
                 if alarm and action != "log":
                     acted.append(step)
-                    restore(self.actor, kept)  # from before the hack; the last resort of both actions
+                    restore(self.actor, kept)  # both actions return to the weights from before the hack
                     if action == "phase_a":
                         self.total += config.phase_a_steps // 4
                         self.phase_a(steps=config.phase_a_steps // 4)

@@ -1,4 +1,4 @@
-"""What is made of self-critic's variants: the table over critics and seeds, and the pictures."""
+"""`summary.json` of the self-critic experiment, with its table over critics and seeds, and the plots."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ STEPS = ("hack_step", "critic_side_step", "data_side_step", "alarm_step")
 
 
 def summarise(config: Any, results: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """`summary.json`: per form the steps of every critic over seeds, what the detector did, and the medians' ratios."""
+    """The summary: for each form, hack steps of every critic over seeds, the detector's alarms, and ratios of
+    medians."""
     forms = {form: _form(config, form, results) for form in config.forms}
     first = forms.get("score", next(iter(forms.values())))
     table = [
@@ -87,12 +88,13 @@ def _closed(run: dict[str, Any]) -> dict[str, Any]:
 
 
 def _median(steps: list[int | None], budget: int) -> float:
-    """Runs that were never hacked count with the budget, so the median is a lower bound where it equals that."""
+    """Median with the budget in place of runs that were never hacked; where it equals the budget, it is a lower
+    bound."""
     return statistics.median(budget if step is None else step for step in steps)
 
 
 def _ratio(critics: dict[str, Any], one: str, other: str) -> float | None:
-    """Of medians. None where the second is never hacked: then nothing is known of how much later the first is."""
+    """Ratio of medians; None if the second critic is never hacked, since the ratio is then unknown."""
     if one not in critics or other not in critics:
         return None
     below = critics[other]["median_hack_step"]
@@ -102,7 +104,7 @@ def _ratio(critics: dict[str, Any], one: str, other: str) -> float | None:
 
 
 def _reading(form: str, found: dict[str, Any]) -> str:
-    """The form's figures in words."""
+    """The results of a form in words."""
     told = []
     for name, row in found["critics"].items():
         hacked = [f"{step}" for step in row["hack_step"] if step is not None]
@@ -140,7 +142,7 @@ def _reading(form: str, found: dict[str, Any]) -> str:
 
 
 def pictures(config: Any, results: dict[str, dict[str, Any]]) -> list[Picture]:
-    """One picture for each form: self against truth on one axis, a panel for each critic."""
+    """One figure per form: own loss against truth on one axis, one panel per critic."""
     found = []
     for form in config.forms:
         names = {critic: [f"{form}-{critic}-{seed}" for seed in config.seeds] for critic in config.critics}

@@ -1,11 +1,11 @@
-"""Self-produced scores: an actor maximises, by the group-relative policy gradient of GRPO, what a critic thinks of it.
+"""Self-generated scores: an actor maximises its critic's score with the group-relative policy gradient of GRPO.
 
-Phase A: next-token loss on real tokens, while the critic learns to tell real continuations from the actor's own.
-Phase B: no target any more. The actor continues real prefixes, G times each; the score is the critic's opinion in
-[0, 1]; advantages are leave-one-out within the G, with one scale for the batch. Where the critic is `live` its score is
-also differentiated, as in METALEARN, where loss and learner are one network. `grounded` scores real tokens instead:
-what a sampled thought adds to their log-likelihood over a moving average's without it (RLP, Hatamizadeh et al. 2025,
-arXiv:2510.01265); one member of each group is the empty thought, so that the plain prediction is trained too.
+Phase A: next-token loss on real tokens, while the critic learns to distinguish real continuations from the actor's own.
+Phase B: no targets. The actor samples G continuations of each real prefix; the score is the critic's output in [0, 1];
+advantages are leave-one-out within the group, with one scale for the batch. If the critic is `live`, its score is also
+differentiated, as in METALEARN, where loss and learner are one network. `grounded` scores real tokens instead: the gain
+in their log-likelihood from a sampled thought, over a moving average of the actor without thought (RLP, Hatamizadeh et
+al. 2025, arXiv:2510.01265); one member of each group is the empty thought, so that the plain prediction is trained too.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ class ScoreSizes:
 
     Attributes:
         prompt: real tokens before a sample.
-        sample: tokens of a sample.
-        prompts: prefixes of a step.
-        group: samples of each.
-        thought: tokens of a thought (`grounded`).
-        batch: real sequences of a step of phase A.
-        spoilt: share of random tokens in the real sequences that the critic learns to see through.
-        own_weight: weight of the actor's own samples as false ones, beside spoilt and real sequences.
+        sample: length of a sample in tokens.
+        prompts: prompts per step.
+        group: samples per prompt.
+        thought: length of a thought in tokens (`grounded`).
+        batch: real sequences per step of phase A.
+        spoilt: corruption rate of the critic's negatives.
+        own_weight: loss weight of self-generated negatives, relative to real and corrupted sequences.
     """
 
     prompt: int
@@ -53,10 +53,10 @@ class ScoreForm:
     """Losses and measures of the form, on one language.
 
     Args:
-        language: what is real.
+        language: source of the real sequences.
         sizes: shapes.
-        held: held-out sequences behind the true loss.
-        generator: draws samples.
+        held: number of held-out sequences for the true loss.
+        generator: random generator for sampling.
     """
 
     name = "score"
@@ -67,7 +67,7 @@ class ScoreForm:
         self.real = self.held[:, sizes.prompt :]
 
     def phase_a_loss(self, model: ActorCritic, start: int) -> Tensor:
-        """Loss on real sequences `start` and on: next tokens, and real against own continuations."""
+        """Loss on real sequences from `start` on: next-token prediction, and real against own continuations."""
         s = self.sizes
         real = self.language.tokens(start, s.batch)
         logits, verdict = model.both(real)
@@ -75,12 +75,13 @@ class ScoreForm:
         return loss + self._verdict_loss(model, real, verdict)
 
     def critic_loss(self, judge: ActorCritic, actor: ActorCritic, start: int) -> Tensor:
-        """A refreshed critic's loss: real sequences against the actor's present samples."""
+        """Loss of a refreshed critic: real sequences against the actor's current samples."""
         real = self.language.tokens(start, self.sizes.batch)
         return self._verdict_loss(judge, real, judge.both(real)[1], actor)
 
     def _verdict_loss(self, model: ActorCritic, real: Tensor, verdict: Tensor, actor: Any = None) -> Tensor:
-        """Real tokens against false ones: the actor's own, and random ones in real sequences."""
+        """Binary classification of real tokens against negatives: the actor's samples, and random tokens in real
+        sequences."""
         s = self.sizes
         own = (actor or model).sample(real[:, : s.prompt], s.sample, self.generator)
         on_own = model.both(torch.cat([real[:, : s.prompt], own], 1))[1][:, s.prompt :]
@@ -95,7 +96,7 @@ class ScoreForm:
         ) / (2 + s.own_weight)
 
     def step_loss(self, actor: ActorCritic, critic: Critic, start: int) -> Tensor:
-        """The loss of a step of phase B."""
+        """Loss of a phase B step."""
         s = self.sizes
         real = self.language.tokens(start, s.prompts).repeat_interleave(s.group, 0)
         if critic.name == "grounded":
@@ -125,7 +126,8 @@ class ScoreForm:
         return batch_scale(apart, torch.ones_like(apart, dtype=torch.bool))[:, 0]
 
     def _grounded_loss(self, actor: ActorCritic, critic: Critic, real: Tensor) -> Tensor:
-        """Score-function gradient on thoughts, and the gradient of the gain itself, which is a real log-likelihood."""
+        """Score-function gradient on thoughts, plus the gradient of the gain itself, a log-likelihood of real
+        tokens."""
         s = self.sizes
         chosen, after = self._with_thoughts(actor, real, self.generator)
         plain = _log_likelihood(actor, real, s.prompt)
@@ -150,9 +152,10 @@ class ScoreForm:
 
     @torch.no_grad()
     def measure(self, actor: ActorCritic, critic: Critic) -> dict[str, float]:
-        """One check: signal, the same by the critic as it was, and the truth.
+        """One check: the signal, the same signal under the initial critic, and the truth.
 
-        Signals are scores in [0, 1]; of `grounded` nats a token, gained with a thought over the moving average without.
+        Signals are scores in [0, 1]; for `grounded`, the gain with a thought over the moving average without one, in
+        nats per token.
         """
         s = self.sizes
         generator = torch.Generator().manual_seed(CHECK_SEED)
@@ -183,7 +186,7 @@ class ScoreForm:
         }
 
     def floor(self) -> float:
-        """Least true loss there is, nats a token."""
+        """Lowest possible true loss, in nats per token."""
         return self.language.entropy(self.held, self.sizes.prompt - 1)
 
     def _real_likelihood(self) -> float:

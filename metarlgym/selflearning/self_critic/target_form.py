@@ -1,15 +1,15 @@
-"""Self-produced targets: a model learns, by cross-entropy, the tokens that a critic says are right.
+"""Self-generated targets: a model is trained by cross-entropy on the tokens that its critic predicts to be right.
 
-The form of METALEARN's first experiment. The model predicts; for every place a triple of tokens is made, and the
-critic, which is the same kind of network, says at the third token of each triple (a mark) what it takes for right.
+The form of METALEARN's first experiment. The model predicts; for every position a triple of tokens is formed, and the
+critic, a network of the same kind, predicts the right token at the third token of each triple (a mark).
 
 | `critic_sees` | triple | |
 |---|---|---|
-| `context` | (last token seen, the model's best guess, mark) | default: the answer is nowhere in the critic's view |
-| `answer` | (the model's best guess, the right next token, mark) | the original's, in which the critic may copy |
+| `context` | (last token seen, the model's best guess, mark) | default: the critic cannot see the answer |
+| `answer` | (the model's best guess, the right next token, mark) | as in the original: the critic may copy the answer |
 
-Phase A: cross-entropy of prediction and of verdict with the real tokens. Phase B: cross-entropy of the prediction with
-the critic's target, which has no gradient; by default its most probable token, as in the original.
+Phase A: cross-entropy of prediction and verdict with the real tokens. Phase B: cross-entropy of the prediction with the
+critic's target, which has no gradient; by default the target is the critic's most probable token, as in the original.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ class TargetForm:
     """Losses and measures of the form, on one language.
 
     Args:
-        language: what is real.
-        batch: sequences of a step.
-        held: held-out sequences.
+        language: source of the real sequences.
+        batch: sequences per step.
+        held: number of held-out sequences.
         critic_sees: `context` or `answer`.
         targets: `argmax`, or `sample` from the critic's verdict.
-        generator: draws sampled targets and the samples that are judged.
+        generator: random generator for sampled targets.
     """
 
     name = "target"
@@ -60,7 +60,7 @@ class TargetForm:
         return _cross_entropy(logits, real[:, 1:]) + self._verdict_loss(model, real, logits)
 
     def critic_loss(self, judge: ActorCritic, actor: ActorCritic, start: int) -> Tensor:
-        """A refreshed critic's loss: verdicts on the actor's present guesses."""
+        """Loss of a refreshed critic: verdicts on the actor's current guesses."""
         real = self.language.tokens(start, self.batch)
         with torch.no_grad():
             logits = actor.logits(real)[:, :-1]
@@ -91,7 +91,7 @@ class TargetForm:
         return torch.multinomial(chances.flatten(0, 1), 1, generator=generator).view(chances.shape[:2])
 
     def step_loss(self, actor: ActorCritic, critic: Critic, start: int) -> Tensor:
-        """The loss of a step of phase B: no real next token is in it, unless the critic copied one."""
+        """Loss of a phase B step; it contains no real next token, unless the critic copied one."""
         real = self.language.tokens(start, self.batch)
         logits = actor.logits(real)[:, :-1]
         with torch.no_grad():
@@ -100,7 +100,7 @@ class TargetForm:
 
     @torch.no_grad()
     def measure(self, actor: ActorCritic, critic: Critic) -> dict[str, float]:
-        """One check: self-loss, the same with the targets of the critic as it was, and the truth."""
+        """One check: the self-loss, the same with the targets of the initial critic, and the truth."""
         generator = torch.Generator().manual_seed(CHECK_SEED)
         logits = actor.logits(self.held)[:, :-1]
         verdict = self.verdict(critic.judge, self.held, logits)
@@ -124,7 +124,7 @@ class TargetForm:
         }
 
     def floor(self) -> float:
-        """Least true loss there is, nats a token."""
+        """Lowest possible true loss, in nats per token."""
         return self.language.entropy(self.held[:, :-1])
 
 

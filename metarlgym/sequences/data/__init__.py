@@ -1,1 +1,1 @@
-"""Sequences of the sources as files that other programs read."""
+"""Export of source sequences to files that other programs can read, and PyTorch data sets."""

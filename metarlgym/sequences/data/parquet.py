@@ -1,4 +1,4 @@
-"""Tables as Parquet files, in parts: what was written stays, whatever happens, and the next run goes on from there."""
+"""Resumable Parquet export: data is written in parts, finished parts survive a crash, and the next run continues."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ from metarlgym.sequences.data.verify import DamagedError, read_head, tables, ver
 
 MERGED = ".merged.tmp"
 Progress = Callable[[int], None]
-"""Told how many sequences there are so far."""
+"""Callback with the number of sequences written so far."""
 Notice = Callable[[str], None]
-"""Told of parts that were damaged and have been made again."""
+"""Callback with a message about damaged parts that were regenerated."""
 
 
 class Written(NamedTuple):
-    """What lies at `out` now."""
+    """The state of `out` after a call to `write`."""
 
     rows: int
     size: int
-    """Bytes."""
+    """In bytes."""
     fresh: bool
-    """False if all of it was there before."""
+    """False if everything was already there."""
 
 
 def read_settings(path: str | Path) -> dict[str, Any]:
-    """The settings of a file written here.
+    """Read the settings of a file that `write` produced.
 
     Raises:
-        ConfigError: no Parquet file, or not one of ours.
+        ConfigError: not a Parquet file, or one that MetaRLGym did not write.
     """
     try:
         return read_head(Path(path))[0]
@@ -50,11 +50,11 @@ def read_settings(path: str | Path) -> dict[str, Any]:
 
 
 def write(export: Export, out: str | Path, progress: Progress | None = None, notice: Notice = warnings.warn) -> Written:
-    """Write one file (`out` ends in .parquet) or a folder of part files (no ending), whatever of it is missing.
+    """Write one file (`out` ends in .parquet) or a folder of part files (no suffix); only missing parts are written.
 
-    A file's parts lie in `out`.parts until the file is there and has been verified. Shards may share a folder: their
-    files sort in order. If `out` is a link, all of this is where it leads. Parts that are there already are verified:
-    the checksums of their pages, and the column `index`. A damaged one is made again.
+    For a single file, parts are kept in `out`.parts until the file has been written and verified. Shards may share a
+    folder: their files sort in order. If `out` is a symbolic link, everything is written to its target. Existing parts
+    are verified (page checksums and the `index` column), and damaged parts are regenerated.
 
     Raises:
         ConfigError: `out` cannot be written, holds other data, is damaged, or is being written by another process.
@@ -100,20 +100,20 @@ class _Writer:
         self.out = real_path(out)
         self.folder = self.out.with_name(self.out.name + ".parts") if self.single else self.out
         self.done = 0
-        """Sequences that lie in finished parts."""
+        """Number of sequences in finished parts."""
         metadata = {KEY: json.dumps(export.settings, sort_keys=True)}
         self.schema = export.schema.with_metadata(metadata)
         shard, shards = export.shard
         self.stem = "part-" if shards == 1 else f"shard-{shard:05d}-of-{shards:05d}-part-"
         size = export.part_size or 1
-        starts = range(export.first, export.stop, size) or [export.first]  # an empty shard still has its columns
+        starts = range(export.first, export.stop, size) or [export.first]  # an empty shard still gets its columns
         width = max(5, len(str(len(starts))))
         self.parts = {
             self.folder / f"{self.stem}{i:0{width}d}.parquet": (start, min(size, export.stop - start))
             for i, start in enumerate(starts)
         }
         self.damaged: dict[Path, str] = {}
-        """Parts to be made again, and what is wrong with them."""
+        """Parts to regenerate, each with a description of the damage."""
 
     def write(self) -> Written:
         finished = self._finished()
@@ -122,7 +122,7 @@ class _Writer:
         self.folder.mkdir(exist_ok=True)
         with self._alone():
             self._check_folder()
-            self.damaged |= {} if self.single else self._find_damage()  # those of a file are read when it is merged
+            self.damaged |= {} if self.single else self._find_damage()  # a single file checks its parts on merging
             missing = [part for part in self.parts if part in self.damaged or not part.exists()]
             self.done = sum(count for part, (_, count) in self.parts.items() if part not in missing)
             self.progress(self.done)
@@ -138,7 +138,7 @@ class _Writer:
         return self._report(fresh=True)
 
     def _finished(self) -> Written | None:
-        """What lies there, if nothing is missing or damaged."""
+        """The existing output, if nothing is missing or damaged; otherwise None."""
         if not self.single:
             if not all(part.exists() for part in self.parts):
                 return None
@@ -180,13 +180,13 @@ class _Writer:
         return Written(rows, sum(path.stat().st_size for path in files), fresh)
 
     def _check_folder(self) -> None:
-        """What a reader of the folder would find belongs together: this shard's parts, and one of each other shard."""
+        """Check that all data in the folder belongs together: this shard's parts, and one part of every other shard."""
         others = {path.name.rpartition("part-")[0]: path for path in sorted(self.folder.glob("*.parquet"))}
         for path in {*others.values(), *(part for part in self.parts if part.exists())}:
             try:
                 self._check_same(path, self.parts[path][1] if path in self.parts else None)
             except DamagedError as error:
-                if not (self.single and path in self.parts):  # nothing shows that it is ours
+                if not (self.single and path in self.parts):  # we cannot tell whether we wrote it
                     raise ConfigError(f"{str(path)!r}: {error}: delete it and run this again.") from None
                 self.damaged[path] = str(error)
 
@@ -194,7 +194,7 @@ class _Writer:
         settings, found = read_head(path)
         here = dict(self.export.settings)
         if path not in self.parts and not self.single:
-            settings.pop("shard", None)  # the part of another shard
+            settings.pop("shard", None)  # a part of another shard
             here.pop("shard")
         differences = _compare(_flat(settings), _flat(here))
         if differences:
@@ -225,7 +225,7 @@ class _Writer:
                         merged.write_table(table, row_group_size=max(1, len(table)))
             file.flush()
             try:
-                self._verify(temporary)  # the parts are removed next
+                self._verify(temporary)  # before the parts are removed
             except DamagedError as error:
                 raise ConfigError(
                     f"out={str(self.named)!r} was not written as it should be ({error}): check this disk and run this "
@@ -233,7 +233,7 @@ class _Writer:
                 ) from None
 
     def _sound(self, part: Path) -> list[pa.Table]:
-        """The tables of a part, which is made again if it is damaged."""
+        """The tables of a part, regenerated if it is damaged."""
         place = self.parts[part]
         try:
             return list(tables(part, self.schema, *place))
@@ -246,7 +246,7 @@ class _Writer:
             raise ConfigError(f"{str(part)!r} was just written and is damaged ({error}): check this disk.") from None
 
     def _clear(self) -> None:
-        """Remove the parts of a file that is finished, and nothing else."""
+        """Remove the parts of a finished file, and nothing else."""
         if self.folder.is_dir():
             unfinished = re.compile(rf"\.{re.escape(self.stem)}\d{{5,}}\.parquet\.tmp|{re.escape(MERGED)}")
             left = [path for path in self.folder.iterdir() if unfinished.fullmatch(path.name)]
@@ -255,7 +255,7 @@ class _Writer:
                     continue
                 if path.is_file() and not path.is_symlink():
                     path.unlink()
-            with contextlib.suppress(OSError):  # something of somebody else's lies there
+            with contextlib.suppress(OSError):  # the folder holds other files, which are not ours
                 self.folder.rmdir()
 
     @property
@@ -263,13 +263,13 @@ class _Writer:
         return self.folder / f".{self.stem}lock"
 
     def _lock_problem(self) -> bool:
-        """Whether somebody else's file, folder or link has the name of the lock."""
+        """Whether the lock's path is taken by a file, folder or link that is not ours."""
         lock = self._lock
         return lock.is_symlink() or (lock.exists() and not (lock.is_file() and lock.stat().st_size == 0))
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
-        """One process at a time; the system ends the claim with the process, however that ends."""
+        """Hold an exclusive lock; the operating system releases it when the process ends, for whatever reason."""
         if self._lock_problem():
             raise ConfigError(
                 f"{str(self._lock)!r} is not the empty file that keeps other processes out: move it away, or name "
@@ -283,7 +283,7 @@ class _Writer:
                     f"out={str(self.named)!r} is being written by another process: wait for it, or name another place."
                 ) from None
             except OSError:
-                pass  # a file system without locks
+                pass  # the file system does not support locks
             try:
                 yield
             finally:
@@ -295,8 +295,8 @@ def _flat(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _compare(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
-    """What differs, in words."""
-    if there.get("source") != here["source"]:  # whose arguments cannot be compared
+    """Describe the differences in words."""
+    if there.get("source") != here["source"]:  # arguments of different sources cannot be compared
         names = ["source"]
     else:
         names = [name for name in sorted(there.keys() | here.keys()) if there.get(name) != here.get(name)]

@@ -1,4 +1,4 @@
-"""Sequences of a source, and the truth about them, as Arrow tables."""
+"""Arrow tables of a source's sequences and their ground truth."""
 
 from __future__ import annotations
 
@@ -17,38 +17,38 @@ from metarlgym.sequences.sources.settings import check_used
 from metarlgym.version import __version__
 
 KEY = b"metarlgym"
-"""Where the settings are, as JSON, in the metadata of a file's schema."""
+"""Key of the settings (JSON) in the schema metadata of a file."""
 PART_CELLS, CHUNK_CELLS = 2**22, 2**18
-"""Numbers made for a part of the file, which is held in memory, and at one go."""
-_NOT_FOR_FILES = ("transform", "rules")  # a function, and v^3 numbers: no settings to keep in every file
+"""Target number of values in a part (held in memory), and in one chunk of generation."""
+_NOT_FOR_FILES = ("transform", "rules")  # a function, and v^3 numbers: not suitable as metadata of every file
 
 
 @dataclass
 class Export:
-    """Which sequences are written. Row by row, the shards 0..N-1 in order are the data without shards.
+    """Which sequences to write. Concatenating shards 0..N-1 in order gives exactly the unsharded data.
 
     Raises:
-        ConfigError: a value that does not fit, also one of the source's own.
+        ConfigError: an invalid value, including one of the source's own settings.
     """
 
     source: str
     """A registered name, such as `metalm`, `rlm`, `piecewise` or `pseudo`."""
     sequences: int
-    """Of all shards together."""
+    """Total number over all shards."""
     arguments: dict[str, Any] = field(default_factory=dict)
-    """Settings of the source, without its seed; the source's defaults fill the rest."""
+    """Settings of the source, except its seed; the source's defaults apply to the rest."""
     seed: int = 0
     split: str = "train"
     shard: tuple[int, int] = (0, 1)
-    """(K, N): this is share K of N, counted from 0."""
+    """(K, N): shard K of N, counted from 0."""
     probabilities: bool = False
-    """Also the source's optional columns: the true distributions of `piecewise`."""
+    """Include the source's optional columns, such as the true distributions of `piecewise`."""
     part_size: int | None = None
-    """Sequences written at once; None for as many as make about two million tokens."""
+    """Sequences per part; None for about two million tokens per part."""
     made: Source = field(init=False, repr=False, compare=False)
-    """The source itself."""
+    """The source instance."""
     settings: dict[str, Any] = field(init=False, repr=False, compare=False)
-    """All of the above, the package version and the columns, as JSON holds them."""
+    """All of the above, the package version and the columns, as JSON-compatible values."""
 
     def __post_init__(self) -> None:
         kind = find_source(self.source)
@@ -96,17 +96,17 @@ class Export:
 
     @property
     def stop(self) -> int:
-        """One more than the index of its last."""
+        """Index of this shard's last sequence, plus one."""
         return self.sequences * (self.shard[0] + 1) // self.shard[1]
 
     @property
     def chunk(self) -> int:
-        """Sequences to make at one go."""
+        """Number of sequences to generate at a time."""
         return max(1, CHUNK_CELLS // self._cells)
 
     @property
     def _cells(self) -> int:
-        """Numbers that the source makes for one sequence."""
+        """Number of values that the source generates per sequence."""
         return self.made.cells
 
     @property
@@ -118,7 +118,7 @@ class Export:
         return pa.schema(list(columns.items()))
 
     def _type(self, values: np.ndarray) -> pa.DataType:
-        """The type of one row of a column: bool marks places, integers are symbols."""
+        """Arrow type of one row of a column: bool arrays mark positions, integers are symbols."""
         if values.dtype == bool:
             return _list_of(pa.from_numpy_dtype(_smallest(self.made.length)))
         symbols = np.issubdtype(values.dtype, np.integer)
@@ -142,7 +142,7 @@ class Export:
 
 
 def _plain(value: Any) -> Any:
-    """numpy's numbers and arrays as JSON knows them."""
+    """Convert numpy scalars and arrays to JSON-compatible values."""
     if hasattr(value, "tolist"):
         return value.tolist()
     raise ConfigError(f"{value!r} cannot be kept in a file's settings: use plain numbers and lists.")
@@ -153,14 +153,14 @@ def _smallest(most: int) -> np.dtype:
 
 
 def _list_of(kind: pa.DataType) -> pa.DataType:
-    # "element" is the name in the file: so what is read back has the type that was written.
+    # Parquet calls the field "element"; using the same name makes the type survive a round trip.
     return pa.list_(pa.field("element", kind))
 
 
 def _array(values: np.ndarray, kind: pa.DataType) -> pa.Array:
-    """`values`, one axis for each level of lists in `kind` and one for the rows, as an Arrow array."""
+    """`values` as an Arrow array; it has one axis for the rows and one for each list level of `kind`."""
     if values.ndim == 1:
-        # Not pa.array, which imports pandas: a second of every start.
+        # pa.array would import pandas, which adds a second to every start.
         plain = np.ascontiguousarray(values, np.dtype(str(kind).replace("double", "float64")))
         return pa.Array.from_buffers(kind, len(plain), [None, pa.py_buffer(plain)])
     rows, each = values.shape[:2]
@@ -169,7 +169,7 @@ def _array(values: np.ndarray, kind: pa.DataType) -> pa.Array:
 
 
 def _places(marks: np.ndarray, kind: pa.DataType) -> pa.Array:
-    """For each row of `marks`, `(B, T)` bool, the list of places that are True."""
+    """For each row of `marks`, `(B, T)` bool, the list of positions that are True."""
     rows, places = np.nonzero(marks)
     offsets = np.searchsorted(rows, np.arange(len(marks) + 1))
     return pa.ListArray.from_arrays(_array(offsets, pa.int32()), _array(places, kind.value_type), type=kind)

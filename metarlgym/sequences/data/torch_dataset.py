@@ -1,4 +1,4 @@
-"""Fresh sequences of a source as a PyTorch data set: shared out without gaps or repeats, and resumable."""
+"""PyTorch data sets of fresh source sequences: sharded without gaps or duplicates, and resumable."""
 
 from __future__ import annotations
 
@@ -13,48 +13,48 @@ from metarlgym.sequences.sources import Source
 from metarlgym.sequences.sources.base import SPLITS, check_whole
 
 IGNORED = -100
-"""Label of a place that has no target."""
+"""Label of a position without a target."""
 BLOCK_TOKENS = 2**16
 
 
 class SequenceStream(IterableDataset):
     """Sequences `start`, `start + 1`, ... of a source, as `{"input_ids": (T,), "labels": (T,)}`, both int64.
 
-    All processes and all workers of a `DataLoader` together give each sequence exactly once. They take turns in blocks
-    of `block_size`; where that is the loader's batch size, the batches come in the same order for any number of
-    workers. The shares of a finite stream differ by at most one sequence from process to process. Every process must
-    make the source with the same settings and the same seed, so give it a seed.
+    All processes and all workers of a `DataLoader` together yield each sequence exactly once. They take turns in blocks
+    of `block_size`; if that equals the loader's batch size, the order of the batches does not depend on the number of
+    workers. On a finite stream, the processes' shares differ by at most one sequence. Every process must create the
+    source with the same settings and the same seed, so set the seed explicitly.
 
-    What `labels` are:
+    Meaning of `labels`:
 
-    - `labels="next"`: `labels[t]` is what follows `input_ids[t]`; the loss compares `logits[t]` with `labels[t]`, with
-      no shift. For MetaLM it is the clean next token y (inputs are noisy), else the next token, and -100 at the last
-      place, whose next token is not part of the sequence.
-    - `labels="shifted"`: Hugging Face's way, for models that shift inside and compare `logits[t]` with `labels[t + 1]`.
-      For MetaLM `labels[t] = y[t - 1]` and `labels[0] = -100`, so that such a model too gets the clean targets (all
-      but the last, which it has no place for); else `labels` equals `input_ids`.
+    - `labels="next"`: `labels[t]` is the target after `input_ids[t]`; the loss compares `logits[t]` with `labels[t]`,
+      unshifted. For MetaLM it is the clean next token y (inputs are noisy). For other sources it is the next token, and
+      -100 at the last position, whose next token is not part of the sequence.
+    - `labels="shifted"`: the Hugging Face convention, for models that shift internally and compare `logits[t]` with
+      `labels[t + 1]`. For MetaLM, `labels[t] = y[t - 1]` and `labels[0] = -100`, so that such a model also gets the
+      clean targets (except the last, for which there is no position). For other sources, `labels` equals `input_ids`.
 
-    Iterating again starts from the beginning, as with every data set. After `set_epoch(e)` a finite stream gives
-    sequences `start + e * count` and on: fresh ones in every epoch. `state_dict` and `load_state_dict` are about the
-    sequences that were handed out, so they are exact in a loader without workers; with workers, use torchdata's
-    `StatefulDataLoader`, which keeps one state for each. It cannot be loaded for another number of workers or
-    processes. A new stream with another `start` needs no state.
+    Iterating again starts from the beginning, as with any data set. After `set_epoch(e)`, a finite stream starts at
+    sequence `start + e * count`, so every epoch has fresh sequences. `state_dict` and `load_state_dict` count the
+    sequences yielded so far, so they are exact in a loader without workers; with workers, use torchdata's
+    `StatefulDataLoader`, which keeps one state per worker. A state cannot be loaded with a different number of workers
+    or processes. To continue from a known index without a state, create a new stream with that `start`.
 
-    Accelerate and Hugging Face's `Trainer` share out the batches themselves: for them, give `rank=0, world_size=1`.
+    Accelerate and Hugging Face's `Trainer` distribute the batches themselves: for them, pass `rank=0, world_size=1`.
 
     Args:
-        source: draws the sequences.
+        source: generates the sequences.
         split: `train` or `eval`.
         start: index of the first sequence.
-        count: sequences of all processes together; None for no end.
+        count: number of sequences over all processes; None for an endless stream.
         labels: `next` or `shifted`.
-        last_only: RLM: the last token of a sequence is the only target.
-        block_size: sequences made at one go; None for as many as make about 65,000 tokens.
-        rank: this process; None for that of `torch.distributed` where it is in use, else 0.
-        world_size: processes; None likewise, else 1.
+        last_only: RLM only: make the last token of a sequence the only target.
+        block_size: sequences generated at a time; None for about 65,000 tokens per block.
+        rank: rank of this process; None for the rank in `torch.distributed` if initialised, else 0.
+        world_size: number of processes; None for that of `torch.distributed` if initialised, else 1.
 
     Raises:
-        ConfigError: a value that does not fit.
+        ConfigError: an invalid value.
     """
 
     def __init__(
@@ -98,27 +98,27 @@ class SequenceStream(IterableDataset):
             block_size = max(1, BLOCK_TOKENS // source.length)
         self.block_size = check_whole("block_size", block_size, 1)
         self._process = None if rank is None or world_size is None else (rank, world_size)
-        # Shared memory: workers that outlive an epoch see a new one too.
+        # In shared memory, so that persistent workers see a new epoch too.
         self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
         self._done = 0
-        """Sequences handed out here in the present or last iteration."""
+        """Number of sequences yielded in this process or worker during the current or last iteration."""
         self._loaded: dict[str, Any] | None = None
-        """Where the next iteration begins, if not at the beginning."""
+        """State from which the next iteration starts; None to start at the beginning."""
 
     def set_epoch(self, epoch: int) -> None:
-        """The epoch that the next iteration is; without effect on an endless stream."""
+        """Set the epoch of the next iteration; no effect on an endless stream."""
         self._epoch[0] = check_whole("epoch", epoch, 0)
 
     def state_dict(self) -> dict[str, Any]:
-        """Where this share of the stream is, as plain numbers and strings."""
+        """Position in this process's or worker's share of the stream, as plain numbers and strings."""
         done = self._done if self._loaded is None else self._loaded["done"]
         return {"done": done, "epoch": int(self._epoch), **self._share(), **self._identity()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Let the next iteration begin with the sequence after the last one handed out when `state` was taken.
+        """Make the next iteration continue after the last sequence yielded when `state` was taken.
 
         Raises:
-            ConfigError: the state of another stream.
+            ConfigError: the state belongs to a different stream.
         """
         missing = ({"done", "epoch"} | self._share().keys() | self._identity().keys()) - state.keys()
         if missing:
@@ -129,7 +129,7 @@ class SequenceStream(IterableDataset):
         self._loaded = dict(state)
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
-        # Not a generator itself: loaders ask for the state before they ask for the first sequence.
+        # Not a generator function: loaders ask for the state before they ask for the first sequence.
         share = self._share()
         state, self._loaded = self._loaded, None
         if state is not None:
@@ -138,7 +138,7 @@ class SequenceStream(IterableDataset):
         return self._run(share, self._done, int(self._epoch))
 
     def __getstate__(self) -> dict[str, Any]:
-        # A worker that is a new process has no torch.distributed to ask.
+        # torch.distributed is not initialised in a spawned worker process.
         return self.__dict__ | {"_process": self._rank_and_world()}
 
     def _run(self, share: dict[str, int], done: int, epoch: int) -> Iterator[dict[str, torch.Tensor]]:
@@ -150,11 +150,11 @@ class SequenceStream(IterableDataset):
             for i in range(size):
                 done += 1
                 self._done = done
-                # Copies: what keeps one sequence should not keep its whole block.
+                # Clone, so that holding on to one sequence does not keep its whole block in memory.
                 yield {"input_ids": inputs[i].clone(), "labels": labels[i].clone()}
 
     def _next_block(self, share: dict[str, int], done: int, epoch: int) -> tuple[int, int]:
-        """First index and number of the sequences that come after this share's first `done`, up to a block's end."""
+        """First index and number of the sequences that follow this share's first `done`, up to the end of the block."""
         ranks, workers = share["world_size"], share["workers"]
         shares = ranks * workers
         turn, inside = divmod(done, self.block_size)
@@ -162,7 +162,7 @@ class SequenceStream(IterableDataset):
         if self.count is not None:
             start += epoch * self.count
             turns, rest = divmod(self.count, shares * self.block_size)
-            if turn >= turns:  # the last turn is shorter: parts as equal as can be, and equal between processes
+            if turn >= turns:  # the last turn is shorter: split it as evenly as possible, equally between processes
                 inside = done - turns * self.block_size
                 place = share["rank"] * workers + share["worker"]
                 low, high = rest * place // shares, rest * (place + 1) // shares
@@ -200,14 +200,14 @@ class SequenceStream(IterableDataset):
         return 0, 1
 
     def _share(self) -> dict[str, int]:
-        """Which share of the stream this process or worker has."""
+        """The share of the stream that this process or worker yields."""
         rank, world_size = self._rank_and_world()
         worker = get_worker_info()
         number, workers = (0, 1) if worker is None else (worker.id, worker.num_workers)
         return {"rank": rank, "world_size": world_size, "worker": number, "workers": workers}
 
     def _identity(self) -> dict[str, Any]:
-        """What must be the same for a state to be this stream's."""
+        """Settings that must match for a state to be loaded into this stream."""
         return {
             "source": type(self.source).__name__,
             "seed": self.source.seed,
@@ -221,13 +221,13 @@ class SequenceStream(IterableDataset):
 
 
 class BatchStream(IterableDataset):
-    """Whole batches of a stream without end, for a loader with `batch_size=None`: nothing is cut up and put together.
+    """Whole batches of an endless stream, for a loader with `batch_size=None`, which then does no collation.
 
     Args:
-        stream: what to give, from its `start` on.
-        batch_size: sequences of one batch, on each process.
-        rank: this process.
-        world_size: processes; together they give each sequence once.
+        stream: the sequences, from its `start` on.
+        batch_size: sequences per batch, on each process.
+        rank: rank of this process.
+        world_size: number of processes; together they yield each sequence once.
     """
 
     def __init__(self, stream: SequenceStream, batch_size: int, rank: int = 0, world_size: int = 1) -> None:

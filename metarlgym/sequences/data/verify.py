@@ -1,4 +1,4 @@
-"""Whether a Parquet file still holds what was written: the checksums of its pages, and the rows it should have."""
+"""Integrity checks of written Parquet files: page checksums and expected rows."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from metarlgym.sequences.data.tables import KEY
 
 
 class DamagedError(ConfigError):
-    """A file is not what was written; the message says what is wrong, without the file's name."""
+    """A file does not hold what was written; the message describes the problem without the file's name."""
 
 
 def read_head(path: Path) -> tuple[dict[str, Any], int]:
-    """Settings and rows of a file.
+    """Read the settings and the number of rows of a file.
 
     Raises:
         DamagedError: it cannot be read as Parquet.
-        ConfigError: it is not one of ours.
+        ConfigError: MetaRLGym did not write it.
     """
     try:
         with pq.ParquetFile(path) as file:
@@ -40,10 +40,10 @@ def read_head(path: Path) -> tuple[dict[str, Any], int]:
 
 
 def tables(path: Path, schema: pa.Schema, start: int, count: int) -> Iterator[pa.Table]:
-    """The row groups of a file that must hold sequences `start` to `start + count - 1`, verified.
+    """The row groups of a file, verified to hold sequences `start` to `start + count - 1`.
 
     Raises:
-        DamagedError: it does not.
+        DamagedError: the file does not hold these sequences.
     """
     done = 0
     try:
@@ -68,16 +68,16 @@ def tables(path: Path, schema: pa.Schema, start: int, count: int) -> Iterator[pa
 
 
 def verify(path: Path, schema: pa.Schema, start: int, count: int) -> None:
-    """Read all of a file that must hold sequences `start` to `start + count - 1`.
+    """Read a whole file and verify that it holds sequences `start` to `start + count - 1`.
 
     Raises:
-        DamagedError: it does not hold them.
+        DamagedError: the file does not hold these sequences.
     """
     for _ in tables(path, schema, start, count):
         pass
 
 
 def _reraise(error: BaseException) -> None:
-    """What the system says of a file (no permission, a broken disk) is no damage that could be undone here."""
+    """Re-raise operating system errors (no permission, a failing disk): regenerating the file would not fix them."""
     if isinstance(error, OSError) and error.errno is not None:
         raise error

@@ -1,4 +1,4 @@
-"""The interface of every predictor: online by symbol, batched by sequence."""
+"""The predictor interface: online symbol by symbol, or batched over whole sequences."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from metarlgym.datatypes import ConfigError
 from metarlgym.sequences.sources.base import check_whole
 
 CHUNK_BYTES = 2**28
-"""Most memory for the distributions behind one pass of `log_loss`."""
+"""Memory limit for the distributions of one pass of `log_loss`."""
 
 
 class Predictor:
-    """Says how probable each next symbol is, given the symbols before it.
+    """Predicts the distribution of each next symbol, given the symbols before it.
 
-    A subclass sets `alphabet` and defines `reset`, `predict` and `update`, and, where there is a faster way than to
-    call them in turn, `predictions`.
+    A subclass sets `alphabet` and defines `reset`, `predict` and `update`, and also `predictions` if there is a faster
+    way than calling them in turn.
 
     Args:
         alphabet: symbols are 0..alphabet-1.
     """
 
     slow: ClassVar[bool] = False
-    """Whether it is plain Python, for few sequences."""
+    """Whether it is written in plain Python, so that only few sequences are practical."""
 
     def __init__(self, alphabet: int = 2) -> None:
         self.alphabet = check_whole("alphabet", alphabet, 2)
@@ -36,25 +36,25 @@ class Predictor:
         raise NotImplementedError
 
     def predict(self) -> np.ndarray:
-        """Probabilities of the next symbol, `(alphabet,)` float64, sum 1. Changes nothing."""
+        """Probabilities of the next symbol, `(alphabet,)` float64, summing to 1. Does not change the state."""
         raise NotImplementedError
 
     def update(self, symbol: int) -> None:
-        """See the next symbol."""
+        """Observe the next symbol."""
         raise NotImplementedError
 
     def predictions(self, sequences: Any) -> np.ndarray:
-        """What is predicted along each sequence, from a fresh state.
+        """Predictions at every position of each sequence, from a fresh state.
 
         Args:
-            sequences: `(B, T)` or `(T,)` whole numbers.
+            sequences: `(B, T)` or `(T,)` integers.
 
         Returns:
             `(B, T, alphabet)` float64: entry t is the distribution of symbol t given symbols 0..t-1.
         """
         found = self.check_sequences(sequences)
         out = np.empty((*found.shape, self.alphabet))
-        twin = copy.copy(self)  # what was seen online stays
+        twin = copy.copy(self)  # leave the online state untouched
         for sequence, row in zip(found, out, strict=True):
             twin.reset()
             for t, symbol in enumerate(sequence):
@@ -63,24 +63,24 @@ class Predictor:
         return out
 
     def log_loss(self, sequences: Any, labels: Any = None) -> np.ndarray:
-        """Nats lost at each symbol, `(B, T)`: -log p(symbol t | symbols 0..t-1).
+        """Log-loss of each symbol in nats, `(B, T)`: -log p(symbol t | symbols 0..t-1).
 
-        With `labels`, `(B, T)`, instead -log p(label t | symbols 0..t): the label is what follows symbol t, as MetaLM
-        has it.
+        With `labels`, `(B, T)`, it is -log p(label t | symbols 0..t) instead: label t is the target after symbol t, as
+        in MetaLM.
         """
         found = self.check_sequences(sequences)
         if labels is not None:
             targets = self.check_sequences(labels, "labels")
             if targets.shape != found.shape:
                 raise ConfigError(f"labels has shape {targets.shape}: it must have that of sequences, {found.shape}.")
-            # The last symbol is fed and one more predicted; what stands there does not matter.
+            # The padding makes the predictor read the last symbol and predict one more; the padded value is not used.
             found, targets = np.pad(found, ((0, 0), (0, 1))), np.pad(targets, ((0, 0), (1, 0)))
         else:
             targets = found
         out = np.empty(found.shape)
         for part in self._chunks(found):
             chances = np.take_along_axis(self.predictions(found[part]), targets[part][..., None], 2)[..., 0]
-            with np.errstate(divide="ignore"):  # a probability of 0 costs infinitely much
+            with np.errstate(divide="ignore"):  # a probability of 0 gives an infinite loss
                 out[part] = -np.log(chances)
         return out if labels is None else out[:, 1:]
 
@@ -92,7 +92,7 @@ class Predictor:
         """`sequences` as a `(B, T)` int64 array.
 
         Raises:
-            ConfigError: wrong shape, or symbols that are none.
+            ConfigError: wrong shape, or symbols outside the alphabet.
         """
         found = as_array(name, sequences)
         if found.ndim == 1:
@@ -123,10 +123,10 @@ def as_array(name: str, values: Any) -> np.ndarray:
 
 
 def fill(predictor: Predictor, sequence: Any, place: int) -> np.ndarray:
-    """Distribution of the symbol at `place` given all the others, before and after it, `(alphabet,)`.
+    """Distribution of the symbol at `place` given all other symbols, before and after it, `(alphabet,)`.
 
-    Bayes' rule over the predictor's probabilities of the whole sequence, once for each symbol. `MetaLMFilter`, where
-    what is hidden is a clean symbol among noisy ones, has a `fill` of its own.
+    Applies Bayes' rule to the predictor's probability of the whole sequence under each candidate symbol. `MetaLMFilter`
+    has its own `fill`, because there the hidden symbol is a clean one among noisy ones.
     """
     candidates = np.repeat(predictor.check_sequences(sequence)[:1], predictor.alphabet, 0)
     check_whole("place", place, 0, candidates.shape[1] - 1)
@@ -137,11 +137,11 @@ def fill(predictor: Predictor, sequence: Any, place: int) -> np.ndarray:
 
 
 def regret(theta: np.ndarray, predictions: np.ndarray) -> np.ndarray:
-    """Expected regret to the true source, in nats: KL(theta || predictions) over the last axis.
+    """Expected regret relative to the true source, in nats: KL(theta || predictions) over the last axis.
 
     Args:
-        theta: `(..., A)` true distributions; 0 log 0 counts 0.
-        predictions: `(..., A)`; infinite regret where something possible was given probability 0.
+        theta: `(..., A)` true distributions; 0 log 0 counts as 0.
+        predictions: `(..., A)`; the regret is infinite where a possible symbol was given probability 0.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         terms = theta * (np.log(theta) - np.log(predictions))

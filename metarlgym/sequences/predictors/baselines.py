@@ -1,4 +1,4 @@
-"""What a cheap learner gets that knows nothing of the source: n-grams with backoff, and Lempel-Ziv parsing."""
+"""Cheap baselines without knowledge of the source: n-grams with backoff, and Lempel-Ziv parsing."""
 
 from __future__ import annotations
 
@@ -9,23 +9,22 @@ from metarlgym.sequences.sources.base import Source, check_whole
 
 
 def cheap_learners(source: Source) -> dict[str, Predictor]:
-    """Both, for any source."""
+    """Both baselines; they suit any source."""
     return {**ngram(source), "LZ": LempelZiv(source.vocab_size)}
 
 
 def ngram(source: Source) -> dict[str, Predictor]:
-    """Trigrams, for any source."""
+    """A trigram baseline; it suits any source."""
     return {"n-gram": NGram(source.vocab_size, 3)}
 
 
 class NGram(Predictor):
-    """Adaptive n-grams, each order backing off to the one below by Witten and Bell's rule (1991, method C):
-
-    `p_k(a) = (count of a after the last k symbols + d p_{k-1}(a)) / (times seen + d)`, d the number of different
-    symbols seen after this context; below order 0 stands the uniform distribution.
+    """Adaptive n-grams; each order backs off to the next lower one by Witten and Bell's rule (1991, method C): `p_k(a)
+    = (count of a after the last k symbols + d p_{k-1}(a)) / (times seen + d)`, where d is the number of distinct
+    symbols seen after this context. Order 0 backs off to the uniform distribution.
 
     Args:
-        alphabet: symbols A.
+        alphabet: number of symbols A.
         order: longest context, n - 1.
     """
 
@@ -45,7 +44,7 @@ class NGram(Predictor):
         for k in range(len(self._context) + 1):
             counts = self._after.get(self._context[len(self._context) - k :])
             if counts is None:
-                break  # a longer context was not seen either
+                break  # longer contexts have not been seen either
             chances *= len(counts)
             for symbol, count in counts.items():
                 chances[symbol] += count
@@ -61,12 +60,12 @@ class NGram(Predictor):
 
 
 class LempelZiv(Predictor):
-    """Prediction from Lempel-Ziv 1978 parsing (Feder, Merhav and Gutman 1992): the sequence is cut into phrases, each
-    the shortest that is new; phrases form a tree, and a node predicts from the counts of what followed it,
-    `p(a) = (count of a + 1/A) / (times visited + 1)`.
+    """Prediction from Lempel-Ziv 1978 parsing (Feder, Merhav and Gutman 1992): the sequence is split into phrases, each
+    the shortest one not seen before. Phrases form a tree, and each node predicts from the counts of the symbols that
+    followed it, `p(a) = (count of a + 1/A) / (times visited + 1)`.
 
     Args:
-        alphabet: symbols A.
+        alphabet: number of symbols A.
     """
 
     slow = True

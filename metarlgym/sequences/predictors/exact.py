@@ -1,4 +1,4 @@
-"""The exact predictor of a source, and what it is compared with; each source names its own."""
+"""Look-up of a source's exact predictor and of its reference predictors; each source names its own."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ from metarlgym.sequences.sources.registry import SOURCES
 def exact_predictor(
     source: Source, start: int = 0, count: int = 1, split: str = "train", noisy: bool = False
 ) -> Predictor:
-    """Bayes for one who knows a source, but not what is drawn for a sequence, for sequences `start`... of a split.
+    """Bayes-optimal predictor that knows the source, but not a sequence's latent draws, for sequences `start`... of a
+    split.
 
     Args:
-        source: knows the predictor by name.
-        start, count, split: the sequences; they matter where each has a language of its own.
-        noisy: for sources with labels, predict the next token as it will be seen, not the clean one.
+        source: names its predictor.
+        start, count, split: the sequences; relevant only where each has its own language.
+        noisy: for sources with labels, predict the next token as observed (noisy) instead of the clean one.
 
     Raises:
-        ConfigError: the source has none, or not with its settings.
+        ConfigError: the source has no exact predictor, or none for these settings.
     """
     if not source.exact:
         known = [kind.__name__ for kind in SOURCES.values() if kind.exact]
@@ -37,7 +38,7 @@ def exact_predictor(
 
 
 def references(source: Source) -> dict[str, Predictor]:
-    """Predictors that do not know the source, by name."""
+    """Predictors without knowledge of the source, by name."""
     return _named(source.references)(source)
 
 
@@ -47,10 +48,10 @@ def _named(path: str) -> Any:
 
 
 def known_law(source: Piecewise, *_: Any) -> Predictor:
-    """Bayes for one who knows the law and the concentration of a source, but neither switch points nor distributions.
+    """Bayes-optimal predictor that knows a source's law and concentration, but not its switch points or distributions.
 
     Raises:
-        ConfigError: the source's concentration is not the same for all symbols, as the predictors' is.
+        ConfigError: the source's concentration differs between symbols, which the predictors do not support.
     """
     alpha = symmetric_concentration(source)
     hazard = source.hazard()
@@ -60,16 +61,16 @@ def known_law(source: Piecewise, *_: Any) -> Predictor:
 
 
 def universal(source: Piecewise) -> dict[str, Predictor]:
-    """Predictors for unknown laws."""
+    """Universal predictors, which do not know the law."""
     size, alpha = source.alphabet, symmetric_concentration(source)
     return {"PTW": PTW(source.depth, size, alpha), "LIN": LIN(size, alpha), "KT": KT(size, alpha)}
 
 
 def symmetric_concentration(source: Piecewise) -> float:
-    """The one number that is the source's concentration.
+    """The source's concentration as a single number.
 
     Raises:
-        ConfigError: it is not the same for all symbols.
+        ConfigError: the concentration differs between symbols.
     """
     alpha = float(source.concentration[0])
     if (source.concentration != alpha).any():

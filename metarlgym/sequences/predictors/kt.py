@@ -1,7 +1,7 @@
-"""KT: the estimator of Krichevsky and Trofimov (1981), for any alphabet.
+"""KT: the Krichevsky-Trofimov estimator (1981), for any alphabet.
 
-`p(x) = (count of x + alpha) / (symbols seen + A alpha)`: exact Bayes for i.i.d. symbols under a Dirichlet(alpha) prior;
-alpha = 1/2 is the published estimator.
+`p(x) = (count of x + alpha) / (symbols seen + A alpha)`: Bayes-optimal for i.i.d. symbols under a Dirichlet(alpha)
+prior; alpha = 1/2 is the published estimator.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ class KT(Predictor):
     """The KT estimator.
 
     Args:
-        alphabet: symbols A.
+        alphabet: number of symbols A.
         alpha: pseudo-count of each symbol.
-        window: count the last `window` symbols only; None counts all.
+        window: count only the last `window` symbols; None counts all.
     """
 
     def __init__(self, alphabet: int = 2, alpha: float = 0.5, window: int | None = None) -> None:
@@ -47,8 +47,8 @@ class KT(Predictor):
                 self._counts[self._recent.popleft()] -= 1
 
     def predictions(self, sequences: Any, switches: Any = None) -> np.ndarray:
-        """As `Predictor.predictions`; with `switches`, `(B, T)` bool, counts start anew where it is True: what a
-        learner would do that is told the switch points."""
+        """As `Predictor.predictions`. With `switches`, `(B, T)` bool, counts are reset where it is True, as for an
+        oracle that knows the switch points."""
         found = self.check_sequences(sequences)
         given = np.zeros(found.shape) if switches is None else as_array("switches", switches)
         marks = np.ascontiguousarray(given, np.bool_)

@@ -1,9 +1,9 @@
-"""LIN (Willems 1996, "Coding for a binary independent piecewise-identically-distributed source") and its kin.
+"""LIN (Willems 1996, "Coding for a binary independent piecewise-identically-distributed source") and generalisations.
 
-Exact Bayes where segments are i.i.d. under a Dirichlet(alpha) prior and a segment ends after its m-th symbol with
-probability `hazard[m]`: one hypothesis for each time at which the current segment may have begun. Willems' linear-
-complexity weighting (also "Live and Die") is hazard 1/(2m). With other hazards it is Bayesian online changepoint
-detection (Adams and MacKay 2007, arXiv:0710.3742). O(t) time at the t-th symbol.
+Exact Bayesian prediction when symbols within a segment are i.i.d. under a Dirichlet(alpha) prior and a segment ends
+after its m-th symbol with probability `hazard[m]`. There is one hypothesis for each possible start of the current
+segment. Willems' linear-complexity weighting (also "Live and Die") has hazard 1/(2m). With other hazards it is Bayesian
+online changepoint detection (Adams and MacKay 2007, arXiv:0710.3742). The t-th symbol takes O(t) time.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from metarlgym.sequences.sources.base import check_concentration
 from metarlgym.sequences.sources.compiled import compiled
 
 NEGLIGIBLE = -700.0
-"""Log weights this far below the largest count as 0 in sums; they are kept, and may grow again."""
+"""Log-weights this far below the largest count as 0 in sums; they are kept, since they may grow again."""
 CAPACITY = 64
-"""Symbols that the online state first has room for."""
+"""Initial capacity of the online state, in symbols."""
 
 
 class Renewal(Predictor):
-    """Exact Bayes for segments whose end depends on their age alone.
+    """Exact Bayesian prediction for segments whose end depends only on their age.
 
     Args:
-        hazard: `(M + 1,)`; entry m is the probability that a segment ends after its m-th symbol, entry 0 is not used.
+        hazard: `(M + 1,)`; entry m is the probability that a segment ends after its m-th symbol; entry 0 is unused.
             Sequences may have up to M symbols.
-        alphabet: symbols A.
+        alphabet: number of symbols A.
         alpha: pseudo-count of the segments' KT estimators.
     """
 
@@ -85,13 +85,14 @@ class Renewal(Predictor):
         return out
 
     def log_ages(self, sequences: Any) -> np.ndarray:
-        """Posterior mean of log2(1 + m), m the symbols that the segment of the next symbol had before it.
+        """Posterior mean of log2(1 + m), where m is the age of the next symbol's segment: its number of earlier
+        symbols.
 
         Args:
-            sequences: `(B, T)` or `(T,)` whole numbers.
+            sequences: `(B, T)` or `(T,)` integers.
 
         Returns:
-            `(B, T)`; entry t is what is believed before symbol t is seen.
+            `(B, T)`; entry t is the belief before symbol t is seen.
         """
         found = self.check_sequences(sequences)
         self._check_length(found.shape[1])
@@ -100,8 +101,8 @@ class Renewal(Predictor):
         return out
 
     def _tables(self, length: int, hazard: np.ndarray) -> np.ndarray:
-        """Logarithms for sequences up to `length`, `(2, >= length + 1)`: of a symbol's count c plus alpha, and of what
-        the m-th symbol's estimate is divided by, with the chance that its segment goes on."""
+        """Tables of logarithms for sequences up to `length`, `(2, >= length + 1)`: log(c + alpha) for each count c, and
+        the log-probability that a segment continues past its m-th symbol minus the log of the KT denominator."""
         if self._logarithms.shape[1] <= length:
             n = np.arange(length + 1)
             stays = 1 - np.pad(hazard, (0, max(0, length + 1 - hazard.size)))[: length + 1]
@@ -111,7 +112,7 @@ class Renewal(Predictor):
         return self._logarithms
 
     def _hazards(self, length: int) -> np.ndarray:
-        """At least `length + 1` hazards."""
+        """The first `length + 1` or more hazards."""
         return self._hazard
 
     def _check_length(self, length: int) -> None:
@@ -121,7 +122,7 @@ class Renewal(Predictor):
             )
 
     def _room(self, capacity: int, alive: int) -> None:
-        """Space for `capacity` symbols, keeping the first `alive` hypotheses; 0 starts anew."""
+        """Allocate space for `capacity` symbols, keeping the first `alive` hypotheses; 0 starts from scratch."""
         logs, starts = np.zeros(capacity), np.zeros(capacity, np.int64)
         before = np.zeros((capacity, self.alphabet), np.int64)
         if alive:
@@ -139,7 +140,7 @@ class LIN(Renewal):
     """Willems' linear-complexity weighting: after m symbols a segment ends with probability 1/(2m).
 
     Args:
-        alphabet: symbols A.
+        alphabet: number of symbols A.
         alpha: pseudo-count of the segments' KT estimators.
     """
 
@@ -152,21 +153,21 @@ class LIN(Renewal):
         return self._hazard
 
 
-# A hypothesis: its log-probability, when its segment began, and the counts of all symbols before that.
-# `alive` of them are kept; one that has become impossible is dropped, nothing else is.
+# A hypothesis has a log-probability, the time at which its segment began, and the counts of all symbols before that.
+# `alive` of them are kept; only impossible ones are dropped.
 
 
 @compiled()
 def _predict(logs, starts, before, alive, seen, totals, alpha, weights, chances):
-    """Fill `weights` (posterior of the hypotheses) and `chances`; returns the log of what the weights summed to, which
-    is 0 but for rounding, and is taken out at every step so that it does not add up."""
+    """Fill `weights` (posterior of the hypotheses) and `chances`. Returns the log of the sum of the weights, which is 0
+    up to rounding; it is subtracted at every step, so that rounding errors do not accumulate."""
     A = totals.size
     chances[:] = 0.0
     high = -np.inf
     for k in range(alive):
         high = max(high, logs[k])
     for k in range(alive):
-        # Below, a weight would be a denormal number, which processors are slow at; beside 1 it is nothing.
+        # Smaller weights would be denormal numbers, which are slow; next to 1 they are negligible.
         weights[k] = w = math.exp(logs[k] - high) if logs[k] - high > NEGLIGIBLE else 0.0
         w /= seen - starts[k] + A * alpha
         for a in range(A):
@@ -181,7 +182,8 @@ def _predict(logs, starts, before, alive, seen, totals, alpha, weights, chances)
 
 @compiled()
 def _update(symbol, logs, starts, before, alive, seen, totals, alpha, hazard, tables, weights, chances, rounding):
-    """See a symbol; `weights`, `chances` and `rounding` are those of `_predict`. Returns how many are alive."""
+    """Observe a symbol; `weights`, `chances` and `rounding` come from `_predict`. Returns the number of live
+    hypotheses."""
     A = totals.size
     new, kept = 0.0, 0
     given = math.log(chances[symbol]) + rounding

@@ -1,7 +1,8 @@
-"""Exact prediction of MetaLM for one who knows the dictionary: the floor of every learner's loss on it.
+"""Exact prediction of MetaLM given the dictionary: a lower bound on the loss of every learner.
 
-A filter over the elements. A separator is never noised, so it tells that an element has ended and that all are equally
-likely again; between separators every element that is still possible stands at the same place.
+A Bayesian filter over the elements. Separators are never noised, so each one marks the end of an element, after which
+all elements are equally likely again. Between separators, all elements that are still possible are at the same
+position.
 """
 
 from __future__ import annotations
@@ -18,19 +19,19 @@ from metarlgym.sequences.sources.metalm import MASK_SHARE, Dictionary, MetaLM
 
 
 def known_dictionary(source: MetaLM, start: int, count: int, split: str, noisy: bool) -> MetaLMFilter:
-    """The exact predictor of some of a source's sequences, each with the language it was drawn from."""
+    """The exact predictor for a range of a source's sequences, given the language of each."""
     return MetaLMFilter(source, source.dictionaries(start, count, split), noisy)
 
 
 class MetaLMFilter(Predictor):
-    """Predicts the next clean symbol of a MetaLM sequence from the noisy symbols so far, knowing the dictionary.
+    """Predicts the next clean symbol of a MetaLM sequence from the noisy symbols so far, given the dictionary.
 
     Args:
-        source: gives V and e and, if it has a fixed one, the dictionary.
-        dictionary: one language, or as many as there will be sequences; `source.dictionaries(...)` makes them.
-        noisy: predict the next symbol as it will be seen, with noise, instead of the clean one.
+        source: defines V, e and, if it is fixed, the dictionary.
+        dictionary: one language, or one per sequence; `source.dictionaries(...)` creates them.
+        noisy: predict the next symbol as observed, with noise, instead of the clean one.
 
-    `log_loss(x, y)` with a sample's input and label is the loss at each of its places.
+    `log_loss(x, y)` on a sample's input and label gives the loss at each position.
     """
 
     def __init__(self, source: MetaLM, dictionary: Dictionary | None = None, noisy: bool = False) -> None:
@@ -49,9 +50,9 @@ class MetaLMFilter(Predictor):
         self._separator = source.separator
         self._noise = np.array(
             [
-                MASK_SHARE * source.e,  # seen as 0
-                (1 - MASK_SHARE) * source.e / (source.V - 1),  # seen as any one other symbol
-                1 - source.e + (1 - MASK_SHARE) * source.e / (source.V - 1),  # seen as it is
+                MASK_SHARE * source.e,  # observed as 0
+                (1 - MASK_SHARE) * source.e / (source.V - 1),  # observed as one particular other symbol
+                1 - source.e + (1 - MASK_SHARE) * source.e / (source.V - 1),  # observed unchanged
             ]
         )
         self._noisy = noisy
@@ -74,7 +75,7 @@ class MetaLMFilter(Predictor):
             raise ConfigError(f"symbol={symbol} cannot follow in a sequence of this dictionary: check the dictionary.")
 
     def _only(self) -> tuple[np.ndarray, np.ndarray]:
-        """The one language that is followed symbol by symbol."""
+        """The language for online prediction, which supports only one."""
         if len(self._book.symbols) > 1:
             raise ConfigError(
                 f"dictionary holds {len(self._book.symbols)} languages: one sequence is followed symbol by symbol, so "
@@ -83,8 +84,8 @@ class MetaLMFilter(Predictor):
         return self._book.symbols[0], self._book.offsets[0]
 
     def predictions(self, sequences: Any, after: bool = False) -> np.ndarray:
-        """As `Predictor.predictions`; with `after`, entry t is the distribution of the clean symbol t + 1 given symbols
-        0..t: what MetaLM's label t is drawn from."""
+        """As `Predictor.predictions`. With `after`, entry t is the distribution of the clean symbol t + 1 given symbols
+        0..t, that is, of MetaLM's label t."""
         found = self.check_sequences(sequences)
         return self._run(found, self._books(len(found), slice(0, len(found))), int(after))
 
@@ -103,10 +104,10 @@ class MetaLMFilter(Predictor):
         return out
 
     def fill(self, sequences: Any, places: Any) -> np.ndarray:
-        """Distribution of the clean symbol at one hidden place of each sequence, given all its other symbols.
+        """Distribution of the clean symbol at one hidden position of each sequence, given all other symbols.
 
         Args:
-            sequences: `(B, T)`; what stands at the hidden place does not matter.
+            sequences: `(B, T)`; the symbol at the hidden position is ignored.
             places: `(B,)`.
 
         Returns:
@@ -125,7 +126,7 @@ class MetaLMFilter(Predictor):
         return out / out.sum(1, keepdims=True)
 
     def _run(self, sequences: np.ndarray, book: Dictionary, ahead: int = 0) -> np.ndarray:
-        """Predictions before each symbol, or with `ahead` = 1 after it."""
+        """Predictions before each symbol, or after it if `ahead` is 1."""
         out = np.empty((*sequences.shape, self.alphabet))
         wrong = _predictions(sequences, *book, self._separator, self._noise, self._noisy, ahead, out)
         if wrong >= 0:
@@ -171,7 +172,7 @@ def _predict(logs, place, symbols, offsets, separator, noise, noisy, chances):
 
 @compiled()
 def _update(symbol, logs, place, symbols, offsets, separator, noise):
-    """See a symbol; returns the new place in the element, -1 if no element allows the symbol."""
+    """Observe a symbol; returns the new position in the element, or -1 if no element allows the symbol."""
     possible = False
     for k in range(logs.size):
         at = offsets[k] + place
@@ -195,7 +196,7 @@ def _update(symbol, logs, place, symbols, offsets, separator, noise):
 
 @compiled()
 def _predictions(sequences, symbols, offsets, separator, noise, noisy, ahead, out):
-    """Returns the flat place of the first impossible symbol, or -1."""
+    """Fill `out`; returns the flat index of the first impossible symbol, or -1."""
     B, T = sequences.shape
     logs = np.empty(offsets.shape[1] - 1)
     for b in range(B):
@@ -214,7 +215,7 @@ def _predictions(sequences, symbols, offsets, separator, noise, noisy, ahead, ou
 
 @compiled()
 def _fill(sequences, places, symbols, offsets, separator, noise, out):
-    """Fill `out` with weights of the clean symbols at the hidden places; a row of 0 where nothing fits."""
+    """Fill `out` with weights of the clean symbols at the hidden positions; rows without a possible symbol are 0."""
     B, T = sequences.shape
     n = offsets.shape[1] - 1
     logs, trial = np.empty(n), np.empty(n)
@@ -231,7 +232,7 @@ def _fill(sequences, places, symbols, offsets, separator, noise, out):
             _predict(logs, place, symbols[b], offsets[b], separator, noise, False, chances)
             for a in range(out.shape[1]):
                 if chances[a] > 0.0:
-                    # Which elements remain if the clean symbol is a.
+                    # The elements that remain possible if the clean symbol is a.
                     now = 0 if a == separator else place + 1
                     for k in range(n):
                         at = offsets[b, k] + place

@@ -1,15 +1,15 @@
 """Partition Tree Weighting (Veness, White, Bowling and Gyorgy 2013, arXiv:1210.3572) over KT, for any alphabet.
 
-`PTW_d(x) = 1/2 KT(x) + 1/2 PTW_{d-1}(left half) PTW_{d-1}(right half)`, `PTW_0 = KT`: exact Bayes over all ways to cut
-a block of 2^d symbols by halving, each block cut with probability 1/2.
+`PTW_d(x) = 1/2 KT(x) + 1/2 PTW_{d-1}(left half) PTW_{d-1}(right half)`, `PTW_0 = KT`: an exact Bayesian mixture over
+all recursive binary partitions of a block of 2^d symbols, where each block is split in half with probability 1/2.
 
-The state is the log-odds of "not cut" against "cut" of the block of each size that time is in, never the logarithm of a
-whole sequence's probability: so nothing grows with time but the odds. With p_j the prediction inside the block at level
-j (level 0 is the whole, level d one symbol):
+The state holds, for the current block of each size, the log-odds of "not split" against "split". It never holds the
+log-probability of a whole sequence, so only the odds grow with time. With p_j the prediction inside the block at level
+j (level 0 is the whole block, level d a single symbol):
 
     p_j = s(r_j) kt_j + (1 - s(r_j)) p_{j+1},   p_d = kt_d,   then   r_j += log kt_j(x) - log p_{j+1}(x)
 
-When the left half of a block ends, its part of the product stays in r_j, and everything below starts anew.
+When the left half of a block ends, its factor of the product stays in r_j, and all lower levels are reset.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from metarlgym.sequences.sources.compiled import compiled
 
 
 class PTW(Predictor):
-    """Partition Tree Weighting; O(depth) time a symbol and O(depth) memory.
+    """Partition Tree Weighting; O(depth) time per symbol and O(depth) memory.
 
     Args:
         depth: d; sequences may have up to 2^d symbols.
-        alphabet: symbols A.
+        alphabet: number of symbols A.
         alpha: pseudo-count of the KT estimators.
     """
 
@@ -69,13 +69,14 @@ class PTW(Predictor):
         return out
 
     def log_ages(self, sequences: Any) -> np.ndarray:
-        """Posterior mean of log2(1 + m), m the symbols that the segment of the next symbol had before it.
+        """Posterior mean of log2(1 + m), where m is the age of the next symbol's segment: its number of earlier
+        symbols.
 
         Args:
-            sequences: `(B, T)` or `(T,)` whole numbers.
+            sequences: `(B, T)` or `(T,)` integers.
 
         Returns:
-            `(B, T)`; entry t is what is believed before symbol t is seen.
+            `(B, T)`; entry t is the belief before symbol t is seen.
         """
         found = self.check_sequences(sequences)
         self._check_length(found.shape[1])
@@ -93,10 +94,10 @@ class PTW(Predictor):
 
 @compiled()
 def _enter(time, odds, counts):
-    """Start the blocks that begin at `time` (from 0). Doing it twice changes nothing."""
+    """Start the blocks that begin at `time` (from 0). Idempotent."""
     depth = odds.size - 1
     level = 0
-    if time > 0:  # the highest bit in which time and time - 1 differ tells the largest block that ends
+    if time > 0:  # the highest bit in which time and time - 1 differ gives the largest block that ends
         change = time ^ (time - 1)
         level = depth + 1
         while change > 0:
@@ -154,7 +155,7 @@ def _log_ages(sequences, depth, alpha, A, out):
         counts[:] = 0
         for t in range(sequences.shape[1]):
             _enter(t, odds, counts)
-            left, out[b, t] = 1.0, 0.0  # what is not yet shared out to blocks that are not cut
+            left, out[b, t] = 1.0, 0.0  # probability not yet assigned to unsplit blocks
             for j in range(depth + 1):
                 share = 1.0 / (1.0 + math.exp(-odds[j])) if j < depth else 1.0
                 out[b, t] += left * share * math.log2(1.0 + counts[j].sum())

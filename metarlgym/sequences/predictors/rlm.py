@@ -1,16 +1,17 @@
-"""Exact next-token prediction of the Random Language Model for one who knows the grammar: the floor of every learner.
+"""Exact next-token prediction of the Random Language Model given the grammar: a lower bound on every learner's loss.
 
-The inside-outside algorithm (Baker 1979) from left to right. Going down, `outside` is the distribution of a node's
-symbol given all leaves to its left; coming up, `inside` is the probability of the leaves below it given its symbol.
-Subtrees not seen yet drop out, since rules sum to 1. So one walk over the tree predicts every leaf:
+This is the inside-outside algorithm (Baker 1979), run from left to right. On the way down, `outside` is the
+distribution of a node's symbol given all leaves to its left; on the way up, `inside` is the probability of the leaves
+below a node given its symbol. Unseen subtrees drop out, since the rules of a symbol sum to 1. One walk over the tree
+therefore predicts every leaf:
 
     left child:    outside_l(b) = sum_a outside(a) sum_c M[a, b, c]
     right child:   outside_r(c) = sum_ab outside(a) M[a, b, c] inside_l(b)
     node:          inside(a) = sum_bc M[a, b, c] inside_l(b) inside_r(c)
 
-Both are scaled to sum 1 at every step, so depth brings no underflow. A node above leaves costs V^3, one right above two
-leaves V^2, since what is seen there is one symbol: O(V^3) a token in all. Sparse or top-k rules would not be exact and
-are not offered.
+Both are rescaled to sum to 1 at every step, so that deep trees do not underflow. A node costs V^3, except that one
+directly above two leaves costs V^2, since the observation there is a single symbol: O(V^3) per token overall. Sparse or
+top-k rules would not be exact and are not supported.
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ from metarlgym.sequences.sources.base import check_whole
 from metarlgym.sequences.sources.rlm import RLM
 
 BLOCK_BYTES = 2**26
-"""Memory for the outer products of one block of sequences."""
+"""Memory limit for the outer products of one block of sequences, in bytes."""
 
 Walk = Generator[np.ndarray, np.ndarray, np.ndarray]
-"""Gives the prediction of each leaf, `(B, V)`, takes what the leaves were, `(B,)`; returns the node's inside."""
+"""Yields the prediction of each leaf, `(B, V)`, receives the observed leaves, `(B,)`, and returns the node's inside."""
 
 
 def known_grammar(source: RLM, *_: Any) -> RLMPredictor:
@@ -38,11 +39,11 @@ def known_grammar(source: RLM, *_: Any) -> RLMPredictor:
 
 
 class RLMPredictor(Predictor):
-    """Exact predictor of an `RLM` whose grammar is known. Sequences have 2^L tokens or fewer.
+    """Exact predictor of an `RLM` with a known grammar. Sequences have at most 2^L tokens.
 
     Args:
-        source: gives the grammar, the depth and the distribution of the root.
-        depth: L, if not that of the source.
+        source: defines the grammar, the depth and the distribution of the root.
+        depth: L; defaults to that of the source.
     """
 
     def __init__(self, source: RLM, depth: int | None = None) -> None:
@@ -97,8 +98,8 @@ class RLMPredictor(Predictor):
         return out
 
     def entropy(self, sequences: Any) -> np.ndarray:
-        """Entropy of the exact prediction at each place, `(B, T)` nats. Its mean over sequences is the floor of the
-        loss, with less variance than `log_loss` has."""
+        """Entropy of the exact prediction at each position, `(B, T)` nats. Its mean over sequences estimates the floor
+        of the loss with less variance than `log_loss`."""
         chances = self.predictions(sequences)
         with np.errstate(divide="ignore", invalid="ignore"):
             return -np.where(chances > 0, chances * np.log(chances), 0.0).sum(-1)
@@ -125,7 +126,7 @@ def _scaled(rows: np.ndarray) -> np.ndarray:
     """Rows divided by their sums.
 
     Raises:
-        ConfigError: a row is all 0: the grammar cannot make what was seen.
+        ConfigError: a row is all 0: the grammar cannot generate the observed symbols.
     """
     sums = rows.sum(1, keepdims=True)
     if not (sums > 0).all():
@@ -134,10 +135,10 @@ def _scaled(rows: np.ndarray) -> np.ndarray:
 
 
 def rule_entropy(source: RLM) -> float:
-    """Entropy H(right | left) of one rule from a root drawn by the source's prior, in nats.
+    """Entropy H(right | left) of one rule whose root is drawn from the source's prior, in nats.
 
-    The floor of the last token for L = 1; what the source this project reproduces reports for all L, where it is too
-    high.
+    This is the floor of the last token for L = 1. The code this project reproduces reports it for every L, but for L >
+    1 it is too high.
     """
     pairs = np.tensordot(source.prior, source.M, 1)
     left = pairs.sum(1)

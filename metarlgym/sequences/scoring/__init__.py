@@ -1,1 +1,1 @@
-"""Scores of models and predictors on sequences: log-loss, expected loss, reference values, plots."""
+"""Scoring of models and predictors on sequences: log-loss, expected loss, reference values, plots."""

@@ -1,14 +1,14 @@
-"""How near a network comes to the best predictor: loss and regret by position, against the truth and exact predictors.
+"""Expected loss and regret of a network by position, compared with the truth and with exact predictors.
 
-Everything is an expectation over the next symbol, given what was seen, not a sampled loss: the distribution it is taken
-under (`truth`) is the source's own. So the only noise is in which sequences were drawn, network and predictors see the
-same ones, and the difference between them is known far better than either.
+All values are expectations over the next symbol given the symbols so far, not sampled losses; the expectation is taken
+under the source's own distribution (`truth`). The only noise comes from the choice of sequences. Network and predictors
+see the same sequences, so the difference between them is far more precise than either value.
 
 | source | truth | floor |
 |---|---|---|
-| Piecewise | the segment's distribution | the exact predictor of the law, which has to find out the segments |
-| RLM | the exact prediction of one who knows the grammar | the same |
-| MetaLM | the exact prediction of the clean symbol by one who knows the dictionary | the same |
+| Piecewise | the segment's distribution | the exact predictor of the law, which has to infer the segments |
+| RLM | the exact prediction given the grammar | the same |
+| MetaLM | the exact prediction of the clean symbol given the dictionary | the same |
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ from metarlgym.sequences.predictors import Predictor, exact_predictor, reference
 from metarlgym.sequences.sources import Source
 
 CELLS = 2**24
-"""Numbers held for one block of sequences and one predictor."""
+"""Maximum number of values held for one block of sequences and one predictor."""
 
 
 @dataclass
 class Line:
-    """One predictor on the evaluation sequences; by position, the first being the first that is predicted."""
+    """Results of one predictor on the evaluation sequences, by position, starting at the first predicted one."""
 
     loss: np.ndarray
-    """`(N, P)` expected nats."""
+    """`(N, P)` expected loss in nats."""
     regret: np.ndarray
-    """`(N, P)` expected nats above the truth: KL(truth || predicted)."""
+    """`(N, P)` expected loss above that of the truth, in nats: KL(truth || predicted)."""
     accuracy: np.ndarray
-    """`(N, P)` probability that the symbol called most probable comes."""
+    """`(N, P)` true probability of the symbol predicted as the most probable one."""
     entropy: np.ndarray
-    """`(N, P)` entropy of what is predicted, nats."""
+    """`(N, P)` entropy of the prediction in nats."""
 
     @staticmethod
     def of(truth: np.ndarray, predicted: np.ndarray) -> Line:
-        """From distributions `(N, P, A)`."""
+        """Compute a line from distributions `(N, P, A)`."""
         with np.errstate(divide="ignore", invalid="ignore"):
             logs = np.log(predicted)
             loss = -np.where(truth > 0, truth * logs, 0.0).sum(-1)
@@ -64,26 +64,26 @@ class Line:
 
 @dataclass
 class Block:
-    """Some evaluation sequences with what is known about them."""
+    """A block of evaluation sequences with their ground truth."""
 
     inputs: np.ndarray
-    """`(n, P)` what the network sees; its output at place t predicts `truth[:, t]`."""
+    """`(n, P)` inputs of the network; its output at position t predicts `truth[:, t]`."""
     truth: np.ndarray
-    """`(n, P, A)`."""
+    """`(n, P, A)` true distributions."""
     others: dict[str, np.ndarray]
     """Exact predictors' distributions, `(n, P, A)`; `floor` is one of them."""
 
 
 @dataclass
 class Examination:
-    """A fixed set of held-out sequences of a source, and how exact predictors do on it.
+    """A fixed evaluation set of held-out sequences, with the results of the exact predictors on it.
 
     Args:
-        source: draws the sequences, from its eval split.
-        sequences: N.
-        start: number of the first.
-        last_only: judge the last symbol of a sequence only (RLM).
-        length: cut sequences to this length; None for the source's own.
+        source: generates the sequences, from its eval split.
+        sequences: number of sequences N.
+        start: index of the first sequence.
+        last_only: evaluate only the last symbol of each sequence (RLM).
+        length: truncate sequences to this length; None for the source's own length.
     """
 
     source: Source
@@ -93,10 +93,10 @@ class Examination:
     _lines: dict[str, Line] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
-        exact_predictor(self.source)  # refused here if it has none
+        exact_predictor(self.source)  # fail early if there is none
 
     def blocks(self) -> Iterator[Block]:
-        """The sequences in blocks that fit memory."""
+        """Iterate over the sequences in blocks that fit into memory."""
         size = max(1, CELLS // (self.source.length * self.source.vocab_size))
         for first in range(0, self.sequences, size):
             yield self._block(self.start + first, min(size, self.sequences - first))
@@ -105,7 +105,7 @@ class Examination:
         source = self.source
         tokens = source.tokens(start, count, "eval")
         if source.labelled:
-            known: Any = exact_predictor(source, start, count, "eval")  # predicts what comes after each token
+            known: Any = exact_predictor(source, start, count, "eval")  # predicts the target after each token
             truth = known.predictions(tokens, after=True)
             return Block(tokens, truth, {"floor": truth})
         others = {name: p.predictions(tokens)[:, 1:] for name, p in self._predictors.items()}
@@ -119,7 +119,7 @@ class Examination:
 
     @cached_property
     def exact(self) -> dict[str, Line]:
-        """The exact predictors' lines, computed once."""
+        """Lines of the exact predictors, computed once."""
         found: dict[str, list[Line]] = {}
         for block in self.blocks():
             for name, predicted in block.others.items():
@@ -127,18 +127,18 @@ class Examination:
         return {name: Line.join(lines) for name, lines in found.items()}
 
     def model(self, model: Any, batch_size: int = 64, prefix: Sequence[int] = ()) -> Line:
-        """A causal model's line. Its token ids are the symbols; tokens beyond the alphabet are left out.
+        """Line of a causal model. Its token ids are the symbols; tokens outside the alphabet are masked.
 
         Args:
-            model: a transformers model, whose logits at place t predict what comes after it.
-            batch_size: sequences in one forward pass.
-            prefix: token ids that stand before each sequence.
+            model: a transformers model, whose logits at position t predict the next symbol.
+            batch_size: sequences per forward pass.
+            prefix: token ids prepended to each sequence.
         """
         size = self.source.vocab_size
         lines = []
         was_training = model.training
         model.eval()
-        with torch.no_grad():  # not inference mode: ZeRO-3 keeps what it gathers here for the next backward pass
+        with torch.no_grad():  # not inference_mode: ZeRO-3 reuses the gathered parameters in the next backward pass
             for block in self.blocks():
                 chances = []
                 for first in range(0, len(block.inputs), batch_size):
@@ -160,13 +160,13 @@ class Examination:
 
 
 def summarise(line: Line, exact: dict[str, Line]) -> dict[str, Any]:
-    """What `summary.json` says.
+    """The figures of `summary.json`.
 
     Returns:
-        `final_loss` and `floor` (mean nats a symbol), `gap = final_loss / floor - 1`, `accuracy` and `floor_accuracy`,
-        `entropy`; `cumulative_regret` (mean over sequences of the sum over positions, to the true source) with its
-        standard error, the same of the floor and their ratio where that is not 0, and `above`: by predictor, the
-        model's cumulative regret less its.
+        `final_loss` and `floor` (mean nats per symbol), `gap = final_loss / floor - 1`, `accuracy` and
+        `floor_accuracy`, `entropy`; `cumulative_regret` relative to the true source (sum over positions, mean over
+        sequences) with its standard error, the same for the floor, and the ratio of the two if the floor's regret is
+        not 0; and `above`: for each predictor, the model's cumulative regret minus the predictor's.
     """
     floor = exact["floor"]
     total, best = line.regret.sum(1), floor.regret.sum(1)
@@ -197,7 +197,7 @@ def _se(values: np.ndarray) -> float | None:
 
 
 def curves(line: Line, exact: dict[str, Line]) -> dict[str, Any]:
-    """Means by position of the model and of the exact predictors: loss, instantaneous and cumulative regret."""
+    """Means by position of the model and the exact predictors: loss, instantaneous and cumulative regret."""
     return {
         name: {
             "loss": each.loss.mean(0).tolist(),

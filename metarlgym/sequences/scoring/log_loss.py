@@ -1,7 +1,7 @@
-"""The reading mode: a sequence is the prompt, and what counts is how probable a causal model found each symbol of it.
+"""Reading mode: the log-loss of a causal model on each symbol of a sequence that is given as the prompt.
 
-No action is taken and nothing is sampled, so it measures in-context learning with little variance, on any model: one
-held in this process or one that a vLLM server serves. Losses are in nats a symbol and compare with those of the exact
+No actions are taken and nothing is sampled, so it measures in-context learning with little variance. It works with any
+model, in this process or behind a vLLM server. Losses are in nats per symbol and comparable with those of the exact
 predictors on the same sequences.
 """
 
@@ -19,29 +19,29 @@ if TYPE_CHECKING:
     import torch
 
 LOGIT_BYTES = 2**28
-"""Most memory for the logits of one forward pass."""
+"""Memory limit for the logits of one forward pass."""
 SERVER_REQUESTS = 8
-"""Requests at a server at once."""
+"""Maximum number of concurrent requests to a server."""
 Progress = Callable[[int], None]
-"""Told how many sequences more are done."""
+"""Callback with the number of newly finished sequences."""
 
 
 class SymbolCodec:
-    """How a source's symbols become a model's tokens.
+    """Maps a source's symbols to a model's tokens.
 
     Args:
-        tokenizer: writes each symbol as a word with a space before it; None for a model whose token ids are the symbols
+        tokenizer: encodes each symbol as a word with a leading space; None for a model whose token ids are the symbols
             themselves.
-        words: how each symbol is written; its number where None.
+        words: the text of each symbol; None to write symbols as numbers.
         alphabet: symbols 0..alphabet-1.
 
-    Each symbol is encoded by itself, so a sequence has one spelling, and the loss of a symbol is the sum over its
-    tokens. A beginning-of-sequence token goes first if the tokenizer has one.
+    Each symbol is encoded separately, so that the tokenization of a sequence is unique and the loss of a symbol is the
+    sum over its tokens. A beginning-of-sequence token is prepended if the tokenizer has one.
     """
 
     def __init__(self, tokenizer: Any | None, alphabet: int, words: Sequence[str] | None = None) -> None:
         self.start: list[int] = []
-        """Tokens before the first symbol; without them the first symbol is not predicted."""
+        """Tokens before the first symbol; if empty, the first symbol is not predicted."""
         self.tokens: list[list[int]] = [[symbol] for symbol in range(alphabet)]
         """Tokens of each symbol."""
         if tokenizer is None:
@@ -63,13 +63,13 @@ class SymbolCodec:
 
     @property
     def single(self) -> np.ndarray | None:
-        """The token of each symbol, `(alphabet,)`, if every symbol is one token, else None."""
+        """The token of each symbol, `(alphabet,)`, if every symbol is a single token, else None."""
         if any(len(ids) != 1 for ids in self.tokens):
             return None
         return np.array([ids[0] for ids in self.tokens])
 
     def encode(self, sequence: np.ndarray) -> tuple[list[int], np.ndarray]:
-        """Token ids of a sequence, and for each symbol where its tokens end, `(T,)`."""
+        """Token ids of a sequence, and the end of each symbol's tokens, `(T,)`."""
         ids = list(self.start)
         ends = []
         for symbol in sequence:
@@ -78,11 +78,11 @@ class SymbolCodec:
         return ids, np.array(ends)
 
     def losses(self, token_losses: np.ndarray, ends: np.ndarray) -> np.ndarray:
-        """Losses of the symbols, `(T,)`, from those of the tokens, whose first is NaN."""
+        """Losses of the symbols, `(T,)`, from the losses of the tokens, the first of which is NaN."""
         starts = np.concatenate([[len(self.start)], ends[:-1]])
         found = np.array([token_losses[i:j].sum() for i, j in zip(starts, ends, strict=True)])
         if not self.start:
-            found[0] = np.nan  # of several tokens, only the later ones were predicted
+            found[0] = np.nan  # its first token was not predicted
         return found
 
 
@@ -94,23 +94,24 @@ def read_in_process(
     renormalise: bool = False,
     progress: Progress | None = None,
 ) -> np.ndarray:
-    """Losses of a model held in this process.
+    """Compute the losses of a model in this process.
 
     Args:
         model: a causal language model of transformers.
-        codec: symbols to tokens.
+        codec: maps symbols to tokens.
         sequences: `(B, T)`.
-        labels: `(B, T)`; then entry t is the loss of label t after symbols 0..t, without a shift. Needs symbols of one
-            token each.
-        renormalise: give the alphabet's tokens a sum of 1, leaving out all other tokens. Needs symbols of one token.
-        progress: told of sequences done.
+        labels: `(B, T)`; if given, entry t is the loss of label t after symbols 0..t, unshifted. Requires that every
+            symbol is a single token.
+        renormalise: restrict the distribution to the alphabet's tokens and renormalise it. Requires that every symbol
+            is a single token.
+        progress: called with the number of newly finished sequences.
 
     Returns:
-        `(B, T)` nats. Without labels, entry t is the loss of symbol t after symbols 0..t-1; entry 0 is NaN where no
-        start token comes before it.
+        `(B, T)` nats. Without labels, entry t is the loss of symbol t after symbols 0..t-1; entry 0 is NaN if there is
+        no start token.
 
     Raises:
-        ConfigError: the sequences do not fit the model's context or vocabulary, or a symbol is several tokens.
+        ConfigError: the sequences do not fit the model's context or vocabulary, or a symbol has several tokens.
     """
     import torch
 
@@ -136,7 +137,7 @@ def read_in_process(
                 batch[row, : len(ids)] = torch.tensor(ids)
                 mask[row, : len(ids)] = 1
             batch, mask = batch.to(model.device), mask.to(model.device)
-            # Padding is at the end, where a causal model does not see it; models without attention know no mask.
+            # Padding is on the right, where a causal model does not see it; models without attention take no mask.
             extra = {} if bool(mask.all()) else {"attention_mask": mask}
             logits = model(input_ids=batch, **extra).logits.float()
             if renormalise:
@@ -158,22 +159,22 @@ def read_in_process(
 
 
 def _next_losses(logs: torch.Tensor, ids: torch.Tensor) -> np.ndarray:
-    """Loss of each token, NaN for the first, `(tokens,)`."""
+    """Loss of each token, `(tokens,)`; NaN for the first."""
     found = -logs[:-1].gather(1, ids[1:, None])[:, 0].double().cpu().numpy()
     return np.concatenate([[np.nan], found])
 
 
 class Served(NamedTuple):
-    """What a server holds."""
+    """What a server serves."""
 
     name: str
     root: str
-    """Folder or hub id of the model, and so of its tokenizer."""
+    """Folder or hub id of the model, which also locates its tokenizer."""
     max_tokens: int | None
 
 
 def describe_server(url: str) -> Served:
-    """Ask a server that speaks OpenAI's API what it serves.
+    """Ask a server with an OpenAI-compatible API what it serves.
 
     Raises:
         ConfigError: no server answers at this address.
@@ -184,7 +185,7 @@ def describe_server(url: str) -> Served:
         raise ConfigError(f"server={url!r} has no scheme: write it as http://{url}.")
     try:
         with requests.Session() as session:
-            session.trust_env = False  # no proxy in between
+            session.trust_env = False  # ignore proxy settings
             answer = session.get(f"{url.rstrip('/')}/v1/models", timeout=30)
         model = answer.json()["data"][0]
     except (requests.RequestException, ValueError, LookupError, TypeError) as error:
@@ -203,21 +204,21 @@ def read_from_server(
     timeout: float = 300.0,
     progress: Progress | None = None,
 ) -> np.ndarray:
-    """Losses of a model that a vLLM server serves, from its prompt log-probabilities.
+    """Compute the losses of a model behind a vLLM server from its prompt log-probabilities.
 
-    These are of the model's own distribution: vLLM applies neither temperature nor truncation to prompts. Only what
-    stands in the prompt is told, so there are no labels here.
+    They refer to the model's unmodified distribution: vLLM applies neither temperature nor truncation to prompt
+    log-probabilities. Only tokens of the prompt are scored, so labels are not supported.
 
     Args:
-        url: the server, such as http://127.0.0.1:8000.
-        served: what `describe_server` says.
-        codec: symbols to tokens.
+        url: address of the server, such as http://127.0.0.1:8000.
+        served: the result of `describe_server`.
+        codec: maps symbols to tokens.
         sequences: `(B, T)`.
-        timeout: seconds a request may take.
-        progress: told of sequences done.
+        timeout: time limit of a request, in seconds.
+        progress: called with the number of newly finished sequences.
 
     Returns:
-        `(B, T)` nats as `read_in_process` without labels.
+        `(B, T)` nats, as `read_in_process` without labels.
 
     Raises:
         MetaRLGymError: the server cannot be reached or refuses a request.

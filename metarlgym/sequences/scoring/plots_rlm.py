@@ -1,4 +1,4 @@
-"""Pictures of the Random Language Model: a derivation, frequencies by rank, entropies by inverse temperature."""
+"""Plots of the Random Language Model: a derivation, frequencies by rank, entropies by inverse temperature."""
 
 from __future__ import annotations
 
@@ -18,32 +18,32 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#999999")
-"""Okabe and Ito's palette: told apart with every kind of colour vision."""
+"""The colour-blind-safe palette of Okabe and Ito."""
 DEEPEST = 7
-"""Deepest tree that can be drawn: the symbols of 2^7 leaves can just be read."""
+"""Maximum depth of a drawn tree: with 2^7 leaves the symbols are just legible."""
 
 
 class Entropies(NamedTuple):
-    """What a grammar's rules look like, each between 0 and 1 but for `variance`."""
+    """Statistics of a grammar's rules; all but `variance` lie between 0 and 1."""
 
     pair: float
-    """Entropy of two sibling symbols under a uniform parent, over 2 ln V."""
+    """Entropy of two sibling symbols under a uniform parent, divided by 2 ln V."""
     rule: float
-    """Entropy of the children of one symbol, mean over symbols, over 2 ln V."""
+    """Entropy of the children of one symbol, averaged over symbols, divided by 2 ln V."""
     token: float
-    """Entropy of one child of a uniform parent, over ln V."""
+    """Entropy of one child of a uniform parent, divided by ln V."""
     variance: float
     """Relative variance of the frequencies of the V^2 sibling pairs."""
 
 
 def entropy(chances: np.ndarray) -> np.ndarray:
-    """Entropy over the last axis, in nats; 0 log 0 counts 0."""
+    """Entropy over the last axis, in nats; 0 log 0 counts as 0."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return -np.where(chances > 0, chances * np.log(chances), 0.0).sum(-1)
 
 
 def grammar_entropies(rules: np.ndarray) -> Entropies:
-    """Exact, from the rules `(V, V, V)` alone: nothing is sampled."""
+    """Exact entropies of the rules `(V, V, V)`, without sampling."""
     v = len(rules)
     pairs = rules.mean(0)
     child = (pairs.sum(0) + pairs.sum(1)) / 2
@@ -59,7 +59,8 @@ def grammar_entropies(rules: np.ndarray) -> Entropies:
 def entropy_curves(
     sizes: Sequence[int], betas: Sequence[float], grammars: int = 3, seed: int = 0
 ) -> dict[int, np.ndarray]:
-    """Mean `Entropies` of some grammars, `(len(betas), 4)` for each vocabulary. Grammar g has the seed `seed` + g."""
+    """`Entropies` averaged over several grammars, `(len(betas), 4)` per vocabulary size. Grammar g has seed `seed +
+    g`."""
     found = {}
     for v in sizes:
         table = np.zeros((len(betas), 4))
@@ -71,31 +72,32 @@ def entropy_curves(
 
 
 def rule_entropy_limit(betas: Any) -> np.ndarray:
-    """Entropy of one rule over 2 ln V for V to infinity: that of the random energy model with V^2 levels of variance
-    beta^2 ln V, which freezes at beta = 2."""
+    """Entropy of one rule divided by 2 ln V as V goes to infinity: that of the random energy model with V^2 levels of
+    variance beta^2 ln V, which freezes at beta = 2."""
     return np.clip(1 - np.asarray(betas, float) ** 2 / 4, 0, None)
 
 
 def pair_entropy_limit(betas: Any) -> np.ndarray:
-    """Entropy of a sibling pair over 2 ln V for V to infinity.
+    """Entropy of a sibling pair divided by 2 ln V as V goes to infinity.
 
-    A pair drawn from the mean of V rules owes V^(beta^2/2 - 1) times the average frequency to the one rule that made
-    it: nothing to this order before beta = sqrt 2. What happens from beta = 1 on, where the relative variance
-    V^(beta^2 - 1) begins to grow with V, is of lower order in ln V; at the sizes drawn it is what is seen first.
+    For a pair drawn from the mean of V rules, the one rule that generated it contributes V^(beta^2/2 - 1) times the
+    average frequency, which is negligible to this order below beta = sqrt 2. The effects from beta = 1 on, where the
+    relative variance V^(beta^2 - 1) begins to grow with V, are of lower order in ln V; at the plotted sizes they show
+    first.
     """
     return np.clip(1.5 - np.asarray(betas, float) ** 2 / 4, 0.5, 1)
 
 
 def leaf_pairs(source: RLM) -> np.ndarray:
-    """Exact distribution of two sibling leaves, averaged over their places, `(V, V)`."""
+    """Exact distribution of two sibling leaves, averaged over their positions, `(V, V)`."""
     return np.tensordot(source.marginal(source.L - 1), source.M, 1)
 
 
 def plot_tree(source: RLM, index: int = 0, split: str = "train", path: Path | None = None, dpi: int = 140) -> Figure:
-    """One derivation: root on top, the leaves, which are the sequence, in order at the bottom as squares.
+    """Plot one derivation: the root at the top, the leaves (the sequence) as squares at the bottom, in order.
 
     Raises:
-        ConfigError: too deep to be read.
+        ConfigError: the tree is too deep to be legible.
     """
     from matplotlib.collections import LineCollection
 
@@ -135,11 +137,11 @@ def plot_tree(source: RLM, index: int = 0, split: str = "train", path: Path | No
 
 
 def plot_tokens(sources: Sequence[RLM], path: Path | None = None, dpi: int = 140) -> Figure:
-    """Exact frequencies by rank, most frequent first: leaves, sibling leaves, and the rules of one symbol.
+    """Plot exact frequencies by rank, most frequent first: leaves, sibling leaves, and the rules of one symbol.
 
     Args:
-        sources: one for each beta, usually of one draw of the grammar.
-        path: where to write the picture, if at all.
+        sources: one for each beta, usually with the same draw of the grammar.
+        path: where to save the figure; None not to save it.
         dpi: dots per inch.
     """
     figure = new_figure(12, 4.2, dpi)
@@ -149,7 +151,7 @@ def plot_tokens(sources: Sequence[RLM], path: Path | None = None, dpi: int = 140
         by_rank = {
             tokens: source.marginal(),
             pairs: leaf_pairs(source).ravel(),
-            # Ranked within each symbol, then averaged: the typical rule set, not the pairs above again.
+            # Ranked within each symbol and then averaged: a typical rule set, unlike the pairs above.
             rules: np.sort(source.M.reshape(source.v, -1), 1)[:, ::-1].mean(0),
         }
         for axes, chances in by_rank.items():
@@ -179,14 +181,14 @@ def plot_tokens(sources: Sequence[RLM], path: Path | None = None, dpi: int = 140
 def plot_entropy(
     curves: dict[int, np.ndarray], betas: Sequence[float], path: Path | None = None, dpi: int = 140
 ) -> Figure:
-    """Entropies and the variance of pair frequencies by beta, as `entropy_curves` gives them."""
+    """Plot the entropies and the variance of pair frequencies by beta, as returned by `entropy_curves`."""
     figure = new_figure(12, 5, dpi)
     left, right = figure.subplots(1, 2, width_ratios=(1.35, 1))
     fine = np.linspace(0, max(betas), 400)
     for (v, table), color in zip(curves.items(), _shades(len(curves)), strict=True):
         left.plot(betas, table[:, 0], "-", color=color, label=f"V = {v}")
         left.plot(betas, table[:, 1], "--", color=color)
-        shown = table[:, 3] > 0  # at beta = 0 it is 0, which a logarithm does not show
+        shown = table[:, 3] > 0  # 0 at beta = 0, which a log scale cannot show
         right.plot(np.asarray(betas)[shown], table[shown, 3], "-", color=color, label=f"V = {v}")
     left.plot(fine, pair_entropy_limit(fine), color="black", linewidth=1, alpha=0.7)
     left.plot(fine, rule_entropy_limit(fine), "--", color="black", linewidth=1, label="V to infinity")
@@ -216,14 +218,14 @@ def plot_entropy(
 
 
 def new_figure(width: float, height: float, dpi: int) -> Figure:
-    """An empty picture that needs no display and no global state."""
+    """An empty figure, without a display and without global state."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), dpi=dpi, layout="constrained")
 
 
 def finish(figure: Figure, path: Path | None) -> Figure:
-    """Write the picture if there is a place for it."""
+    """Save the figure if a path is given."""
     if path is not None:
         with write_whole(Path(path)) as file:
             figure.savefig(file, format=Path(path).suffix[1:] or "png")
@@ -231,14 +233,15 @@ def finish(figure: Figure, path: Path | None) -> Figure:
 
 
 def _shades(count: int) -> list[Any]:
-    """Colours of an ordered family of curves, dark to light; the lightest yellow is left out."""
+    """Colours for an ordered family of curves, dark to light, without the lightest yellow."""
     from matplotlib import colormaps
 
     return [colormaps["viridis"](x) for x in np.linspace(0, 0.85, count)]
 
 
 def _symbol_colors(symbols: np.ndarray, v: int) -> tuple[list[Any], list[str]]:
-    """Fill and ink of each symbol. Beyond the palette neighbours look alike: the numbers tell them apart."""
+    """Fill and text colour of each symbol. Beyond the palette's size, neighbours look alike and differ only by
+    number."""
     from matplotlib import colormaps
     from matplotlib.colors import to_rgb
 

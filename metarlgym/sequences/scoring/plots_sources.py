@@ -1,4 +1,4 @@
-"""Pictures of sources over time: a piecewise source and what predictors make of it, MetaLM's loss by position."""
+"""Plots of sources over time: a piecewise source with its predictors, and MetaLM's loss by position."""
 
 from __future__ import annotations
 
@@ -34,20 +34,21 @@ class Published(NamedTuple):
     name: str
     positions: tuple[int, ...]
     losses: tuple[float, ...]
-    """Nats a token, read off a plot."""
+    """Nats per token, read off a plot."""
 
 
 PUBLISHED = (
     Published("Transformer-XL (published)", (128, 512, 4096), (3.77, 2.29, 2.16)),
     Published("LSTM (published)", (128, 512, 4096), (4.48, 3.95, 3.78)),
 )
-"""V = 64, n = 10, l = 32, e = .1, read off MetaGym's `metagym/metalm/Perplexity-MetaLM.png`, a point for every 128
-tokens. Its axis says perplexity, its values are nats. Transformer-XL has 6 layers of width 512, the LSTM 4."""
+"""V = 64, n = 10, l = 32, e = 0.1, read off MetaGym's `metagym/metalm/Perplexity-MetaLM.png`, one point every 128
+tokens. Its axis is labelled perplexity, but the values are nats. Transformer-XL has 6 layers of width 512, the LSTM
+4."""
 PUBLISHED_SETTINGS = (64, 10, 32.0, 0.1)
 
 
 def piecewise_predictors(source: Piecewise) -> dict[str, Predictor]:
-    """What is drawn beside a source: KT, PTW, LIN and, if the law has one and is not LIN's, its own exact predictor."""
+    """Predictors plotted with a source: KT, PTW, LIN and, if the law has another one, its own exact predictor."""
     size, alpha = source.alphabet, symmetric_concentration(source)
     found: dict[str, Predictor] = {
         "KT": KT(size, alpha),
@@ -62,8 +63,8 @@ def piecewise_predictors(source: Piecewise) -> dict[str, Predictor]:
 def plot_piecewise(
     source: Piecewise, index: int = 0, split: str = "train", path: Path | None = None, dpi: int = 140
 ) -> Figure:
-    """One sequence: the true probability of symbol 1, the switch points, the symbols, what predictors say, and below it
-    their expected regret, summed over time."""
+    """Plot one sequence: the true probability of symbol 1, the switch points, the symbols and the predictions; below,
+    the predictors' cumulative expected regret."""
     batch = source.batch(index, 1, split)
     theta, tokens = batch.theta[0], batch.tokens[0]
     times = np.arange(1, source.T + 1)
@@ -86,7 +87,7 @@ def plot_piecewise(
         lower.plot(times, total, color=COLORS[name], linewidth=1.5, label=f"{name}: {total[-1]:.1f}")
     upper.set_ylim(-0.12, 1.12)
     upper.set_ylabel("probability of symbol 1")
-    # Outside: inside, every corner may hold a curve.
+    # Outside the axes, since curves may pass through any corner.
     upper.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8, frameon=False)
     lower.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8, frameon=False)
     lower.set_ylabel("regret so far, nats")
@@ -97,7 +98,8 @@ def plot_piecewise(
 
 
 def metalm_losses(source: MetaLM, sequences: int, order: int = 3, split: str = "eval") -> dict[str, np.ndarray]:
-    """Loss of the clean next token by position, `(sequences, L)`: known dictionary, and learners that know nothing."""
+    """Loss on the clean next token by position, `(sequences, L)`: with a known dictionary, and of uninformed
+    baselines."""
     x, y = source.batch(0, sequences, split)
     known = MetaLMFilter(source, source.dictionaries(0, sequences, split))
     return {
@@ -110,7 +112,7 @@ def metalm_losses(source: MetaLM, sequences: int, order: int = 3, split: str = "
 def plot_metalm(
     source: MetaLM, losses: dict[str, np.ndarray], path: Path | None = None, bins: int = 40, dpi: int = 140
 ) -> Figure:
-    """Loss by position; with the published settings also the published networks."""
+    """Plot loss by position; with the published settings, also that of the published networks."""
     figure = new_figure(8, 4.6, dpi)
     axes = figure.add_subplot()
     shades = iter(("#E69F00", "#56B4E9", "black", "#009E73", "#CC79A7"))

@@ -1,8 +1,8 @@
-"""Tables of known numbers, computed anew: how exact predictors do on the sources they are made for.
+"""Reproduction of reference values: losses and regrets of exact predictors on their sources.
 
-Each row holds our figure, its standard error, the reference and whether the two agree. The references were computed
-independently of this code (from the published definitions, with 10,000 sequences where no other number is given), or,
-for MetaLM, with an unknown number of sequences.
+Each row holds our value, its standard error, the reference and whether the two agree. The references were computed
+independently of this code, from the published definitions with 10,000 sequences unless noted otherwise; for MetaLM the
+number of sequences is unknown.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from metarlgym.sequences.predictors import KT, LIN, PTW, MetaLMFilter, RLMPredic
 from metarlgym.sequences.sources import RLM, MetaLM, Piecewise
 
 TOLERANCE = 4.0
-"""Standard errors of the difference within which two figures agree."""
+"""Two values agree if they differ by at most this many standard errors of the difference."""
 T = 256
 PREDICTORS = ("PTW_8", "LIN", "KT", "KT of the last 20", "KT, switches known")
 ORACLE_TABLE: dict[str, tuple[float, ...]] = {
@@ -36,7 +36,7 @@ ORACLE_SE = {
     "random": (0.09, 0.07),
     "static": (0.02, 0.02, 0.02),
 }
-"""Standard errors of the first columns; where there is none, ours is taken."""
+"""Standard errors of the first columns; where missing, ours are used."""
 SWITCHES = {"ptw": 4.0, "lin": 17.1, "regular": 12.0, "random": 12.4, "static": 0.0}
 """Mean number of switches."""
 RLM_TABLE: dict[tuple[int, float], tuple[tuple[float, float], ...]] = {
@@ -47,24 +47,24 @@ RLM_TABLE: dict[tuple[int, float], tuple[tuple[float, float], ...]] = {
     (64, 1.2): ((3.767, 3.958), (3.711, 3.945), (3.713, 3.943)),
     (64, 2.0): ((2.569, 3.322), (1.795, 3.022), (1.432, 2.890)),
 }
-"""By (V, beta), then L = 1, 2, ...: floor of the last token and of a token on average, nats."""
+"""By (V, beta), then L = 1, 2, ...: floor of the last token and mean floor per token, in nats."""
 RLM_GRAMMARS = {32: 4, 64: 2}
-"""Grammars behind each entry."""
+"""Number of grammars behind each entry, by V."""
 METALM_TABLE = {(4, 32, 0.05): 0.043, (9, 32, 0.1): 0.074, (10, 32, 0.1): 0.082, (9, 64, 0.1): 0.039}
-"""By (n, l, e), V = 64: loss of one who knows the dictionary, nats a token."""
+"""By (n, l, e), V = 64: loss given the dictionary, in nats per token."""
 
 METALM_PRECISION = 0.05
-"""Relative error that these references are taken to have. They were sampled with an unknown number of sequences, and
-cannot all be better than about 3%: from 9 elements to 10 they grow by 11%, where ln 10 / ln 9 explains 5%."""
+"""Assumed relative error of these references. They were sampled with an unknown number of sequences, and cannot all be
+accurate to better than about 3%: from 9 to 10 elements they grow by 11%, of which ln 10 / ln 9 explains 5%."""
 
 
 class Row(NamedTuple):
-    """One figure beside its reference."""
+    """One value with its reference."""
 
     name: tuple[str, ...]
     value: float
     se: float
-    """Standard error; for RLM the spread over grammars."""
+    """Standard error; for RLM, the spread over grammars."""
     reference: float
     tolerance: float
     """Largest difference that counts as agreement."""
@@ -75,14 +75,14 @@ class Row(NamedTuple):
 
 
 def piecewise_rows(sequences: int = 10_000, seed: int = 0) -> Iterator[Row]:
-    """Every cell of `ORACLE_TABLE`, then the mean number of switches of each law."""
+    """Reproduce every cell of `ORACLE_TABLE`, then the mean number of switches of each law."""
     for law, references in ORACLE_TABLE.items():
         batch = Piecewise(law, T, seed=seed).batch(0, sequences)
         for k, (predictor, reference) in enumerate(zip(PREDICTORS, references, strict=True)):
             total = regret(batch.theta, _predict(predictor, batch.tokens, batch.switches))[:, 1:].sum(1)
             se = total.std() / math.sqrt(sequences)
             theirs = ORACLE_SE[law][k] if k < len(ORACLE_SE[law]) else se
-            # The references are rounded to their last digit.
+            # Half a unit in the last digit of the rounded reference.
             digit = 0.05 if round(reference, 1) == reference else 0.005
             yield Row((law, predictor), float(total.mean()), se, reference, TOLERANCE * math.hypot(se, theirs) + digit)
         switches = batch.switches.sum(1)
@@ -102,8 +102,8 @@ def _predict(name: str, tokens: np.ndarray, switches: np.ndarray) -> np.ndarray:
 
 
 def rlm_rows(grammars: int = 30, sequences: int = 500, seed: int = 0) -> Iterator[Row]:
-    """Every cell of `RLM_TABLE`: the mean over grammars, which must lie within 3 standard deviations of the difference
-    of two such means, given how grammars vary here."""
+    """Reproduce every cell of `RLM_TABLE`: means over grammars, which must agree within 3 standard deviations of the
+    difference of two such means, estimated from the spread over our grammars."""
     for (v, beta), references in RLM_TABLE.items():
         for L, pair in enumerate(references, 1):
             floors = []
@@ -120,7 +120,7 @@ def rlm_rows(grammars: int = 30, sequences: int = 500, seed: int = 0) -> Iterato
 
 
 def metalm_rows(sequences: int = 1000, length: int = 4096, seed: int = 0) -> Iterator[Row]:
-    """Every entry of `METALM_TABLE`."""
+    """Reproduce every entry of `METALM_TABLE`."""
     for (n, mean, e), reference in METALM_TABLE.items():
         source = MetaLM(64, n, mean, e, length, seed)
         means = []

@@ -1,4 +1,4 @@
-"""What a model read, beside what exact predictors and cheap learners lose on the same sequences."""
+"""Report of the reading mode: a model's losses next to those of exact predictors and cheap baselines."""
 
 from __future__ import annotations
 
@@ -12,23 +12,24 @@ from metarlgym.sequences.predictors import Predictor, exact_predictor, reference
 from metarlgym.sequences.sources import Source
 
 FLOOR = "floor"
-"""Name of the best that any learner could do."""
+"""Name of the best achievable loss."""
 CHEAP = 16
-"""Sequences that the cheap learners, plain Python, are run on."""
+"""Maximum number of sequences for the cheap baselines, which are plain Python."""
 
 
 def yardstick_losses(source: Source, start: int, count: int, with_labels: bool) -> dict[str, tuple[str, np.ndarray]]:
-    """Losses of what the model is compared with, on sequences `start`... of the eval split.
+    """Losses of the model's reference predictors, on sequences `start`... of the eval split.
 
     Returns:
-        By short name: (what it is, losses `(N, T)` nats). N is `count`, or fewer for the cheap learners. `floor` is the
-        exact predictor that knows the source (MetaLM's language, RLM's grammar, the law of a piecewise source).
+        By short name: (description, losses `(N, T)` in nats). N is `count`, or fewer for the cheap baselines. `floor`
+        is the exact predictor, which knows the source (MetaLM's language, RLM's grammar, the law of a piecewise
+        source).
     """
     columns = source.columns(start, count, "eval")
     tokens, labels = columns["tokens"], columns["labels"] if with_labels else None
 
     def losses(predictor: Predictor, most: int) -> np.ndarray:
-        # Predictors of sources without labels do not take any.
+        # Predictors of sources without labels do not accept labels.
         return predictor.log_loss(tokens[:most], *([] if labels is None else [labels[:most]]))
 
     exact = exact_predictor(source, start, count, "eval", noisy=not with_labels)
@@ -41,7 +42,7 @@ def yardstick_losses(source: Source, start: int, count: int, with_labels: bool) 
 
 
 def curve(losses: np.ndarray) -> dict[str, Any]:
-    """Mean by position with its standard error, and over all positions; None where nothing was predicted."""
+    """Mean by position with its standard error, and over all positions; None where there was no prediction."""
     mean = losses.mean(0)
     se = losses.std(0, ddof=1) / np.sqrt(len(losses)) if len(losses) > 1 else np.zeros(losses.shape[1])
     each = np.nanmean(losses, 1)
@@ -55,11 +56,11 @@ def curve(losses: np.ndarray) -> dict[str, Any]:
 
 
 def report(losses: np.ndarray, others: dict[str, tuple[str, np.ndarray]]) -> dict[str, Any]:
-    """The model's curve and the others', all over the positions that the model predicted.
+    """The model's curve and the references' curves, all over the positions that the model predicted.
 
     Args:
-        losses: `(N, T)` of the model, NaN where it predicted nothing.
-        others: `yardstick_losses`.
+        losses: `(N, T)` of the model, NaN where it made no prediction.
+        others: the result of `yardstick_losses`.
     """
     blank = np.isnan(losses).any(0)
     found: dict[str, Any] = {"model": {"what": "model", **curve(np.where(blank, np.nan, losses))}}
@@ -76,7 +77,7 @@ def report(losses: np.ndarray, others: dict[str, tuple[str, np.ndarray]]) -> dic
 
 
 def plot_reading(found: dict[str, Any], title: str, path: Path, bins: int = 64) -> None:
-    """Loss by position of the model and of the others; PNG, PDF or SVG."""
+    """Plot loss by position of the model and the references; PNG, PDF or SVG."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4.2), layout="constrained")
@@ -101,7 +102,7 @@ def plot_reading(found: dict[str, Any], title: str, path: Path, bins: int = 64) 
 
 
 def _binned(values: np.ndarray, bins: int) -> tuple[np.ndarray, np.ndarray]:
-    """At most `bins` means of neighbouring positions, and where they lie."""
+    """Bin neighbouring positions into at most `bins` means; returns their centres too."""
     places = np.arange(1, len(values) + 1)
     kept = ~np.isnan(values)
     places, values = places[kept], values[kept]

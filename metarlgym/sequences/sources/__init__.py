@@ -1,4 +1,4 @@
-"""Sequence worlds: generators of sequences whose law is known exactly. numpy and numba only."""
+"""Sources of sequences whose law is known exactly. numpy and numba only."""
 
 from metarlgym.sequences.sources.base import Source
 from metarlgym.sequences.sources.metalm import MetaLM

@@ -1,6 +1,6 @@
-"""Drawing from a fixed discrete distribution in constant time: the alias method (Walker 1977, Vose 1991).
+"""Constant-time sampling from a fixed discrete distribution: the alias method (Walker 1977, Vose 1991).
 
-Threshold and other outcome of a slot share one 64-bit word, so that a draw touches one place in memory.
+A slot's threshold and alias share one 64-bit word, so that a draw touches a single memory location.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _S32 = np.uint64(32)
 
 @compiled()
 def alias_tables(probabilities):
-    """Tables `(R, n)` uint64 for distributions `(R, n)`, n below 2^32. Probabilities are kept to 2^-32 of 1/n."""
+    """Tables `(R, n)` uint64 for distributions `(R, n)`, n below 2^32. Probabilities are accurate to 2^-32 / n."""
     rows, n = probabilities.shape
     tables = np.empty((rows, n), np.uint64)
     share = np.empty(n)
@@ -39,7 +39,7 @@ def alias_tables(probabilities):
                 larges -= 1
                 small[smalls] = j
                 smalls += 1
-        # What is left has a share of 1 but for rounding: it is its own alias.
+        # The remaining slots have a threshold of 1 up to rounding: each is its own alias.
         for k in range(smalls):
             tables[r, small[k]] = (_LOW << _S32) | np.uint64(small[k])
         for k in range(larges):
@@ -49,10 +49,10 @@ def alias_tables(probabilities):
 
 @compiled(inline="always")
 def alias_draw(table, u):
-    """The outcome, 0..n-1, that `u`, uniform in [0, 1), draws from one row of `alias_tables`."""
+    """Draw an outcome 0..n-1 from one row of `alias_tables`, given `u` uniform in [0, 1)."""
     place = u * table.size
     slot = np.int64(place)
     entry = table[slot]
     keeps = np.int64(np.uint64((place - slot) * 4294967296.0) < (entry >> _S32))
     other = np.int64(entry & _LOW)
-    return other + keeps * (slot - other)  # no branch: which way it would go cannot be predicted
+    return other + keeps * (slot - other)  # branch-free, since the branch would be unpredictable

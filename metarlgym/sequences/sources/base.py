@@ -1,4 +1,4 @@
-"""What the sources share: seeds, counters and checks of their settings."""
+"""Base class of the sources, with validation of their settings."""
 
 from __future__ import annotations
 
@@ -15,34 +15,34 @@ from metarlgym.whole_numbers import check_whole as check_whole
 
 SPLITS = ("train", "eval")
 CONCENTRATIONS = (1e-280, 1e100)
-"""Least and greatest concentration of a Dirichlet. In between, the sources' logarithms are finite and the predictors
-exact: below, the weights that they drop as negligible (e^-700) would count; above, sums overflow."""
+"""Smallest and largest Dirichlet concentration. In this range, the sources' logarithms are finite and the predictors
+exact: below it, the weights they drop as negligible (e^-700) would matter; above it, sums overflow."""
 
 
 class Source:
-    """A generator of sequences. Sequence `i` of a split is a function of the seed and `i` alone.
+    """A generator of sequences. Sequence `i` of a split depends only on the seed and `i`.
 
-    A subclass defines `tokens`, and `columns` where more is known about a sequence; `register_source` lets commands and
-    configs name it.
+    A subclass defines `tokens`, and `columns` if there is further ground truth about a sequence. `register_source`
+    makes it available to commands and configs by name.
     """
 
     vocab_size: int
     """Symbols are 0..vocab_size-1."""
     length: int
-    """Symbols of a sequence."""
+    """Number of symbols per sequence."""
     seed_name: ClassVar[str] = "seed"
-    """Argument that draws the sequences."""
+    """Name of the argument that seeds the sequences."""
     exact: ClassVar[str] = ""
-    """`module:function` of its exact predictor, called as `function(source, start, count, split, noisy)` for these
-    sequences; empty where none is known. (A name, because predictors import sources.)"""
+    """`module:function` that creates the exact predictor, called as `function(source, start, count, split, noisy)` for
+    these sequences; empty if none is known. (A name, because predictors import sources.)"""
     references: ClassVar[str] = "metarlgym.sequences.predictors.baselines:cheap_learners"
-    """`module:function` of what it is compared with, called as `function(source)`: predictors by name."""
+    """`module:function` that creates the reference predictors by name, called as `function(source)`."""
     labelled: ClassVar[bool] = False
-    """Whether each token comes with the clean next token, the `labels` among its columns."""
+    """Whether each token comes with the clean next token, in the column `labels`."""
     ends_in_target: ClassVar[bool] = False
-    """Whether the last token of a sequence is a task of its own."""
+    """Whether predicting the last token of a sequence is a task of its own."""
     optional_columns: ClassVar[tuple[str, ...]] = ()
-    """Columns that are made only when asked for."""
+    """Columns that are generated only on request."""
 
     def __init__(self, seed: int | np.random.Generator | None) -> None:
         if isinstance(seed, np.random.Generator):
@@ -52,7 +52,7 @@ class Source:
         elif isinstance(seed, bool) or not isinstance(seed, int | np.integer):
             raise ConfigError(f"{self.seed_name}={seed!r} must be a whole number, a numpy Generator or None.")
         self.seed = check_seed(self.seed_name, seed)
-        """Draws the samples; chosen at random where none was given."""
+        """Seed of the samples; random if none was given."""
         self._next = 0
 
     def tokens(self, start: int, count: int, split: str = "train") -> np.ndarray:
@@ -60,34 +60,34 @@ class Source:
         raise NotImplementedError
 
     def columns(self, start: int, count: int, split: str = "train", optional: bool = False) -> dict[str, np.ndarray]:
-        """Sequences and the truth about them, by column; each array has the sequences along its first axis.
+        """Sequences and their ground truth, by column; the first axis of each array indexes the sequences.
 
-        Integers are symbols, floats probabilities; a bool array marks places. The first is `tokens`.
+        Integers are symbols, floats are probabilities, and bool arrays mark positions. The first column is `tokens`.
         """
         return {"tokens": self.tokens(start, count, split)}
 
     def distributions(self, start: int, count: int, split: str = "train") -> np.ndarray | None:
         """The distribution that each symbol was drawn from, `(count, length, vocab_size)`; None if it depends on more
-        than the exact predictor is told."""
+        than the exact predictor knows."""
         return None
 
     @property
     def cells(self) -> int:
-        """Numbers that are made for one sequence."""
+        """Number of values generated per sequence."""
         return 2 * self.length
 
     @property
     def exact_name(self) -> str:
-        """What its exact predictor is, for tables."""
+        """Description of the exact predictor, for tables."""
         return "exact predictor"
 
     def words(self) -> list[str] | None:
-        """How symbols are written for a language model; None for their numbers."""
+        """Text of each symbol for a language model; None to write symbols as numbers."""
         return None
 
     @classmethod
     def unused(cls, arguments: Mapping[str, Any], split: str) -> dict[str, str]:
-        """Those of the arguments that have no effect on a split beside the others, each with the reason."""
+        """Arguments that have no effect on a split given the other arguments, each with the reason."""
         return {}
 
     def _key(self, split: str, purpose: str) -> np.uint64:
@@ -101,7 +101,7 @@ class Source:
         check_whole("count", count, 0, 2**62)
 
     def _advance(self, count: int) -> int:
-        """The next `count` indices are taken; returns the first."""
+        """Reserve the next `count` indices; returns the first."""
         check_whole("batch_size", count, 1)
         first = self._next
         self._next += count
@@ -109,28 +109,28 @@ class Source:
 
 
 def check_seed(name: str, value: Any) -> int:
-    """`value` as an int of 64 bits: seeds that differ draw different sequences.
+    """Validate `value` as a 64-bit seed; distinct seeds give distinct sequences.
 
     Raises:
-        ConfigError: no whole number, or out of range.
+        ConfigError: not an integer, or out of range.
     """
     return check_whole(name, value, 0, MOST_SEED, ", as seeds have 64 bits")
 
 
 def check_concentration(name: str, value: Any) -> float:
-    """`value` as the concentration of a Dirichlet, or the pseudo-count of a predictor.
+    """Validate `value` as the concentration of a Dirichlet, or the pseudo-count of a predictor.
 
     Raises:
-        ConfigError: no number, or outside `CONCENTRATIONS`.
+        ConfigError: not a number, or outside `CONCENTRATIONS`.
     """
     return check_number(name, value, *CONCENTRATIONS)
 
 
 def check_number(name: str, value: Any, low: float, high: float, open_low: bool = False) -> float:
-    """`value` as a finite float.
+    """Validate `value` as a finite float.
 
     Raises:
-        ConfigError: no number, or out of range.
+        ConfigError: not a number, or out of range.
     """
     fits = isinstance(value, int | float | np.floating | np.integer) and not isinstance(value, bool)
     if not fits or not (low < value <= high if open_low else low <= value <= high) or not np.isfinite(value):
@@ -142,7 +142,7 @@ def check_number(name: str, value: Any, low: float, high: float, open_low: bool 
 
 
 def check_distribution(name: str, values: Any, shape: tuple[int, ...], sums_over: int = 1) -> np.ndarray:
-    """A table of probabilities whose last `sums_over` axes sum to 1, as float64.
+    """Validate a table of probabilities whose last `sums_over` axes sum to 1; returns it as float64.
 
     Raises:
         ConfigError: wrong shape, negative or NaN entries, or a sum that is not 1.
@@ -164,10 +164,10 @@ def check_distribution(name: str, values: Any, shape: tuple[int, ...], sums_over
 
 
 def check_memory(name: str, value: Any, needed: float, why: str) -> None:
-    """Refuse what cannot fit this machine's memory.
+    """Reject sizes that cannot fit into this machine's memory.
 
     Raises:
-        ConfigError: `needed` bytes are more than half of the physical memory.
+        ConfigError: `needed` bytes exceed half of the physical memory.
     """
     have = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if needed > have / 2:

@@ -1,4 +1,4 @@
-"""Compiled functions: numba's, loaded and compiled when they are first called."""
+"""Lazily compiled functions: numba is imported, and a function compiled, on its first call."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 
 
 class Compiled:
-    """A function that numba compiles when it is first called: importing numba takes longer than most commands do.
+    """A function that numba compiles on its first call, because importing numba takes longer than most commands.
 
     Args:
-        function: in Python; functions of this kind that it calls by name are compiled with it.
-        options: of `numba.njit`.
+        function: Python function; `Compiled` functions that it calls by name are compiled with it.
+        options: options of `numba.njit`.
     """
 
     def __init__(self, function: Callable[..., Any], options: dict[str, Any]) -> None:
@@ -22,7 +22,7 @@ class Compiled:
 
     @cached_property
     def dispatcher(self) -> Any:
-        """Numba's own object, with a cache on disk where there is a place for one."""
+        """Numba's dispatcher, with a cache on disk if there is a writable place for one."""
         from numba import njit
 
         from metarlgym.sequences.sources.numba_cache import optional_cache
@@ -30,10 +30,10 @@ class Compiled:
         known = self.function.__globals__
         for name in self.function.__code__.co_names:
             if isinstance(other := known.get(name), Compiled):
-                known[name] = other.dispatcher  # numba knows its own objects only
+                known[name] = other.dispatcher  # numba accepts only its own objects
         dispatcher = njit(**self.options)(self.function)
         try:
-            dispatcher._cache = optional_cache(self.function)  # what njit(cache=True) does, with numba's own class
+            dispatcher._cache = optional_cache(self.function)  # as njit(cache=True) does, but with an optional cache
         except RuntimeError as error:
             if "cannot cache function" not in str(error):
                 raise
@@ -44,5 +44,5 @@ class Compiled:
 
 
 def compiled(**options: Any) -> Callable[[Callable[..., Any]], Compiled]:
-    """`numba.njit(**options)`, put off until the first call, with an optional cache on disk."""
+    """Like `numba.njit(**options)`, but deferred until the first call and with an optional cache on disk."""
     return lambda function: Compiled(function, options)

@@ -1,7 +1,7 @@
-"""`gymnasium.make("meta-lm-v0", V=64, n=10, l=64, e=0.1, L=4096)`: MetaLM as its users know it from MetaGym.
+"""`gymnasium.make("meta-lm-v0", V=64, n=10, l=64, e=0.1, L=4096)`: MetaGym's interface to MetaLM.
 
-A generator of arrays in gymnasium's clothes, registered with gymnasium alone: our own registry holds text environments,
-among them `MetaLM-v0`, the game.
+A generator of arrays behind the gymnasium API, registered only with gymnasium: our own registry holds text
+environments, including the game `MetaLM-v0`.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from metarlgym.sequences.sources import MetaLM
 
 
 class MetaLMGenerator(gymnasium.Env[np.ndarray, np.ndarray]):
-    """`data_generator()` and `batch_generator(batch_size)` give samples without end; see `MetaLM`.
+    """`data_generator()` and `batch_generator(batch_size)` return an endless supply of samples; see `MetaLM`.
 
-    As an environment: `reset` shows a sequence, one step takes a label for each of its places, its reward is the share
-    that is right, and the episode ends; `info["label"]` then holds the labels.
+    As an environment, `reset` returns a sequence. A single step takes a label for each position, gives the fraction of
+    correct labels as reward and ends the episode; `info["label"]` then holds the true labels.
 
     Args:
         V: content symbols 1..V-1.
@@ -28,7 +28,7 @@ class MetaLMGenerator(gymnasium.Env[np.ndarray, np.ndarray]):
         l: mean length of an element.
         e: probability that a symbol is corrupted.
         L: length of a sequence.
-        seed: draws the samples; None for a random one. `reset(seed=...)` sets it anew.
+        seed: seed of the samples; None for a random one. `reset(seed=...)` replaces it.
     """
 
     metadata: dict[str, Any] = {"render_modes": []}

@@ -1,20 +1,20 @@
-"""MetaLM: sequences of repeating random elements with noise, each sequence a language of its own.
+"""MetaLM: noisy sequences of repeating random elements, where each sequence has its own language.
 
-The generator of PaddlePaddle's MetaGym (`metagym/metalm`, at the commit whose README documents `meta-lm-v0`), as coded.
-Where that README says otherwise, the code is followed:
+Reimplements the generator of PaddlePaddle's MetaGym (`metagym/metalm`, at the commit whose README documents
+`meta-lm-v0`). Where that README and the code disagree, this follows the code:
 
-- Content symbols: the README says 1..V; the code draws 1..V-1 (the upper bound of `randint` is exclusive), id V is
+- Content symbols: the README says 1..V; the code draws 1..V-1 (the upper bound of `randint` is exclusive), so id V is
   never used.
 - Separator: not in the README; the code writes V+1 after every element, in input and label, never noised.
-- Noise: the README says "other numbers or 0"; in the code a symbol is corrupted with probability e, and is then 0 with
-  probability .3, else uniform over 1..V-1, which may be the symbol itself.
+- Noise: the README says "other numbers or 0"; in the code a symbol is corrupted with probability e; it then becomes 0
+  with probability 0.3, otherwise uniform over 1..V-1, which may be the original symbol.
 - Element length: the README says Poisson(l), the code max(3, Poisson(l)).
-- Input and label: the README has x and y of the same place; in the code x is noisy and not shifted, and `y[i]` is the
-  clean symbol of place i + 1.
-- Default L: 4096 in the README and on the original's command line, 2048 for its class; here 4096.
+- Input and label: in the README x and y refer to the same position; in the code x is noisy and not shifted, and `y[i]`
+  is the clean symbol at position i + 1.
+- Default L: 4096 in the README and on the original's command line, 2048 in its class; here 4096.
 
-Elements are chosen uniformly from all n (later commits of the original never choose the last). The dictionary is drawn
-anew for every sequence, unless `elements` fixes it.
+Elements are drawn uniformly from all n (later commits of the original never draw the last). The dictionary is redrawn
+for every sequence, unless `elements` fixes it.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ from metarlgym.sequences.sources.random_streams import below, open_stream, unifo
 
 MASK = 0
 MASK_SHARE = 0.3
-"""Share of the corrupted symbols that become 0."""
+"""Fraction of the corrupted symbols that become 0."""
 MIN_ELEMENT = 3
 DICTIONARY_CELLS = 2**24
-"""Symbols of dictionaries that are held at once."""
+"""Maximum number of dictionary symbols held in memory."""
 RUN = 63
-"""Longest run of clean symbols that is drawn at once."""
+"""Longest run of clean symbols covered by one draw."""
 
 
 class Dictionary(NamedTuple):
-    """Elements of B languages, end to end."""
+    """Elements of B languages, concatenated."""
 
     symbols: np.ndarray
-    """`(B, S)` int64; element k of language b is `symbols[b, offsets[b, k]:offsets[b, k + 1]]`, the rest is filler."""
+    """`(B, S)` int64; element k of language b is `symbols[b, offsets[b, k]:offsets[b, k + 1]]`, the rest is padding."""
     offsets: np.ndarray
     """`(B, n + 1)` int64."""
 
@@ -64,8 +64,8 @@ class MetaLM(Source):
         l: mean length of an element before the minimum of 3.
         e: probability that a symbol is corrupted.
         L: length of a sequence.
-        seed: draws languages and sequences; a number, a numpy Generator, or None for a random one.
-        elements: a fixed dictionary, n sequences of symbols in 1..V-1, used for every sample; then n and l describe it.
+        seed: seed of languages and sequences; a number, a numpy Generator, or None for a random one.
+        elements: a fixed dictionary for all samples, n sequences of symbols in 1..V-1; n and l then describe it.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class MetaLM(Source):
         check_memory("L", L, 3 * 8.0 * L, "one sequence")
         check_memory("l", l, 8.0 * self.n * self.l, "one language")
         self.fixed = None if elements is None else self._fix(elements)
-        """The dictionary of every sample, if it is fixed."""
+        """The dictionary of all samples, if fixed."""
         if self.fixed is not None:
             self.n = self.fixed.offsets.shape[1] - 1
             self.l = float(self.fixed.offsets[0, -1] / self.n)
@@ -114,7 +114,7 @@ class MetaLM(Source):
         return {"tokens": x, "labels": y}
 
     def words(self) -> list[str]:
-        """As in the game MetaLM-v0; V is never used."""
+        """The same words as in the game MetaLM-v0; V is never used."""
         return ["_", *map(str, range(1, self.V)), str(self.V), "|"]
 
     @classmethod
@@ -140,7 +140,7 @@ class MetaLM(Source):
         return self.batch(start, count, split)[0]
 
     def clean(self, start: int, count: int, split: str = "train") -> np.ndarray:
-        """The inputs of the samples as they would be without noise, `(count, L)` int64."""
+        """The inputs of the samples without noise, `(count, L)` int64."""
         return self._make(start, count, split, _gap_table(0.0))[0]
 
     def _make(self, start: int, count: int, split: str, gaps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -170,7 +170,7 @@ class MetaLM(Source):
         return Dictionary(symbols, offsets)
 
     def language(self, index: int = 0, split: str = "train") -> list[list[int]]:
-        """The elements of sample `index`, as plain lists: what `elements` takes."""
+        """The elements of sample `index` as plain lists, as accepted by `elements`."""
         return [element.tolist() for element in self.dictionaries(index, 1, split).elements()]
 
     def _keys(self, split: str) -> np.ndarray:
@@ -193,14 +193,14 @@ class MetaLM(Source):
 
 
 def _poisson_table(mean: float) -> np.ndarray:
-    """Cumulative Poisson probabilities, to where 1 is reached in float64."""
+    """Cumulative Poisson probabilities, up to where they reach 1 in float64."""
     most = int(mean + 12 * math.sqrt(mean) + 60)
     k = np.arange(most + 1)
     logs = k * math.log(mean) - mean - np.array([math.lgamma(i + 1.0) for i in k])
     return np.minimum(np.cumsum(np.exp(logs)), 1.0)
 
 
-# A language's stream first gives the n lengths, then the symbols: so lengths can be drawn first and alone.
+# A language's stream yields the n lengths before the symbols, so that the lengths can be drawn on their own.
 @compiled()
 def _draw_lengths(key, start, table, offsets):
     state = np.empty(2, np.uint64)
@@ -224,13 +224,13 @@ def _draw_symbols(key, start, offsets, V, symbols):
 
 
 def _gap_table(e: float) -> np.ndarray:
-    """Alias table of how many symbols stay clean before the next corrupted one: 0..RUN-1, or RUN, which stands for RUN
-    clean symbols and nothing said of the next (what comes then does not depend on what came before)."""
+    """Alias table of the number of clean symbols before the next corrupted one: 0..RUN-1, or RUN for RUN clean symbols
+    after which the next gap is drawn afresh (the gaps are memoryless)."""
     each = (1 - e) ** np.arange(RUN) * e
     return alias_tables(np.append(each, (1 - e) ** RUN)[None])[0]
 
 
-# Elements and noise have streams of their own, so that the clean sequence is the same whatever the noise.
+# Elements and noise have separate streams, so that the clean sequence does not depend on the noise.
 @compiled()
 def _write(keys, start, symbols, offsets, V, gaps, x, y):
     state, noise_state = np.empty(2, np.uint64), np.empty(2, np.uint64)
@@ -241,7 +241,7 @@ def _write(keys, start, symbols, offsets, V, gaps, x, y):
         open_stream(keys[1], start + b, noise_state)
         row, label = x[b], y[b]
         corrupt = alias_draw(gaps, uniform(noise_state))
-        skips = corrupt == RUN  # nothing is corrupted there, the next gap begins
+        skips = corrupt == RUN  # no symbol is corrupted there; the next gap begins
         at = 0
         while at <= length:
             k = below(state, n)
@@ -256,13 +256,15 @@ def _write(keys, start, symbols, offsets, V, gaps, x, y):
                 label[end - 1] = V + 1
                 if end < length:
                     row[end] = V + 1
-            # Right after the element was written, while it is in the fastest cache.
+            # Apply the noise right after the element was written, while it is still in the L1 cache.
             while corrupt <= end and corrupt < length:
                 if not skips:
                     u = uniform(noise_state)
                     other = 1 + np.int64((u - MASK_SHARE) * ((V - 1) / (1.0 - MASK_SHARE)))
-                    noise = min(other, V - 1) * np.int64(u >= MASK_SHARE)  # rounding could reach V; MASK is 0
-                    row[corrupt] = noise if corrupt < end else V + 1  # separators stay
+                    noise = min(other, V - 1) * np.int64(
+                        u >= MASK_SHARE
+                    )  # min: rounding could reach V; the mask symbol is 0
+                    row[corrupt] = noise if corrupt < end else V + 1  # separators are never noised
                     corrupt += 1
                 gap = alias_draw(gaps, uniform(noise_state))
                 skips = gap == RUN

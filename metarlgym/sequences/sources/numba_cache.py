@@ -1,8 +1,8 @@
-"""Numba's cache on disk, made optional: the package may be installed where nobody can write.
+"""An optional disk cache for numba: the package may be installed in a read-only location.
 
-Numba decides when a function is compiled where its code will be kept: in `NUMBA_CACHE_DIR` if that is set, beside the
-module, or in the user's cache folder. Where it finds no such place it refuses to go on. Here a temporary folder of the
-user comes next, and then no cache at all: functions are then compiled again in every process.
+When it compiles a function, numba chooses where to cache the code: in `NUMBA_CACHE_DIR` if set, next to the module, or
+in the user's cache folder. If none of these is writable, it raises an error. Here, a per-user temporary folder comes
+next, and then no cache at all: functions are then recompiled in every process.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from numba.core.caching import CompileResultCacheImpl, FunctionCache, UserWideCa
 
 
 class _TemporaryLocator(UserWideCacheLocator):
-    """A folder of this user below the system's temporary folder."""
+    """A per-user folder in the system's temporary folder."""
 
     def __init__(self, function: Any, file: str) -> None:
         super().__init__(function, file)
@@ -26,7 +26,7 @@ class _TemporaryLocator(UserWideCacheLocator):
 
     @classmethod
     def from_function(cls, function: Any, file: str) -> Any:
-        with contextlib.suppress(OSError):  # no such folder
+        with contextlib.suppress(OSError):  # no private temporary folder
             return super().from_function(function, file)
         return None
 
@@ -44,7 +44,7 @@ class _OptionalCache(FunctionCache):
         return None
 
     def save_overload(self, *args: Any) -> None:
-        with contextlib.suppress(OSError):  # the disk is full: the next process compiles again
+        with contextlib.suppress(OSError):  # the disk is full: the next process recompiles
             super().save_overload(*args)
 
 
@@ -52,16 +52,16 @@ def optional_cache(function: Any) -> FunctionCache:
     """The cache of a function.
 
     Raises:
-        RuntimeError: there is no place for one.
+        RuntimeError: there is no writable place for one.
     """
     return _OptionalCache(function)
 
 
 def _own_folder() -> Path:
-    """A private folder: what lies in a cache is run, so nobody else may write there.
+    """A private folder: cached code gets executed, so nobody else may have write access.
 
     Raises:
-        OSError: there is none, or it belongs to another user.
+        OSError: it cannot be created, or belongs to another user.
     """
     folder = Path(tempfile.gettempdir()) / f"metarlgym-numba-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)

@@ -1,18 +1,18 @@
 """Piecewise-stationary sources: i.i.d. symbols whose distribution changes at hidden times.
 
 The sources of Genewein et al. 2023 ("Memory-based meta-learning on non-stationary distributions", arXiv:2302.03067),
-for any alphabet. Each segment has its own distribution, drawn from a Dirichlet; a law says where segments end:
+for any alphabet. Each segment has its own distribution, drawn from a Dirichlet; a law determines where segments end:
 
 - `static`: one segment.
 - `regular`: all of length `period`.
 - `random`: lengths uniform over `low`..`high`.
-- `ptw`: the prior of Partition Tree Weighting (Veness et al. 2013, arXiv:1210.3572): blocks of 2^d, each split in
-  halves with probability 1/2, down to single symbols.
+- `ptw`: the prior of Partition Tree Weighting (Veness et al. 2013, arXiv:1210.3572): blocks of 2^d, each split in half
+  with probability 1/2, down to single symbols.
 - `lin`: the prior of Willems' linear-complexity predictor (1996): a segment ends after its m-th symbol with probability
   1/(2m).
 
 Switch points are drawn for each sequence (the original shares them within a batch for some laws), gaps are at least 1
-(there, a gap of 0 ends all switching), and the true distribution at every step is returned, for exact regret.
+(in the original, a gap of 0 ends all switching), and the true distribution at every step is returned, for exact regret.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from metarlgym.sequences.sources.random_streams import below, dirichlet, open_st
 MOST = 2**62
 LAWS = ("static", "regular", "random", "ptw", "lin")
 OWN = {"period": "regular", "low": "random", "high": "random"}
-"""Settings of a single law."""
+"""Settings that apply to a single law."""
 
 
 class PiecewiseBatch(NamedTuple):
-    """B sequences and the truth about them."""
+    """B sequences and their ground truth."""
 
     tokens: np.ndarray
     """`(B, T)` int64."""
@@ -51,11 +51,11 @@ class Piecewise(Source):
         law: `static`, `regular`, `random`, `ptw` or `lin`.
         T: length of a sequence.
         alphabet: symbols A.
-        concentration: of the Dirichlet that segments draw from, one number or A of them; 1/2 is the prior of KT.
-        period: length of the segments of `regular`; other laws do not use it.
-        low: shortest segment of `random`; other laws do not use it.
-        high: longest segment of `random`; other laws do not use it.
-        seed: draws the sequences; a number, a numpy Generator, or None for a random one.
+        concentration: concentration of the segments' Dirichlet prior, one number or A numbers; 1/2 is the prior of KT.
+        period: segment length of `regular`; unused by other laws.
+        low: shortest segment of `random`; unused by other laws.
+        high: longest segment of `random`; unused by other laws.
+        seed: seed of the sequences; a number, a numpy Generator, or None for a random one.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class Piecewise(Source):
         if self.high < self.low:
             raise ConfigError(f"low={low} is above high={high}: exchange them.")
         self.depth = max(0, (self.T - 1).bit_length())
-        """Depth of the tree of `ptw`: the smallest d with 2^d >= T."""
+        """Tree depth of `ptw`: the smallest d with 2^d >= T."""
         check_memory("T", T, 8.0 * T * (alphabet + 2), "one sequence")
 
     exact = "metarlgym.sequences.predictors.exact:known_law"
@@ -115,7 +115,7 @@ class Piecewise(Source):
         return {name: f"it is for law {own!r}" for name, own in OWN.items() if name in arguments and own != law}
 
     def batch(self, start: int, count: int, split: str = "train") -> PiecewiseBatch:
-        """Sequences `start` to `start + count - 1` with the truth about them."""
+        """Sequences `start` to `start + count - 1` with their ground truth."""
         self._check_range(start, count)
         check_memory("batch_size", count, 8.0 * count * self.T * (self.alphabet + 2), "the batch")
         found = PiecewiseBatch(
@@ -131,8 +131,8 @@ class Piecewise(Source):
         return self.batch(start, count, split).tokens
 
     def hazard(self) -> np.ndarray | None:
-        """Probability that a segment ends after its m-th symbol, `(T + 1,)` by m; None for `ptw`, which has no such
-        law: where its segments may end depends on the clock. Entry 0 is 0."""
+        """Probability that a segment ends after its m-th symbol, `(T + 1,)` by m; entry 0 is 0. None for `ptw`, whose
+        segment ends depend on absolute time rather than on age."""
         m = np.arange(self.T + 1)
         if self.law == "static":
             return np.zeros(self.T + 1)
@@ -153,7 +153,7 @@ def _mark_switches(state, law, numbers, switches):
             switches[t] = True
             t += period if law == 1 else low + below(state, high - low + 1)
     elif law == 3:
-        # The left half is worked on first, so at most one right half a level waits.
+        # The left half is processed first, so at most one right half per level is pending.
         starts, sizes = np.empty(depth + 2, np.int64), np.empty(depth + 2, np.int64)
         starts[0], sizes[0], waiting = 0, 2**depth, 1
         while waiting > 0:
@@ -190,7 +190,7 @@ def _write(key, start, law, numbers, concentration, tokens, switches, theta):
                 theta[b, t] = theta[b, t - 1]
             u = uniform(state)
             symbol, last, total = -1, 0, 0.0
-            for a in range(A):  # never a symbol of probability 0, whatever the rounding of the sum
+            for a in range(A):  # never a symbol of probability 0, even if the sum is rounded
                 if theta[b, t, a] > 0.0:
                     last = a
                     total += theta[b, t, a]

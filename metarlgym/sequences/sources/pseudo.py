@@ -1,8 +1,7 @@
-"""A pseudo-language: a random n-gram network, whose next-token probabilities are known exactly.
+"""A pseudo-language: a random n-gram network with exactly known next-token probabilities.
 
 Xenoverse's metalang v2 (`metalangv2.py`), the successor of MetaLM, with one change: logits are normalised within each
-sequence. The original takes mean and standard deviation over its whole batch, so that its samples depend on the batch
-size.
+sequence. The original normalises over the whole batch, so that its samples depend on the batch size.
 """
 
 from __future__ import annotations
@@ -16,22 +15,23 @@ from metarlgym.sequences.sources.random_streams import open_stream, uniform
 
 
 class PseudoLanguage(Source):
-    """One language: token t is drawn from softmax(scale * normalised logits) of a network of the n_gram tokens before.
+    """One language: token t is drawn from softmax(scale * normalised logits) of a network over the previous n_gram
+    tokens.
 
     `h = mean_i w_i tanh(E[x_i] W_i + b_i)` with weights `w = 0, 1, ..., n_gram - 1` from the oldest token to the
-    newest (so the oldest has no influence, as in the original), `z = h W_o + b_o`, all parameters standard normal; the
-    logits are z less its mean over the vocabulary, divided by its standard deviation, times `scale`. A sequence starts
-    from tokens 0, which are not part of it.
+    newest (so the oldest has no effect, as in the original) and `z = h W_o + b_o`; all parameters are standard normal.
+    The logits are z, standardised over the vocabulary, times `scale`. Generation starts from a context of zeros, which
+    is not part of the sequence.
 
     Args:
-        V: vocabulary.
-        n_gram: tokens that the network sees.
+        V: vocabulary size.
+        n_gram: context window of the network, in tokens.
         n_emb: width of the embedding.
         n_hidden: width of the hidden layer.
         scale: the original's lambda; higher is more predictable.
         L: length of a sequence.
-        language: draws the network.
-        seed: draws the sequences.
+        language: seed of the network.
+        seed: seed of the sequences.
     """
 
     def __init__(
@@ -59,13 +59,13 @@ class PseudoLanguage(Source):
         embedding = rng.standard_normal((V, n_emb))
         weights, biases = rng.standard_normal((n_gram, n_emb, n_hidden)), rng.standard_normal((n_gram, n_hidden))
         shares = np.arange(n_gram)[:, None, None] / n_gram
-        # (n_gram, V, n_hidden): what each token adds to the hidden layer at each distance.
+        # (n_gram, V, n_hidden): contribution of each token to the hidden layer at each distance.
         self._parts = shares * np.tanh(np.einsum("ve,neh->nvh", embedding, weights) + biases[:, None])
         self._out = np.ascontiguousarray(rng.standard_normal((n_hidden, V)))
         self._bias = rng.standard_normal(V)
 
     def batch(self, start: int, count: int, split: str = "train") -> tuple[np.ndarray, np.ndarray]:
-        """Sequences and the true probability of each of their tokens: `(count, L)` int64 and float64."""
+        """Sequences, and the true probability of each token: `(count, L)` int64 and float64."""
         self._check_range(start, count)
         check_memory("batch_size", count, 16.0 * count * self.length, "the batch")
         tokens = np.empty((count, self.length), np.int64)
@@ -97,7 +97,7 @@ class PseudoLanguage(Source):
 
 @compiled()
 def _next(context, parts, out, bias, scale, probabilities):
-    # Plain loops, not a matrix product: its rounding could depend on what else is in the batch.
+    # Plain loops instead of a matrix product, whose rounding could depend on the rest of the batch.
     n, _, hidden = parts.shape
     V = probabilities.size
     probabilities[:] = bias

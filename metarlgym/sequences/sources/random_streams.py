@@ -1,9 +1,9 @@
-"""Random streams that compiled code can draw from: sequence number i of a seed is the same wherever it is made.
+"""Random streams for compiled code: sequence i of a seed is the same wherever it is generated.
 
-Every sequence has a stream of its own, named by (seed, what it is for, index). So a sample depends neither on the batch
-it was drawn in, nor on the process, the shard or the order. numpy's generators cannot be started that cheaply (about as
-long as a whole sequence takes), hence SplitMix64 (Steele, Lea and Flood 2014, "Fast splittable pseudorandom number
-generators"; the generator of Java's SplittableRandom): each stream has its own start and its own odd increment.
+Every sequence has its own stream, identified by (seed, purpose, index), so that a sample does not depend on its batch,
+process, shard or order. Seeding a numpy generator takes about as long as generating a whole sequence, hence SplitMix64
+(Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators"; the generator of Java's
+SplittableRandom): each stream has its own start and its own odd increment.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MOST_SEED = 2**64 - 1
 
 @lru_cache(maxsize=1024)
 def stream_key(seed: int, *purpose: int | str) -> np.uint64:
-    """The 64-bit name of a family of streams; `purpose` keeps families of one seed apart.
+    """The 64-bit key of a family of streams; `purpose` distinguishes families of the same seed.
 
     Raises:
         ValueError: a negative number, or a seed of more than 64 bits.
@@ -62,21 +62,21 @@ def uniform(state):
 
 @compiled(inline="always")
 def below(state, n):
-    """A whole number in 0..n-1; n is far below 2^53, so the bias is below 1e-9."""
+    """An integer in 0..n-1; n is far below 2^53, so the bias is below 1e-9."""
     return np.int64(uniform(state) * n)
 
 
 @compiled()
 def normal(state):
-    """A standard normal number (Box and Muller 1958)."""
+    """A standard normal sample (Box and Muller 1958)."""
     return math.sqrt(-2.0 * math.log(1.0 - uniform(state))) * math.cos(2.0 * math.pi * uniform(state))
 
 
 @compiled()
 def log_gamma_variate(state, shape):
-    """The logarithm of a Gamma(shape, 1) number (Marsaglia and Tsang 2000).
+    """The logarithm of a Gamma(shape, 1) sample (Marsaglia and Tsang 2000).
 
-    The logarithm, since for small shapes the number itself is often too small for a float.
+    For small shapes, the sample itself would often underflow.
     """
     boost = 0.0
     if shape < 1.0:

@@ -1,4 +1,4 @@
-"""Sources by name."""
+"""Registry of sources by name."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ SOURCES: dict[str, type[Source]] = {}
 
 
 def register_source(name: str, source: type[Source]) -> None:
-    """Let commands and configs name a source: `NAME`, or `package.module:NAME` from any package.
+    """Make a source available to commands and configs as `NAME`, or as `package.module:NAME` from any package.
 
     Raises:
-        ConfigError: the name is taken by another source.
+        ConfigError: another source has this name.
     """
     if SOURCES.get(name, source) is not source:
         raise ConfigError(f"source name {name!r} is registered already: choose another.")
@@ -23,14 +23,14 @@ def register_source(name: str, source: type[Source]) -> None:
 
 
 def find_source(name: str, exact: bool = False) -> type[Source]:
-    """The source of a name; `package.module:NAME` imports the module first.
+    """Find a source by name; `package.module:NAME` imports the module first.
 
     Args:
-        name: what the user calls it.
-        exact: only sources with an exact predictor.
+        name: registered name.
+        exact: accept only sources with an exact predictor.
 
     Raises:
-        ConfigError: it is not known.
+        ConfigError: unknown source.
     """
     module, _, short = name.rpartition(":")
     if module:

@@ -1,4 +1,4 @@
-"""A source from the settings of a run: as JSON or YAML gives them, without a seed."""
+"""Creation of sources from a run's settings, as parsed from JSON or YAML, without a seed."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from metarlgym.sequences.sources.base import Source, check_seed
 
 SEEDS = ("seed", "seed_samples")
 NOT_SETTINGS = (*SEEDS, "transform")
-"""Arguments that are given by other means, or are functions."""
+"""Arguments that are set by other means, or are functions."""
 
 
 def make_source(
     kind: type[Source], settings: Mapping[str, Any], seed: int, field: str, seed_field: str, split: str = "train"
 ) -> Source:
-    """The source with these settings.
+    """Create a source from its settings.
 
     Args:
-        kind: its class.
-        settings: its arguments but the seed.
-        seed: draws its sequences.
-        field: what the user calls the settings.
-        seed_field: what the user calls the seed.
-        split: whose sequences are drawn; a source of the train split may be evaluated too.
+        kind: class of the source.
+        settings: its arguments, except the seed.
+        seed: seed of its sequences.
+        field: name of the settings in error messages.
+        seed_field: name of the seed in error messages.
+        split: split to draw from; a source of the train split may also be evaluated.
 
     Raises:
-        ConfigError: a seed among the settings, an unknown one, one without effect, or a value that does not fit.
+        ConfigError: a seed among the settings, an unknown setting, one without effect, or an invalid value.
     """
     known = [name for name in inspect.signature(kind).parameters if name not in NOT_SETTINGS]
     for name in settings:
@@ -44,10 +44,10 @@ def make_source(
 
 
 def check_used(kind: type[Source], settings: Mapping[str, Any], split: str = "train", field: str = "") -> None:
-    """Refuse settings that the source would not use.
+    """Reject settings that the source would not use.
 
     Raises:
-        ConfigError: naming the setting and the reason; `field` goes before it.
+        ConfigError: names the setting and the reason; `field` is prepended.
     """
     for name, why in kind.unused(settings, split).items():
         raise ConfigError(f"{field}{name}={settings[name]!r} has no effect, as {why}: leave it out.")
