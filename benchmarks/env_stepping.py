@@ -96,8 +96,7 @@ def play(live: int, seed: int, collect: bool) -> dict[str, float]:
 
 
 def calls(function: Callable[[str], object], count: int) -> float:
-    """Microseconds per call. Garbage collection is off, or the growing transcript of the endless trial would
-    dominate."""
+    """Microseconds per call, with garbage collection off: the endless trial's growing transcript would dominate it."""
     with collector(False):
         start = time.perf_counter()
         for _ in range(count):

@@ -47,7 +47,7 @@ which takes longer to learn; a transformer needs suitable position encodings, an
 
 
 def source(law: str, length: int = T) -> Piecewise:
-    """`regular` has period 20, `random` gaps of 1..39."""
+    """The source of a law; `regular` has period 20, `random` gaps of 1..39."""
     return Piecewise(law, length, seed=0)
 
 

@@ -129,8 +129,7 @@ class Bench:
         return clock.seconds
 
     async def _submit_all(self, policy: InProcessPolicy, world: Canned, taken: Tokens) -> None:
-        """Use the policy's own protocol without a manager: each trial sends its next request as soon as it is
-        answered."""
+        """The policy's own protocol without a manager: each trial sends its next request as soon as it is answered."""
         loop, done = asyncio.get_running_loop(), asyncio.Event()
         n, last = self.shape.action, self.shape.turns * self.shape.action
         left = len(world.ids)

@@ -103,8 +103,7 @@ class Stopwatch(TrainerCallback):
         self._mark, self._now = mark, {}
 
     def step(self, kind: str) -> float:
-        """Mean `wall` or `cpu` seconds per step; the mean includes work done only in some steps (garbage collection,
-        logs)."""
+        """Mean `wall` or `cpu` seconds per step, including work done only in some steps (garbage collection, logs)."""
         return statistics.mean(getattr(seconds, kind) for seconds in self.steps[DROPPED:])
 
     def shares(self, kind: str) -> dict[str, float]:

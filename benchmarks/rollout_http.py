@@ -92,8 +92,7 @@ def make_trial() -> Trial:
 
 
 def system_text(case: Case, index: int) -> str:
-    """System message of a chat; it identifies the trial, from which the server derives latencies for clients without
-    seeds."""
+    """System message that identifies the trial; the server derives latencies from it for clients without seeds."""
     return f"{make_trial().rules()} This is trial {index} of set {case.repetition}."
 
 

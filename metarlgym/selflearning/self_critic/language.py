@@ -47,8 +47,7 @@ class Language:
         return torch.from_numpy(self.source.tokens(start, count, split))
 
     def truth(self, tokens: Tensor) -> Tensor:
-        """True next-token distributions after each of `tokens`, `(B, T)` to `(B, T, V)`; the context before the first
-        token is 0s."""
+        """True next-token distributions after each of `tokens`, `(B, T)` to `(B, T, V)`; the initial context is 0s."""
         padded = torch.cat([tokens.new_zeros(len(tokens), self.order - 1), tokens], 1)
         number = torch.zeros_like(tokens)
         for i in range(self.order):

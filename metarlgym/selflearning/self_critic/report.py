@@ -13,8 +13,7 @@ STEPS = ("hack_step", "critic_side_step", "data_side_step", "alarm_step")
 
 
 def summarise(config: Any, results: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """The summary: for each form, hack steps of every critic over seeds, the detector's alarms, and ratios of
-    medians."""
+    """The summary: by form, hack steps of every critic over seeds, the detector's alarms, and ratios of medians."""
     forms = {form: _form(config, form, results) for form in config.forms}
     first = forms.get("score", next(iter(forms.values())))
     table = [
@@ -88,8 +87,7 @@ def _closed(run: dict[str, Any]) -> dict[str, Any]:
 
 
 def _median(steps: list[int | None], budget: int) -> float:
-    """Median with the budget in place of runs that were never hacked; where it equals the budget, it is a lower
-    bound."""
+    """Median, with the budget for runs that were never hacked; if it equals the budget, it is a lower bound."""
     return statistics.median(budget if step is None else step for step in steps)
 
 

@@ -80,8 +80,7 @@ class ScoreForm:
         return self._verdict_loss(judge, real, judge.both(real)[1], actor)
 
     def _verdict_loss(self, model: ActorCritic, real: Tensor, verdict: Tensor, actor: Any = None) -> Tensor:
-        """Binary classification of real tokens against negatives: the actor's samples, and random tokens in real
-        sequences."""
+        """Binary classification of real tokens against the actor's samples and random tokens in real sequences."""
         s = self.sizes
         own = (actor or model).sample(real[:, : s.prompt], s.sample, self.generator)
         on_own = model.both(torch.cat([real[:, : s.prompt], own], 1))[1][:, s.prompt :]

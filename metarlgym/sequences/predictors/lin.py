@@ -182,8 +182,7 @@ def _predict(logs, starts, before, alive, seen, totals, alpha, weights, chances)
 
 @compiled()
 def _update(symbol, logs, starts, before, alive, seen, totals, alpha, hazard, tables, weights, chances, rounding):
-    """Observe a symbol; `weights`, `chances` and `rounding` come from `_predict`. Returns the number of live
-    hypotheses."""
+    """Observe a symbol; `weights`, `chances`, `rounding` come from `_predict`. Returns the number of hypotheses."""
     A = totals.size
     new, kept = 0.0, 0
     given = math.log(chances[symbol]) + rounding

@@ -59,8 +59,7 @@ def grammar_entropies(rules: np.ndarray) -> Entropies:
 def entropy_curves(
     sizes: Sequence[int], betas: Sequence[float], grammars: int = 3, seed: int = 0
 ) -> dict[int, np.ndarray]:
-    """`Entropies` averaged over several grammars, `(len(betas), 4)` per vocabulary size. Grammar g has seed `seed +
-    g`."""
+    """`Entropies` averaged over grammars, `(len(betas), 4)` per vocabulary size. Grammar g has seed `seed + g`."""
     found = {}
     for v in sizes:
         table = np.zeros((len(betas), 4))
@@ -240,8 +239,7 @@ def _shades(count: int) -> list[Any]:
 
 
 def _symbol_colors(symbols: np.ndarray, v: int) -> tuple[list[Any], list[str]]:
-    """Fill and text colour of each symbol. Beyond the palette's size, neighbours look alike and differ only by
-    number."""
+    """Fill and text colour of each symbol. Beyond the palette's size, only the numbers tell neighbours apart."""
     from matplotlib import colormaps
     from matplotlib.colors import to_rgb
 

@@ -42,7 +42,7 @@ PUBLISHED = (
     Published("LSTM (published)", (128, 512, 4096), (4.48, 3.95, 3.78)),
 )
 """V = 64, n = 10, l = 32, e = 0.1, read off MetaGym's `metagym/metalm/Perplexity-MetaLM.png`, one point every 128
-tokens. Its axis is labelled perplexity, but the values are nats. Transformer-XL has 6 layers of width 512, the LSTM
+tokens. The axis label says perplexity, but the values are nats. Transformer-XL has 6 layers of width 512, the LSTM
 4."""
 PUBLISHED_SETTINGS = (64, 10, 32.0, 0.1)
 
@@ -98,8 +98,7 @@ def plot_piecewise(
 
 
 def metalm_losses(source: MetaLM, sequences: int, order: int = 3, split: str = "eval") -> dict[str, np.ndarray]:
-    """Loss on the clean next token by position, `(sequences, L)`: with a known dictionary, and of uninformed
-    baselines."""
+    """Loss on the clean next token by position, `(sequences, L)`: with a known dictionary, and of baselines."""
     x, y = source.batch(0, sequences, split)
     known = MetaLMFilter(source, source.dictionaries(0, sequences, split))
     return {
