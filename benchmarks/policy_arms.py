@@ -118,7 +118,7 @@ class Bench:
             with Clock() as clock:
                 played = RolloutManager(policy, renderer).run(specs)
             rows = [trajectory.rows[0] for trajectory in played]
-            kept = [zip(row.completion_ids, row.env_mask, strict=True) for row in rows]
+            kept = [zip(row.completion_ids, row.action_mask, strict=True) for row in rows]
             self.actions["ours"] = [[i for i, mask in row if mask] for row in kept]
             return clock.seconds
         world = Canned(self.shape)

@@ -4,11 +4,11 @@ This module knows nothing about models or training; every other module uses its 
 (K = 4 doors, H = 3 episodes, one token per action, terse text)::
 
     token        <bos> doors 4 safe 0.4 |  2  | nothing |  3  | prize |  3  | <end>
-    env_mask        0     0   0  0   0  |  1  |    0    |  1  |   0   |  1  |   0
+    action_mask     0     0   0  0   0  |  1  |    0    |  1  |   0   |  1  |   0
     episode         0     0   0  0   0  |  0  |    0    |  1  |   1   |  2  |   2
     turn            -     -   -  -   -  |  0  |    0    |  0  |   0   |  0  |   0
 
-The first five tokens are the row's prompt, the rest its completion. `env_mask` is 1 exactly at the tokens the policy
+The first five tokens are the row's prompt, the rest its completion. `action_mask` is 1 exactly at the tokens the policy
 sampled: only they get log-probabilities, advantages and gradients. The last observation is dropped because nothing is
 sampled after it, and an end token closes the row. `returns` of this trial are `(0.0, 1.0, 1.0)`.
 """

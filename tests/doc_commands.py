@@ -63,7 +63,7 @@ class Run:
     """Typed at prompts."""
 
 
-SHORT = " --max_steps 4 --warmup_trials 512 --warmup_max_steps 4"
+SHORT = " --max_steps 4 --imitation_trials 512 --imitation_max_steps 4"
 """For GRPO runs of models from scratch."""
 SHORT_PRETRAIN = " --eval_sequences 8 --final_eval_sequences 8"
 

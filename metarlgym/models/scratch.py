@@ -35,12 +35,12 @@ class ScratchArguments:
     scratch_init_std: float | None = field(
         default=None, metadata={"help": "Standard deviation of the initial weights; default: 1/sqrt(hidden size)."}
     )
-    warmup_trials: int = field(
+    imitation_trials: int = field(
         default=20_000, metadata={"help": "Number of random-play trials for the warm-up; 0: no warm-up."}
     )
-    warmup_max_steps: int = field(default=1_000, metadata={"help": "Maximum number of warm-up steps."})
-    warmup_batch_size: int = field(default=256, metadata={"help": "Batch size of the warm-up, in trials."})
-    warmup_learning_rate: float = field(default=1e-3, metadata={"help": "Learning rate of the warm-up (AdamW)."})
+    imitation_max_steps: int = field(default=1_000, metadata={"help": "Maximum number of warm-up steps."})
+    imitation_batch_size: int = field(default=256, metadata={"help": "Batch size of the warm-up, in trials."})
+    imitation_learning_rate: float = field(default=1e-3, metadata={"help": "Learning rate of the warm-up (AdamW)."})
 
     def __post_init__(self) -> None:
         check_values(self)

@@ -241,7 +241,7 @@ class Session:
             text = self.renderer.decode_action(reply.ids)
         if self._timed:
             row = self._transcript
-            lengths = (0, 0, 0) if row is None else (len(self.trajectory.rows), len(row.ids), len(row.env_mask))
+            lengths = (0, 0, 0) if row is None else (len(self.trajectory.rows), len(row.ids), len(row.action_mask))
             self._mark = (text, self._episode, self._turn, self.context, *lengths)
         step = self.trial.step(text)
         self._turn += 1

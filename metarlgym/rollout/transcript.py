@@ -11,7 +11,7 @@ from typing import Any
 class Transcript:
     """Token ids of one context with per-token data.
 
-    The first `prompt_len` ids are the row's prompt. The lists `env_mask`, `logprobs`, `episode` and `turn` cover the
+    The first `prompt_len` ids are the row's prompt. The lists `action_mask`, `logprobs`, `episode` and `turn` cover the
     completion, that is `ids[prompt_len:]`. Ids are only ever appended: sampled tokens are never decoded and re-encoded.
     """
 
@@ -19,7 +19,7 @@ class Transcript:
     prompt_len: int
     first_episode: int = 0
     """Index of the episode for which this context was opened."""
-    env_mask: list[int] = field(default_factory=list)
+    action_mask: list[int] = field(default_factory=list)
     """1 at tokens sampled by the policy, 0 at tokens of the environment."""
     logprobs: list[float] = field(default_factory=list)
     """Log-probability of each sampled token under the policy that sampled it, at its temperature; 0.0 elsewhere."""
@@ -48,14 +48,14 @@ class Transcript:
     def _append(self, ids: Sequence[int], logprobs: Sequence[float], mask: int, episode: int, turn: int) -> None:
         if len(ids) == 1:  # the usual case for models trained from scratch
             self.ids.append(ids[0])
-            self.env_mask.append(mask)
+            self.action_mask.append(mask)
             self.logprobs.append(logprobs[0])
             self.episode.append(episode)
             self.turn.append(turn)
             return
         n = len(ids)
         self.ids.extend(ids)
-        self.env_mask.extend([mask] * n)
+        self.action_mask.extend([mask] * n)
         self.logprobs.extend(logprobs)
         self.episode.extend([episode] * n)
         self.turn.extend([turn] * n)
@@ -66,7 +66,7 @@ class Transcript:
             self.ids[:ids],
             self.prompt_len,
             self.first_episode,
-            self.env_mask[:completion],
+            self.action_mask[:completion],
             self.logprobs[:completion],
             self.episode[:completion],
             self.turn[:completion],
@@ -77,10 +77,10 @@ class Transcript:
 
         TRL counts a row as truncated unless its last token is an end token.
         """
-        keep = len(self.env_mask)
-        while keep and not self.env_mask[keep - 1]:
+        keep = len(self.action_mask)
+        while keep and not self.action_mask[keep - 1]:
             keep -= 1
-        for values in (self.env_mask, self.logprobs, self.episode, self.turn):
+        for values in (self.action_mask, self.logprobs, self.episode, self.turn):
             del values[keep:]
         del self.ids[self.prompt_len + keep :]
         if not keep or self.ids[-1] not in end_ids:
@@ -96,7 +96,7 @@ class Transcript:
         data: dict[str, Any] = {
             "ids": self.ids,
             "prompt_len": self.prompt_len,
-            "env_mask": self.env_mask,
+            "action_mask": self.action_mask,
             "logprobs": self.logprobs,
             "episode": self.episode,
             "turn": self.turn,

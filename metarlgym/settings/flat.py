@@ -19,6 +19,7 @@ from typing import Any, NoReturn, get_type_hints
 
 from metarlgym.datatypes import ConfigError, MetaRLGymError
 from metarlgym.files import expand
+from metarlgym.settings.renamed import renamed, renamed_options
 from metarlgym.settings.value_types import accepts, fit, show
 from metarlgym.settings.yaml_file import is_file, read_yaml
 
@@ -151,7 +152,7 @@ def read_flat(
     Raises:
         ConfigError: on an invalid name or value.
     """
-    said = _read_options(arguments, groups, command)
+    said = _read_options(renamed_options(arguments, warn=True), groups, command)
     configs = said.pop("config", [])
     if len(configs) > 1:
         raise ConfigError(f"--config is given {len(configs)} times: settings come from one file.")
@@ -159,7 +160,7 @@ def read_flat(
     folder = "runs/run"
     if configs:
         path = find_config(configs[0], command)
-        content = read_yaml(path)
+        content = renamed(read_yaml(path), warn=True)
         folder = f"runs/{path.stem}"
     environment = _environment(content.pop("env", None))
     _check_names(list(content), str(configs[0]) if configs else "", groups, command)

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from metarlgym.settings.flat import find_config
+from metarlgym.settings.renamed import renamed, renamed_options
 from metarlgym.settings.yaml_file import read_yaml
 
 
@@ -38,7 +39,11 @@ def values_given(arguments: Sequence[str], command: str) -> Given:
     Raises:
         ConfigError: if the file cannot be found or read.
     """
-    words = [part for a in arguments for part in (a.split("=", 1) if a.startswith("--") and "=" in a else [a])]
+    words = [
+        part
+        for a in renamed_options(arguments)
+        for part in (a.split("=", 1) if a.startswith("--") and "=" in a else [a])
+    ]
     line: dict[str, list[str]] = {}
     name = ""
     for word in words:
@@ -48,7 +53,7 @@ def values_given(arguments: Sequence[str], command: str) -> Given:
         elif name:
             line[name].append(word)
     config = line.pop("config", [])
-    file = read_yaml(find_config(config[0], command)) if config else {}
+    file = renamed(read_yaml(find_config(config[0], command))) if config else {}
     file.pop("env", None)  # environment variables, as in TRL
     found: dict[str, Any] = {}
     for name, said in line.items():

@@ -55,7 +55,9 @@ class TrialBatch:
         for i, trajectory in enumerate(trajectories):
             # A context without sampled tokens has no training signal: a filler saves processing its prompt.
             rows = [
-                row if any(row.env_mask) else Transcript.filler([renderer.end_id], renderer.end_id, row.first_episode)
+                row
+                if any(row.action_mask)
+                else Transcript.filler([renderer.end_id], renderer.end_id, row.first_episode)
                 for row in trajectory.rows
             ]
             if not rows:  # the environment failed before its opening
@@ -73,7 +75,7 @@ class TrialBatch:
             "prompt_ids": [row.ids[: row.prompt_len] for row in self.rows],
             "completion_ids": [row.completion_ids for row in self.rows],
             "logprobs": [row.logprobs for row in self.rows],
-            "env_mask": [row.env_mask for row in self.rows],
+            "env_mask": [row.action_mask for row in self.rows],
             "trial_return": [totals[i] for i in self.row_trial],
         }
 
@@ -105,7 +107,7 @@ class TrialBatch:
             values[own],
             [row.episode for row in self.rows],
             [row.turn for row in self.rows],
-            [row.env_mask for row in self.rows],
+            [row.action_mask for row in self.rows],
             length,
         )
         return Credit(painted, signal[own], _metrics(outcomes, returns, alive, strength))

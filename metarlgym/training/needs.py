@@ -174,17 +174,17 @@ NEEDS: tuple[Needs, ...] = (
     Needs("sample_trials", "sample_every above 0", "sample_every", lambda s: s.run.sample_every > 0),
     # the model
     Needs(
-        "scratch_tokenizer scratch_hidden_size scratch_layers scratch_heads scratch_init_std warmup_trials "
-        "warmup_max_steps warmup_batch_size warmup_learning_rate",
+        "scratch_tokenizer scratch_hidden_size scratch_layers scratch_heads scratch_init_std imitation_trials "
+        "imitation_max_steps imitation_batch_size imitation_learning_rate",
         "a model made from scratch (no model_name_or_path)",
         "model_name_or_path",
         lambda s: not s.model.model_name_or_path,
     ),
     Needs(
-        "warmup_max_steps warmup_batch_size warmup_learning_rate",
-        "warmup_trials above 0",
-        "warmup_trials",
-        lambda s: s.scratch.warmup_trials > 0,
+        "imitation_max_steps imitation_batch_size imitation_learning_rate",
+        "imitation_trials above 0",
+        "imitation_trials",
+        lambda s: s.scratch.imitation_trials > 0,
     ),
     Needs(
         "model_revision dtype attn_implementation trust_remote_code chat_template_kwargs",

@@ -176,7 +176,7 @@ class ScratchModel:
             f"context {self.context}",
             highlight=False,
         )
-        if scratch.warmup_trials:
+        if scratch.imitation_trials:
             self._warm_up(model, start, console)
         start.mkdir(parents=True, exist_ok=True)
         with marked(start, LAYOUTS["train"].folders["start"]):
@@ -188,7 +188,7 @@ class ScratchModel:
         with console.status("warm-up: playing random trials") as status:
 
             def report(step: int, loss: float) -> None:
-                line = f"warm-up step {step}/{scratch.warmup_max_steps}: loss on late outcomes {loss:.3f}"
+                line = f"warm-up step {step}/{scratch.imitation_max_steps}: loss on late outcomes {loss:.3f}"
                 status.update(line)
                 if not console.is_terminal and step % 200 == 0:
                     console.print(line, highlight=False)

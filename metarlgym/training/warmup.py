@@ -6,7 +6,7 @@ pretrained language model already has these abilities; a randomly initialized ne
 
 Progress is measured by the loss on late outcomes: environment tokens in the last third of the episodes. Without using
 its context, a model can at best reach their entropy given the preceding action; a loss below that shows that in-context
-lookup has formed. The warm-up ends when the loss has dropped below that and plateaued, or at `warmup_max_steps`.
+lookup has formed. The warm-up ends when the loss has dropped below that and plateaued, or at `imitation_max_steps`.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class LateOutcomes:
         counts: dict[int, Counter[int]] = defaultdict(Counter)
         for i, row in enumerate(rows):
             ids[i, : len(row.ids)] = torch.tensor(row.ids)
-            for j, (episode, sampled) in enumerate(zip(row.episode, row.env_mask, strict=True)):
+            for j, (episode, sampled) in enumerate(zip(row.episode, row.action_mask, strict=True)):
                 position = row.prompt_len + j
                 if not sampled and 3 * episode >= 2 * last and position < len(row.ids) - 1:
                     mask[i, position] = True
@@ -129,16 +129,16 @@ def warm_up(
     Returns:
         `steps`, `late_loss` and `memoryless_loss`.
     """
-    rows = random_play(group, make_trial, renderer, args.warmup_trials + HELD_OUT, seed)
+    rows = random_play(group, make_trial, renderer, args.imitation_trials + HELD_OUT, seed)
     late = LateOutcomes.of(rows[:HELD_OUT])
     data = Dataset.from_dict({"input_ids": [row.ids for row in rows[HELD_OUT:]]})
     trainer = SFTTrainer(
         model=model,
         args=SFTConfig(
             output_dir=folder,
-            max_steps=args.warmup_max_steps,
-            per_device_train_batch_size=args.warmup_batch_size,
-            learning_rate=args.warmup_learning_rate,
+            max_steps=args.imitation_max_steps,
+            per_device_train_batch_size=args.imitation_batch_size,
+            learning_rate=args.imitation_learning_rate,
             lr_scheduler_type="constant_with_warmup",
             warmup_steps=20,
             weight_decay=0.0,

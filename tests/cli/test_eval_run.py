@@ -25,7 +25,7 @@ SETTINGS = {
     "scratch_hidden_size": "16",
     "scratch_layers": "1",
     "scratch_heads": "2",
-    "warmup_trials": "0",
+    "imitation_trials": "0",
     "final_eval_trials": "24",
     "learning_rate": "1e-2",
     "threads": "1",

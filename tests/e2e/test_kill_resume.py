@@ -18,7 +18,7 @@ pytestmark = pytest.mark.e2e
 SAMPLES = 4
 SMALL = [
     *("--config", "quickstart", "--max_steps", "24", "--save_steps", "4", "--save_total_limit", "10"),
-    *("--per_device_train_batch_size", "64", "--warmup_trials", "512", "--warmup_max_steps", "20"),
+    *("--per_device_train_batch_size", "64", "--imitation_trials", "512", "--imitation_max_steps", "20"),
     *("--sample_every", "1", "--sample_trials", str(SAMPLES), "--logging_steps", "1", "--final_eval_trials", "0"),
 ]
 

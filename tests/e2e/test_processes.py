@@ -13,7 +13,7 @@ from tests.e2e.conftest import ROOT, TORCHRUN, ZERO3
 pytestmark = pytest.mark.e2e
 
 ARGUMENTS = [
-    *("--config", "quickstart", "--max_steps", "6", "--save_strategy", "no", "--warmup_trials", "0"),
+    *("--config", "quickstart", "--max_steps", "6", "--save_strategy", "no", "--imitation_trials", "0"),
     *("--sample_every", "1", "--sample_trials", "4", "--logging_steps", "1", "--final_eval_trials", "64"),
     *("--eval_strategy", "steps", "--eval_steps", "3", "--eval_trials", "64"),
 ]

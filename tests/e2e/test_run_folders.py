@@ -19,7 +19,7 @@ TRAIN = [
     *("--env_id", "Doors-v0", "--env_args", '{"doors": 3, "style": "terse"}', "--episodes", "2"),
     *("--trials_per_task", "4", "--per_device_train_batch_size", "8", "--scratch_hidden_size", "16"),
     *("--scratch_layers", "1", "--scratch_heads", "2", "--threads", "1", "--final_eval_trials", "4"),
-    *("--max_steps", "100000", "--save_steps", "4", "--save_total_limit", "2", "--warmup_trials", "256"),
+    *("--max_steps", "100000", "--save_steps", "4", "--save_total_limit", "2", "--imitation_trials", "256"),
 ]
 PRETRAIN = [
     *("--source", "piecewise", "--source_args", '{"law": "lin", "T": 16}', "--hidden_size", "8", "--num_layers", "1"),
@@ -135,7 +135,7 @@ def test_two_processes_hear_of_a_refusal(tmp_path):
 @pytest.mark.parametrize("number", [pytest.param(signal.SIGKILL, marks=slow), pytest.param(signal.SIGTERM, marks=e2e)])
 def test_stopped_in_the_middle_of_the_warm_up(number, tmp_path):
     folder = tmp_path / "runs" / "a"
-    process = start("train", folder, "--warmup_trials", "20000")
+    process = start("train", folder, "--imitation_trials", "20000")
     wait_for(process, folder, "run.json")
     time.sleep(0.5)
     text, status, _ = press(process, number)

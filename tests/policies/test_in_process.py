@@ -39,7 +39,7 @@ def rows(trajectories):
 def check_logprobs(model, played, temperature=1.0):
     for row in rows(played):
         expected = full_logprobs(model, row.ids, temperature)[row.prompt_len - 1 :]
-        sampled = torch.tensor(row.env_mask).bool()
+        sampled = torch.tensor(row.action_mask).bool()
         torch.testing.assert_close(torch.tensor(row.logprobs)[sampled], expected[sampled], atol=1e-5, rtol=1e-5)
         assert not any(torch.tensor(row.logprobs)[~sampled])
 
@@ -95,7 +95,7 @@ def test_logprobs_of_a_model_with_lora(words):
     with model.disable_adapter():
         row = played[0].rows[0]
         plain = full_logprobs(model, row.ids)[row.prompt_len - 1 :]
-    sampled = torch.tensor(row.env_mask).bool()
+    sampled = torch.tensor(row.action_mask).bool()
     assert not torch.allclose(torch.tensor(row.logprobs)[sampled], plain[sampled], atol=1e-3)
 
 
@@ -158,7 +158,7 @@ def test_greedy_is_generates_greedy(letters):
     model, renderer, trials = letters
     played, _ = play(model, renderer, trials[:4], SHORT, greedy=True)
     for row in rows(played):
-        runs = [i for i, m in enumerate(row.env_mask) if m and (i == 0 or not row.env_mask[i - 1])]
+        runs = [i for i, m in enumerate(row.action_mask) if m and (i == 0 or not row.action_mask[i - 1])]
         for start in runs:
             place = row.prompt_len + start
             out = model.eval().generate(
@@ -168,7 +168,7 @@ def test_greedy_is_generates_greedy(letters):
                 eos_token_id=renderer.end_id,
                 pad_token_id=renderer.tokenizer.pad_token_id,
             )[0, place:]
-            action = [t for t, m in zip(row.ids[place : place + 5], row.env_mask[start : start + 5]) if m]
+            action = [t for t, m in zip(row.ids[place : place + 5], row.action_mask[start : start + 5]) if m]
             assert action == out.tolist()[: len(action)]
             assert len(action) == len(out)
 
@@ -186,7 +186,7 @@ def test_no_token_is_encoded_twice(words):
     model, renderer, trials = words
     played, policy = play(model, renderer, trials, concurrency=7)
     # All but the last action of a row (nothing is sampled after it) and the end token that closes the row.
-    needed = sum(len(row.ids) - 1 - (not row.env_mask[-1]) for row in rows(played))
+    needed = sum(len(row.ids) - 1 - (not row.action_mask[-1]) for row in rows(played))
     # The first seven trials begin together, and their prompts are the same.
     assert policy.encoded_tokens == needed - 6 * played[0].rows[0].prompt_len
 
@@ -243,7 +243,7 @@ def test_an_action_ends_with_the_end_token_or_is_cut(letters):
         row = trajectory.rows[0]
         cut = 0
         run = []
-        for token, mine in zip([*row.completion_ids, None], [*row.env_mask, 0]):
+        for token, mine in zip([*row.completion_ids, None], [*row.action_mask, 0]):
             if mine:
                 run.append(token)
                 continue

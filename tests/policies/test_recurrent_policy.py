@@ -26,7 +26,7 @@ def parts(request):
 def check_logprobs(model, played):
     for row in (row for t in played for row in t.rows):
         expected = full_logprobs(model, row.ids)[row.prompt_len - 1 :]
-        sampled = torch.tensor(row.env_mask).bool()
+        sampled = torch.tensor(row.action_mask).bool()
         torch.testing.assert_close(torch.tensor(row.logprobs)[sampled], expected[sampled], atol=1e-5, rtol=1e-5)
 
 
@@ -36,7 +36,7 @@ def test_logprobs_are_those_of_a_plain_pass(parts):
     assert not any(t.error for t in played)
     check_logprobs(model, played)
     rows = [row for t in played for row in t.rows]
-    needed = sum(len(row.ids) - 1 - (not row.env_mask[-1]) for row in rows)
+    needed = sum(len(row.ids) - 1 - (not row.action_mask[-1]) for row in rows)
     assert policy.encoded_tokens == needed - 6 * rows[0].prompt_len  # each once; the first seven share their prompt
 
 
@@ -87,7 +87,7 @@ def test_grpo_scores_what_was_sampled(parts, tmp_path):
                 trainer.model, ids, mask, out["completion_ids"].shape[1]
             )[0]
         for logps, row in zip(scored, trainer._batch.rows, strict=True):
-            for logp, sampled, own in zip(logps.tolist(), row.logprobs, row.env_mask):
+            for logp, sampled, own in zip(logps.tolist(), row.logprobs, row.action_mask):
                 gaps.append(abs(logp - sampled) * own)
         return out
 

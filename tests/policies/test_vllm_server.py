@@ -61,7 +61,7 @@ def test_replies_become_actions(fake):
     for trajectory in played:
         assert trajectory.error is None
         row = trajectory.rows[0]
-        for token, logprob, own in zip(row.completion_ids, row.logprobs, row.env_mask):
+        for token, logprob, own in zip(row.completion_ids, row.logprobs, row.action_mask):
             assert not own or logprob == -1.0 - token / 100
     assert any(t.truncated_actions for t in played)
 

@@ -48,7 +48,7 @@ def test_last_k_shows_the_last_episodes():
 def test_contexts_of_last_k_hold_the_history_in_their_prompt():
     rows = play(LastK(1)).rows
     assert [row.prompt_len for row in rows] == [2, 4, 4]
-    assert [row.env_mask for row in rows] == [[1, 0]] * 3
+    assert [row.action_mask for row in rows] == [[1, 0]] * 3
     assert [row.first_episode for row in rows] == [0, 1, 2]
     assert [row.episode for row in rows] == [[0, 0], [1, 1], [2, 2]]
 

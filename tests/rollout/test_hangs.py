@@ -203,9 +203,9 @@ def test_a_step_that_comes_back_late_changes_nothing(blocking, memory, hang):
     assert everything() == before
     # Rows are closed, and hold the tokens of all actions and no others.
     assert all(row.ids[-1] in renderer.end_ids for row in cut.rows)
-    assert sum(sum(row.env_mask) for row in cut.rows) == 3 * cut.turns  # two digits and the end token
+    assert sum(sum(row.action_mask) for row in cut.rows) == 3 * cut.turns  # two digits and the end token
     for row in cut.rows:
-        lengths = {len(row.env_mask), len(row.logprobs), len(row.episode), len(row.turn)}
+        lengths = {len(row.action_mask), len(row.logprobs), len(row.episode), len(row.turn)}
         assert lengths == {len(row.ids) - row.prompt_len}
     if memory is not None:
         assert [row.first_episode for row in cut.rows] == list(range(len(cut.episodes)))

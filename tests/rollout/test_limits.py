@@ -101,7 +101,7 @@ def test_action_tokens_cut_the_action_and_the_environment_gets_what_there_is():
     assert played.stop is StopReason.TERMINATED
     row = played.rows[0]
     start = row.prompt_len
-    assert row.env_mask[:4] == [1, 1, 1, 0]
+    assert row.action_mask[:4] == [1, 1, 1, 0]
     assert row.ids[start + 3] == renderer.end_id  # the bridge ended it, so it is no token of the policy
 
 
@@ -143,7 +143,7 @@ def test_trial_seconds_while_the_policy_never_answers():
     assert time.monotonic() - start < 2
     assert played.stop is StopReason.TIME_LIMIT
     assert turns(played) == [0]
-    assert played.rows[0].env_mask == [0]
+    assert played.rows[0].action_mask == [0]
 
 
 def test_an_answer_that_comes_too_late_is_ignored():

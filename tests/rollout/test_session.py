@@ -135,7 +135,7 @@ def test_tokens_of_a_trial_in_the_order_they_came():
     (row,) = played.rows
     assert WORDS.decode(row.ids) == "<bos> guess 9 lower 2 correct / 2 <end>"
     assert row.prompt_len == 2
-    assert row.env_mask == [1, 0, 1, 0, 0, 1, 0]
+    assert row.action_mask == [1, 0, 1, 0, 0, 1, 0]
     assert row.episode == [0, 0, 0, 1, 1, 1, 1]
     assert row.turn == [0, 1, 1, 0, 0, 0, 0]
     assert row.logprobs == [-1.0, 0.0, -1.0, 0.0, 0.0, -1.0, 0.0]

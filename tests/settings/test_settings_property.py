@@ -23,7 +23,7 @@ TRAIN = {
     "env_args": {"doors": 3, "style": "terse"},
     "episodes": 2,
     "trials_per_task": 4,
-    "warmup_trials": 0,
+    "imitation_trials": 0,
     "scratch_hidden_size": 16,
     "scratch_layers": 1,
     "scratch_heads": 2,

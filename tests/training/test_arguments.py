@@ -128,3 +128,17 @@ def test_broken_yaml_is_one_line_that_names_the_file(tmp_path):
 def test_values_of_a_wrong_type_in_a_file_are_refused(tmp_path, content):
     with pytest.raises(ConfigError, match=next(iter(content))):
         parse(write(tmp_path / "a.yaml", env_id="Doors-v0", **content))
+
+
+def test_old_names_are_read_with_a_warning(tmp_path):
+    path = tmp_path / "old.yaml"
+    path.write_text("env_id: Doors-v0\nmax_steps: 3\nwarmup_trials: 64\n")
+    with pytest.warns(UserWarning, match="warmup_trials is called imitation_trials now"):
+        settings = parse(["--config", str(path)])
+    assert settings.scratch.imitation_trials == 64 and "warmup_trials" not in settings.resolved()
+    with pytest.warns(UserWarning, match="--warmup_max_steps is called --imitation_max_steps now"):
+        settings = parse(["--config", str(path), "--warmup_max_steps", "7", "--imitation_batch_size=9"])
+    assert (settings.scratch.imitation_max_steps, settings.scratch.imitation_batch_size) == (7, 9)
+    path.write_text("env_id: Doors-v0\nmax_steps: 3\nwarmup_trials: 64\nimitation_trials: 64\n")
+    with pytest.raises(ConfigError, match="warmup_trials is the old name of imitation_trials, and both are given"):
+        parse(["--config", str(path)])

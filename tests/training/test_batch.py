@@ -126,5 +126,5 @@ def test_a_success_that_ends_trials_leaves_filler_rows_in_real_rollouts(tmp_path
     assert short
     for i, trajectory in enumerate(rows.trajectories):
         mine = rows.rows[3 * i : 3 * i + 3]
-        assert [any(row.env_mask) for row in mine] == [n < len(trajectory.episodes) for n in range(3)]
+        assert [any(row.action_mask) for row in mine] == [n < len(trajectory.episodes) for n in range(3)]
         assert all(row.ids[-1] in trainer.renderer.end_ids for row in mine)

@@ -37,7 +37,7 @@ BASE = {
     "env_args": {"doors": 3, "style": "terse"},
     "episodes": 2,
     "trials_per_task": 4,
-    "warmup_trials": 0,
+    "imitation_trials": 0,
     "scratch_hidden_size": 16,
     "scratch_layers": 1,
     "scratch_heads": 2,
@@ -60,7 +60,7 @@ TWICE = {"num_iterations": 2, "max_steps": 4, "learning_rate": 3e-3}
 """Each rollout is trained on twice, so that ratios differ from 1."""
 KL = {"beta": 0.5, "max_steps": 4}
 LORA = {"use_peft": True, "lora_r": 4, "lora_target_modules": ["q_proj", "k_proj"]}
-WARM = {"warmup_trials": 32, "warmup_max_steps": 2, "warmup_batch_size": 16, "max_steps": 1}
+WARM = {"imitation_trials": 32, "imitation_max_steps": 2, "imitation_batch_size": 16, "max_steps": 1}
 
 WEIGHTS: dict[str, tuple[dict, object]] = {
     # of TRL and transformers
@@ -126,10 +126,10 @@ WEIGHTS: dict[str, tuple[dict, object]] = {
     "scratch_layers": ({}, 2),
     "scratch_heads": ({}, 1),
     "scratch_init_std": ({}, 0.02),
-    "warmup_trials": (WARM, 512),
-    "warmup_max_steps": (WARM, 1),
-    "warmup_batch_size": (WARM, 8),
-    "warmup_learning_rate": (WARM, 1e-2),
+    "imitation_trials": (WARM, 512),
+    "imitation_max_steps": (WARM, 1),
+    "imitation_batch_size": (WARM, 8),
+    "imitation_learning_rate": (WARM, 1e-2),
     "episodes": ({}, 3),
     "trials_per_task": ({}, 8),
     "memory": ({}, "last_1"),
@@ -260,7 +260,7 @@ class Run:
         self.folder = folder / "out"
         given = dict(BASE)
         if "model_name_or_path" in settings:
-            given = {k: v for k, v in given.items() if not k.startswith(("scratch_", "warmup_"))}
+            given = {k: v for k, v in given.items() if not k.startswith(("scratch_", "imitation_"))}
         made = []
 
         class Kept(running.MetaGRPOTrainer):
@@ -421,7 +421,7 @@ SET = {
 }
 """Values for fields of which `other` would not be a valid one."""
 
-GIVEN_MODEL = {k: None for k in BASE if k.startswith(("scratch_", "warmup_"))} | {"model_name_or_path": "m"}
+GIVEN_MODEL = {k: None for k in BASE if k.startswith(("scratch_", "imitation_"))} | {"model_name_or_path": "m"}
 IDLE = {
     "logging_strategy=steps": {"logging_strategy": "no", "logging_steps": None},
     "a schedule with a warm-up (not lr_scheduler_type=constant)": {"lr_scheduler_type": "constant"},
@@ -497,7 +497,7 @@ def test_a_config_stays_usable_with_options_that_switch_things_off(tmp_path):
     quickstart = ["--config", "quickstart", "--output_dir", str(tmp_path)]
     with pytest.warns(UserWarning, match="save_steps=100 of the config file will have no effect"):
         assert parse([*quickstart, "--save_strategy", "no"]).grpo.save_strategy == "no"
-    with pytest.warns(UserWarning, match="scratch_heads=2, warmup_max_steps=800 of the config file"):
+    with pytest.warns(UserWarning, match="scratch_heads=2, imitation_max_steps=800 of the config file"):
         settings = parse([*quickstart, "--model_name_or_path", "m"])
     again = tmp_path / "config.yaml"
     again.write_text(yaml.safe_dump(settings.resolved()))

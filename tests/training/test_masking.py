@@ -86,8 +86,8 @@ def test_huge_advantages_at_environment_tokens_change_no_gradient(trainer, batch
 def test_environment_tokens_are_attended_to(trainer, batch):
     """Another observation changes the log-probabilities of later actions."""
     row = trainer._batch.rows[0]
-    first = row.env_mask.index(0)
-    assert first < len(row.env_mask) - 1
+    first = row.action_mask.index(0)
+    assert first < len(row.action_mask) - 1
     place = row.prompt_len + first
     changed = list(row.ids)
     changed[place] = (changed[place] + 1) % trainer.model.config.vocab_size

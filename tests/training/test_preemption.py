@@ -10,8 +10,8 @@ from metarlgym.train import main
 from metarlgym.training.preemption import EXIT_STATUS
 from tests.training.test_run import SMALL
 
-CHANGES = {"save_strategy": "no", "final_eval_trials": "0", "warmup_trials": "0"}
-KEPT = {name: value for name, value in SMALL.items() if name not in ("save_steps", "warmup_max_steps")}
+CHANGES = {"save_strategy": "no", "final_eval_trials": "0", "imitation_trials": "0"}
+KEPT = {name: value for name, value in SMALL.items() if name not in ("save_steps", "imitation_max_steps")}
 SETTINGS = [word for name, value in {**KEPT, **CHANGES}.items() for word in (f"--{name}", value)]
 
 

@@ -38,8 +38,8 @@ SMALL = {
     "scratch_hidden_size": "16",
     "scratch_layers": "1",
     "scratch_heads": "2",
-    "warmup_trials": "256",
-    "warmup_max_steps": "2",
+    "imitation_trials": "256",
+    "imitation_max_steps": "2",
     "sample_every": "2",
     "final_eval_trials": "16",
     "learning_rate": "1e-2",
@@ -47,7 +47,7 @@ SMALL = {
     "seed": "0",
 }
 
-NO_WARMUP = {"warmup_trials": 0, "warmup_max_steps": None}
+NO_IMITATION = {"imitation_trials": 0, "imitation_max_steps": None}
 
 
 def settings(folder, *flags, **changes):
@@ -58,7 +58,7 @@ def settings(folder, *flags, **changes):
 
 def _made(name):
     """Whether a setting is for models made from scratch."""
-    return name.startswith(("scratch_", "warmup_"))
+    return name.startswith(("scratch_", "imitation_"))
 
 
 def run(folder, *flags, **changes):
@@ -328,10 +328,10 @@ def test_a_start_that_fails_leaves_nothing_and_the_next_one_works(done, tmp_path
     monkeypatch.setattr("metarlgym.training.run.MetaGRPOTrainer", broken)
     for folder, flags in ((tmp_path / "a" / "new", ()), (old, ("--overwrite", "True")), (old, ("--resume", "True"))):
         with pytest.raises(RuntimeError, match="cannot be made"):
-            run(folder, *flags, **({} if "--resume" in flags else NO_WARMUP))
+            run(folder, *flags, **({} if "--resume" in flags else NO_IMITATION))
         assert tree(tmp_path) == before and not (tmp_path / "a").exists()
     monkeypatch.undo()
-    run(tmp_path / "a" / "new", max_steps=1, final_eval_trials=0, **NO_WARMUP)
+    run(tmp_path / "a" / "new", max_steps=1, final_eval_trials=0, **NO_IMITATION)
 
 
 def test_a_failing_first_rollout_leaves_nothing(tmp_path, monkeypatch):
@@ -340,7 +340,7 @@ def test_a_failing_first_rollout_leaves_nothing(tmp_path, monkeypatch):
 
     monkeypatch.setattr("metarlgym.rollout.manager.RolloutManager.run", broken)
     with pytest.raises(MetaRLGymError, match="no trial could act"):
-        run(tmp_path / "new", scratch_tokenizer="byte", max_context_tokens=256, max_action_tokens=8, **NO_WARMUP)
+        run(tmp_path / "new", scratch_tokenizer="byte", max_context_tokens=256, max_action_tokens=8, **NO_IMITATION)
     assert not (tmp_path / "new").exists()
 
 

@@ -32,7 +32,7 @@ def test_random_play_has_the_form_of_rollouts():
     (trajectory,), _ = play(model, renderer, specs(DOORS, trial_maker(DOORS), 1))
     assert len(rows) == 20
     assert {row.prompt_len for row in rows} == {trajectory.rows[0].prompt_len}
-    assert rows[0].env_mask == trajectory.rows[0].env_mask
+    assert rows[0].action_mask == trajectory.rows[0].action_mask
     assert [r.ids for r in random_play(DOORS, trial_maker(DOORS), renderer, 20, 0)] == [r.ids for r in rows]
     assert [r.ids for r in random_play(DOORS, trial_maker(DOORS), renderer, 20, 1)] != [r.ids for r in rows]
 
@@ -72,7 +72,7 @@ def test_the_late_loss_is_the_cross_entropy_of_those_tokens():
 def test_a_few_steps_teach_the_format(tmp_path):
     parts = word_parts(DOORS, width=32)
     before, _ = play(parts[0], parts[2], specs(DOORS, trial_maker(DOORS), 200))
-    result = warmed(tmp_path, DOORS, parts, warmup_trials=1500, warmup_max_steps=40, warmup_learning_rate=1e-2)
+    result = warmed(tmp_path, DOORS, parts, imitation_trials=1500, imitation_max_steps=40, imitation_learning_rate=1e-2)
     after, _ = play(parts[0], parts[2], specs(DOORS, trial_maker(DOORS), 200))
     invalid = [sum(e.invalid for t in played for e in t.episodes) / 600 for played in (before, after)]
     assert invalid[0] > 0.3
@@ -85,7 +85,7 @@ def test_the_same_seed_warms_up_the_same_model(tmp_path):
     heads = []
     for _ in range(2):
         parts = word_parts(DOORS)
-        warmed(tmp_path, DOORS, parts, warmup_trials=600, warmup_max_steps=3)
+        warmed(tmp_path, DOORS, parts, imitation_trials=600, imitation_max_steps=3)
         heads.append(parts[0].lm_head.weight.detach().clone())
     assert torch.equal(*heads)
     assert not torch.equal(heads[0], make_model(parts[1]).lm_head.weight)
@@ -94,7 +94,7 @@ def test_the_same_seed_warms_up_the_same_model(tmp_path):
 def test_it_reports_while_it_runs_and_stops_at_the_most_steps(tmp_path):
     model, tokenizer, renderer = word_parts(DOORS)
     seen = []
-    args = ScratchArguments(warmup_trials=512, warmup_max_steps=100, warmup_batch_size=16)
+    args = ScratchArguments(imitation_trials=512, imitation_max_steps=100, imitation_batch_size=16)
     arguments = (model, tokenizer, DOORS, trial_maker(DOORS), renderer, args, 0, str(tmp_path))
     warm_up(*arguments, lambda step, loss: seen.append((step, loss)))
     assert [step for step, _ in seen] == [50, 100]
@@ -106,7 +106,7 @@ def test_it_reports_while_it_runs_and_stops_at_the_most_steps(tmp_path):
 def test_after_the_warm_up_the_policy_plays_as_random_play_does(tmp_path, episodes, random):
     """Uniform over legal actions: the random baseline's score, each door as often, no matter what was seen."""
     parts = word_parts(DOORS, width=32, layers=2)
-    result = warmed(tmp_path, DOORS, parts, episodes, warmup_max_steps=800)
+    result = warmed(tmp_path, DOORS, parts, episodes, imitation_max_steps=800)
     assert result["late_loss"] < result["memoryless_loss"]
     played, _ = play(parts[0], parts[2], specs(DOORS, trial_maker(DOORS, episodes), 4000, seed=5))
     totals = [t.total for t in played]

@@ -112,7 +112,7 @@ def models(tmp_path_factory) -> dict[str, Path]:
         "untied": start_model(folder / "untied", "--untied", "--seed", "1"),
     }
     command = [sys.executable, "-m", "metarlgym.train", "--config", "quickstart", "--output_dir", str(folder / "doors")]
-    command += ["--scratch_hidden_size", "64", "--warmup_trials", "0", "--start-only"]
+    command += ["--scratch_hidden_size", "64", "--imitation_trials", "0", "--start-only"]
     subprocess.run(command, check=True, env=ENVIRONMENT, capture_output=True)
     return made | {"doors": folder / "doors" / "start"}
 

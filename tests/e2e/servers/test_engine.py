@@ -35,7 +35,7 @@ if __name__ == "__main__":
     for trajectory in played[0]:
         row = trajectory.rows[0]
         expected = full_logprobs(model, row.ids)[row.prompt_len - 1:]
-        worst = max(worst, max(abs(float(a) - b) for a, b, own in zip(expected, row.logprobs, row.env_mask) if own))
+        worst = max(worst, max(abs(float(a) - b) for a, b, own in zip(expected, row.logprobs, row.action_mask) if own))
     same = [[r.ids for t in p for r in t.rows] for p in played]
     print("RESULT", json.dumps({"worst": worst, "same": same[0] == same[1], "stops": [t.stop for t in played[0]],
                                 "errors": [t.error for t in played[0]]}))

@@ -1,0 +1,46 @@
+"""Old names of settings. They are still read, with a warning."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from metarlgym.datatypes import ConfigError
+
+RENAMED = {
+    "warmup_trials": "imitation_trials",
+    "warmup_max_steps": "imitation_max_steps",
+    "warmup_batch_size": "imitation_batch_size",
+    "warmup_learning_rate": "imitation_learning_rate",
+}
+"""Old name -> new name. (`warmup_steps` is transformers': the warm-up of the learning rate.)"""
+
+
+def renamed(values: Mapping[str, Any], warn: bool = False) -> dict[str, Any]:
+    """The values under their new names.
+
+    Raises:
+        ConfigError: if a setting is given under both names.
+    """
+    out: dict[str, Any] = {}
+    for name, value in values.items():
+        new = RENAMED.get(name, name)
+        if new in out or (new != name and new in values):
+            raise ConfigError(f"{name} is the old name of {new}, and both are given: leave {name} out.")
+        if new != name and warn:
+            warnings.warn(f"{name} is called {new} now.", stacklevel=3)
+        out[new] = value
+    return out
+
+
+def renamed_options(arguments: Sequence[str], warn: bool = False) -> list[str]:
+    """A command line with the new names of its options."""
+    out = []
+    for word in arguments:
+        option, mark, value = word.partition("=")
+        new = RENAMED.get(option[2:].replace("-", "_")) if option.startswith("--") else None
+        if new and warn:
+            warnings.warn(f"{option} is called --{new} now.", stacklevel=3)
+        out.append(f"--{new}{mark}{value}" if new else word)
+    return out
