@@ -34,7 +34,7 @@ def place_problem(path: Path) -> str | None:
     if real.is_dir():
         return f"is a folder{leads}; name a file in it"
     if not real.absolute().parent.is_dir():
-        return f"cannot be written{leads}: {str(real.parent)!r} is no folder; create it first"
+        return f"cannot be written{leads}: {str(real.parent)!r} is not a folder; create it first"
     if not all(os.access(there, os.W_OK) for there in (real.absolute().parent, *([real] if real.exists() else []))):
         return f"cannot be written{leads}: permission denied; choose another place"
     return None

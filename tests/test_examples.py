@@ -45,7 +45,7 @@ def test_gsm8k_trains_a_tiny_model(tmp_path, monkeypatch):
     ("arguments", "message"),
     [
         (["--episodes", 0], "error: episodes=0"),
-        (["--use_vllm", "false", "--env_args", "{data}"], "error: env_args='{data}' is no JSON"),
+        (["--use_vllm", "false", "--env_args", "{data}"], "error: env_args='{data}' is not JSON"),
         (["--use_vllm", "false", "--env_args", '{"data": "./nowhere"}'], "error: data='./nowhere': no such file"),
     ],
 )

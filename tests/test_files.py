@@ -74,8 +74,8 @@ def test_places_where_nothing_can_be_written(tmp_path):
     (tmp_path / "file").touch()
     assert "is a folder" in place_problem(tmp_path / "folder")
     assert "leads to itself" in place_problem(tmp_path / "loop")
-    assert f"'{tmp_path}/none' is no folder; create it first" in place_problem(tmp_path / "lost")
-    assert "is no folder" in place_problem(tmp_path / "file" / "x")
+    assert f"'{tmp_path}/none' is not a folder; create it first" in place_problem(tmp_path / "lost")
+    assert "is not a folder" in place_problem(tmp_path / "file" / "x")
     assert "permission denied" in place_problem(type(tmp_path)("/proc/nothing/x.json").parent)
     assert place_problem(tmp_path / "file") is None and place_problem(type(tmp_path)("/dev/null")) is None
     assert real_path(tmp_path / "file") == tmp_path / "file"

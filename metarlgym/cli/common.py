@@ -64,9 +64,9 @@ def parse_json(text: str | None, option: str, fix: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
     except json.JSONDecodeError as error:
-        raise ConfigError(f"{option}={text!r} is no JSON ({error}): {fix}.") from None
+        raise ConfigError(f"{option}={text!r} is not JSON ({error}): {fix}.") from None
     if not isinstance(value, dict):
-        raise ConfigError(f"{option}={text!r} is no JSON object: {fix}.")
+        raise ConfigError(f"{option}={text!r} is not a JSON object: {fix}.")
     return value
 
 

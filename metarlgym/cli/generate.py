@@ -221,7 +221,7 @@ def _generate(
         with bar:
             written = write(export, out, progress, lambda text: console.print(text, style="yellow", soft_wrap=True))
     except KeyboardInterrupt as error:
-        text = f"{out} is not complete: run the same command again to go on from the parts that are there."
+        text = f"{out} is not complete: run the same command again to resume from the parts that are there."
         raise Interrupted(text, status_of(type(error))) from None
     state = "" if written.fresh else " (was complete already; nothing was done)"
     console.print(f"{out}: {written.rows:,} rows, {_readable(written.size)}{state}", soft_wrap=True)

@@ -90,7 +90,7 @@ def rewards(s: Subject) -> str | None:
             for _, _, reward, *_ in log[1:]:
                 if not isinstance(reward, float) or not math.isfinite(reward) or not low <= reward <= high:
                     return (
-                        f"reward {reward!r} of type {type(reward).__name__} is no finite float inside "
+                        f"reward {reward!r} of type {type(reward).__name__} is not a finite float inside "
                         f"reward_range={env.reward_range}: return a float, or widen reward_range."
                     )
     except MetaRLGymError as error:
@@ -134,7 +134,7 @@ def turn_limit(s: Subject) -> str | None:
         if limit_of(env) != limit:
             return f"max_turns changes from {limit} to {limit_of(env)} in a game: set it in the constructor."
         if limit is not None and (taken > limit or (taken == limit and env.live)):
-            return f"a game goes on after max_turns={limit} actions: leave step() to Env."
+            return f"a game continues after max_turns={limit} actions: leave step() to Env."
         if log[-1][4] and taken != limit:
             return f"truncated after {taken} actions where max_turns={limit}: use terminated, or state the limit."
     return None

@@ -193,5 +193,5 @@ def copies(s: Subject) -> str | None:
                 return f"{name} fails ({shorten(error_line(error))}): keep only plain values on self."
             for which, each in (("the copy", twin), ("the original", env)):
                 if found := difference(whole, go_on(each, copy.deepcopy(log), replay(script))):
-                    return f"after {name}, {which} goes on otherwise ({found}): keep all state on self, share none."
+                    return f"after {name}, {which} continues differently ({found}): keep all state on self, share none."
     return None

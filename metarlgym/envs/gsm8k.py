@@ -83,7 +83,7 @@ class GSM8K(Env):
         problem = Problem(**params)
         answer = read_number(problem.answer)
         if answer is None:
-            raise ConfigError(f"answer={problem.answer!r} of a task is no number: write it as '42'.")
+            raise ConfigError(f"answer={problem.answer!r} of a task is not a number: write it as '42'.")
         self._answer = answer
         return problem.question
 

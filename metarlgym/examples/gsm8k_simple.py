@@ -45,7 +45,7 @@ def main() -> None:
     try:
         group = TaskGroup("GSM8K-v0", json.loads(args.env_args))
     except json.JSONDecodeError as error:
-        raise ConfigError(f'env_args={args.env_args!r} is no JSON ({error}): write {{"data": "bundled"}}.') from None
+        raise ConfigError(f'env_args={args.env_args!r} is not JSON ({error}): write {{"data": "bundled"}}.') from None
     tokenizer = load_tokenizer(args.model_name_or_path)
     model = load_model(args.model_name_or_path, dtype="float32")  # bf16 only for the passes, not for weight updates
     renderer = make_renderer("auto", tokenizer, group)

@@ -137,7 +137,7 @@ def _mapping(name: str, value: dict[str, Any] | str | None, example: str) -> dic
         try:
             value = json.loads(value)
         except json.JSONDecodeError as error:
-            raise ConfigError(f"{name}={value!r} is no JSON ({error}): write {example}.") from None
+            raise ConfigError(f"{name}={value!r} is not JSON ({error}): write {example}.") from None
     if value is not None and not isinstance(value, dict):
         raise ConfigError(f"{name}={value!r} must be a mapping of settings.")
     return value

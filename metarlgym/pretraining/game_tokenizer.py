@@ -36,7 +36,7 @@ class Words:
     def __init__(self, env_id: str, env_args: dict[str, Any] | None, source: Source) -> None:
         env = registry.make(env_id, **{**(env_args or {}), "style": "terse"})
         if not isinstance(env, PredictionGame):
-            raise ConfigError(f"words_of={env_id!r} is no prediction game: use MetaLM-v0, RLM-v0 or Piecewise-v0.")
+            raise ConfigError(f"words_of={env_id!r} is not a prediction game: use MetaLM-v0, RLM-v0 or Piecewise-v0.")
         names = list(env.words())
         if len(names) != source.vocab_size:
             raise ConfigError(

@@ -143,7 +143,7 @@ class PretrainTrainer(CheckpointMixin, Trainer):
         if math.isfinite(value):
             return
         last, _ = latest_complete(str(self.args.output_dir))
-        kept = f"The last good checkpoint is {last}: go on from there by --resume" if last else "Begin again"
+        kept = f"The last good checkpoint is {last}: resume from there with --resume" if last else "Begin again"
         raise MetaRLGymError(
             f"the {name} is {value} at step {step}. {kept} with a lower learning_rate (it is "
             f"{self.args.learning_rate:g}) or a lower max_grad_norm."

@@ -18,7 +18,7 @@ def mode_of(resume: bool, overwrite: bool) -> Mode:
         ConfigError: if both flags are set.
     """
     if resume and overwrite:
-        raise ConfigError("resume and overwrite exclude each other: go on with the run in output_dir, or replace it.")
+        raise ConfigError("resume and overwrite exclude each other: resume the run in output_dir, or replace it.")
     return "resume" if resume else "overwrite" if overwrite else "new"
 
 

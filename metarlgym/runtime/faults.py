@@ -79,7 +79,7 @@ def backend_fault() -> str:
     """One line about an unknown matplotlib backend."""
     named = os.environ.get("MPLBACKEND")
     if named is None:
-        return "matplotlib's settings name a backend that does not exist: mend matplotlibrc, or set MPLBACKEND=agg."
+        return "matplotlib's settings name a backend that does not exist: fix matplotlibrc, or set MPLBACKEND=agg."
     return f"MPLBACKEND={named!r} is not a backend of matplotlib: unset it, or set MPLBACKEND=agg."
 
 

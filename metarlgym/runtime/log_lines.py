@@ -73,7 +73,7 @@ class Lines:
             if not failed:
                 self.tell(
                     f"{self.path} cannot be written ({error.strerror}): its lines are kept until there is room again; "
-                    "training goes on."
+                    "training continues."
                 )
             return
         if failed:

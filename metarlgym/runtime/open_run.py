@@ -89,12 +89,12 @@ class OpenRun(TrainerCallback):
             again = go_on(self.command, self.arguments)
         if self.stage == "final":
             saved = f"the final model is {self.saved}" if self.saved else kept
-            return Interrupted(f"training is done, the evaluation is not: {saved}; go on with: {again}", status)
+            return Interrupted(f"training is done, the evaluation is not: {saved}; resume with: {again}", status)
         began = self.folder is None or self.folder.committed or self.folder.resumed
         if not began and not self.made:
             return Interrupted(f"before the first step was done: {self.path} is left as it was.", status)
         step = f"step {self.step} of {self.steps}; " if self.steps else ""
-        return Interrupted(f"{step}{kept}; go on with: {again}", status)
+        return Interrupted(f"{step}{kept}; resume with: {again}", status)
 
 
 def go_on(command: str, arguments: Sequence[str]) -> str:

@@ -153,7 +153,7 @@ class RunFolder:
             self.resumed = ours is not None
         elif mode == "new":
             raise ConfigError(
-                f"output_dir={str(root)!r} holds another run: {ELSEWHERE}, go on with it by --resume, or replace it "
+                f"output_dir={str(root)!r} holds another run: {ELSEWHERE}, resume it with --resume, or replace it "
                 "by --overwrite."
             )
         else:

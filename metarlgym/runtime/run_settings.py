@@ -99,7 +99,7 @@ def check_same(folder: Path, now: Mapping[str, Any], may_change: Sequence[str], 
 
 def refusal(folder: Path, name: str, before: Any, after: Any, may_change: Sequence[str]) -> ConfigError:
     return ConfigError(
-        f"{name}={after!r} was {before!r} in {folder}: --resume goes on with the same settings; give the old one, or "
+        f"{name}={after!r} was {before!r} in {folder}: --resume needs the same settings; give the old one, or "
         f"another --output_dir. What may change: {', '.join(may_change)}, and what is logged, saved and evaluated."
     )
 

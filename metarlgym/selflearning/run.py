@@ -136,7 +136,7 @@ def run_selflearning(settings: SelfLearnSettings, console: Console | None = None
             raise
         ended = by()
         done = len(results(path, names)[0])
-        saved = f"{done} of {len(names)} variants are done and kept; go on with: " if folder.committed else ""
+        saved = f"{done} of {len(names)} variants are done and kept; resume with: " if folder.committed else ""
         again = go_on("selflearn", settings.arguments) if saved else f"{path} is left as it was."
         raise Interrupted(saved + again, TERMINATED if by is Terminated else INTERRUPTED) from None
     finally:

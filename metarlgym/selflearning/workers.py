@@ -71,7 +71,7 @@ def side_by_side(
                 name = waiting[future]
                 error = future.exception()
                 if isinstance(error, BrokenProcessPool):
-                    raise MetaRLGymError(f"variant {name}: its process died; --resume goes on with what is left.")
+                    raise MetaRLGymError(f"variant {name}: its process died; --resume runs what is left.")
                 if error is not None:
                     raise _named(error, name) from error
                 yield name
@@ -109,7 +109,7 @@ def _named(error: BaseException, name: str) -> BaseException:
     """Add the variant's name to an error."""
     if isinstance(error, MetaRLGymError):
         return type(error)(f"variant {name}: {error}")
-    error.add_note(f"in variant {name}; finished ones are kept, --resume goes on with the others")
+    error.add_note(f"in variant {name}; finished ones are kept, --resume runs the others")
     return error
 
 

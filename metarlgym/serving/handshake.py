@@ -77,7 +77,7 @@ def wait_for_server(url: str, timeout: float, waiting: Callable[[str], None] | N
                 return
             if status in (404, 405):
                 raise ConfigError(
-                    f"{FIELD}={url!r}: what answers there is no vLLM server (no /health). Check the port."
+                    f"{FIELD}={url!r}: what answers there is not a vLLM server (no /health). Check the port."
                 )
         except requests.RequestException as error:
             problem = type(error).__name__

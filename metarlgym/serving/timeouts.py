@@ -76,7 +76,7 @@ def last_resort(seconds: float, what: str, refusal: Callable[[], str | None]) ->
             if time.monotonic() > deadline or (refused_at and time.monotonic() > refused_at + GRACE):
                 why = refusal() or f"it took longer than weight_sync_timeout={seconds:g} s; a server may have died"
                 print(
-                    f"error: {what} failed: {why}. This process ends now, without a new checkpoint: go on from the "
+                    f"error: {what} failed: {why}. This process ends now, without a new checkpoint: resume from the "
                     "last one with --resume.",
                     file=sys.stderr,
                     flush=True,

@@ -29,7 +29,7 @@ UNUSED: dict[str, str] = {
     ),
     **unused(
         "torch_compile torch_compile_backend torch_compile_mode",
-        "is not supported: sequences of every length would be compiled anew; leave it out.",
+        "is not supported: sequences of every length would be recompiled; leave it out.",
     ),
     "auto_find_batch_size": "is not supported: a smaller batch would be another run; set per_device_train_batch_size.",
     **unused(

@@ -53,7 +53,7 @@ class RunArguments:
             try:
                 self.env_args = json.loads(self.env_args)
             except json.JSONDecodeError as error:
-                raise ConfigError(f'env_args={self.env_args!r} is no JSON ({error}): write {{"doors": 4}}.') from None
+                raise ConfigError(f'env_args={self.env_args!r} is not JSON ({error}): write {{"doors": 4}}.') from None
         if self.env_args is not None and not isinstance(self.env_args, dict):
             raise ConfigError(f"env_args={self.env_args!r} must be a mapping of keyword arguments.")
 

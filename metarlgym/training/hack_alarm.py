@@ -55,7 +55,7 @@ class HackAlarm(TrainerCallback):
         if not already and state.is_world_process_zero:
             worse = ", ".join(self.detector.reasons)
             self.console.print(
-                f"step {state.global_step}: {self.signal} goes on improving while {worse} got worse: it is being hacked"
+                f"step {state.global_step}: {self.signal} keeps improving while {worse} got worse: it is being hacked"
                 + ("; the run ends here, with a checkpoint." if self.stop else "."),
                 highlight=False,
             )

@@ -72,4 +72,4 @@ class Preemption(TrainerCallback):
         if self.step is not None:
             # When the first process exits, the launcher kills the others, which may still be writing.
             PartialState().wait_for_everyone()
-            raise Preempted(f"stopped after step {self.step} as asked; go on with --resume.")
+            raise Preempted(f"stopped after step {self.step} as asked; resume with --resume.")

@@ -32,7 +32,7 @@ class Schedule:
                 raise ValueError
         except ValueError:
             raise ConfigError(
-                f'{name}={text!r} is no schedule: write a number, or points such as "0:0.05, 300:0.01".'
+                f'{name}={text!r} is not a schedule: write a number, or points such as "0:0.05, 300:0.01".'
             ) from None
         if any(b[0] <= a[0] for a, b in itertools.pairwise(points)):
             raise ConfigError(f"{name}={text!r}: the steps of a schedule must increase.")

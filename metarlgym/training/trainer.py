@@ -172,7 +172,7 @@ class MetaGRPOTrainer(ReferenceMixin, CheckpointMixin, GRPOTrainer):
         missing = not (folder / f"checkpoint-{step}" / COMPLETE).exists()
         if step and gather_object([missing])[0]:
             self._save_checkpoint(self.model, trial=None)
-        resume = f" Mend it and go on from step {step} with --resume." if step else ""
+        resume = f" Fix it and resume from step {step} with --resume." if step else ""
         raise AgreedError(f"{problem.rstrip('.')}.{resume}\n{detail}".rstrip()) from cause
 
     # ------------------------------------------------------------------ the rollout

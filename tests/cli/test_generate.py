@@ -45,7 +45,7 @@ def test_stopped_and_run_again(name, stop, whole, tmp_path, capsys):
     there = {path.name: path.stat().st_mtime_ns for path in parts.glob("*.parquet")}
     assert 5 <= len(there) < 120
     if stop == signal.SIGINT:
-        assert process.returncode == 130 and "run the same command again to go on" in " ".join(said.split())
+        assert process.returncode == 130 and "run the same command again to resume" in " ".join(said.split())
         assert not list(parts.glob(".*.tmp"))
     else:
         assert process.returncode == -signal.SIGKILL
@@ -119,8 +119,8 @@ def test_datasets_reads_a_folder_of_shards(tmp_path, monkeypatch):
         (("rlm", "-n", 5), "Missing option '--out'"),
         (("rlm", "-n", 0, "--out", "x.parquet"), "sequences=0 must be at least 1"),
         (("rlm", "-n", 5, "--out", "x.csv"), "ends in '.csv': use .parquet"),
-        (("rlm", "-n", 5, "--out", "no/such/x.parquet"), "'no/such' is no folder; create it first"),
-        (("rlm", "-n", 5, "--out", "no/such/x"), "'no/such' is no folder; create it first"),
+        (("rlm", "-n", 5, "--out", "no/such/x.parquet"), "'no/such' is not a folder; create it first"),
+        (("rlm", "-n", 5, "--out", "no/such/x"), "'no/such' is not a folder; create it first"),
         (("rlm", "-n", 5, "--out", "folder.parquet"), "is a folder: name a file in it"),
         (("rlm", "-n", 5, "--out", "file"), "is a file: name a folder"),
         (("rlm", "-n", 5, "--out", "/proc/x.parquet"), "cannot be written"),
@@ -163,7 +163,7 @@ def test_a_link_is_followed_and_stays(link, tmp_path):
 @pytest.mark.parametrize(
     ("name", "target", "told"),
     [
-        ("x.parquet", "none/x.parquet", "none' is no folder; create it first"),
+        ("x.parquet", "none/x.parquet", "none' is not a folder; create it first"),
         ("x", "none", "none', which does not exist: create that folder first"),
         ("x.parquet", "x.parquet", "is a link that leads to itself"),
         ("x", "x", "is a link that leads to itself"),

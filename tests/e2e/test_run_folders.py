@@ -78,7 +78,7 @@ def test_two_at_once(kind, tmp_path):
         assert third.poll() is None and time.monotonic() < deadline
         time.sleep(0.02)
     text, status, _ = press(third)
-    assert status == 130 and "go on with" in text
+    assert status == 130 and "resume with" in text
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_ctrl_c_of_two_processes(tmp_path):
     wait_for(process, folder, "checkpoint-8/COMPLETE")
     text, status, seconds = press(process)
     assert status != 0 and text.count("stopped: step") == 1 and seconds < 90, text
-    assert "go on with: the same command and --resume" in text
+    assert "resume with: the same command and --resume" in text
     assert not (folder / "run.lock").exists()
 
 

@@ -214,7 +214,7 @@ def test_nothing_is_lost_where_final_cannot_be_written(tmp_path):
     trainer = make_trainer(tmp_path, DOORS, save_strategy="no")
     trainer.train()
     (tmp_path / "final").write_text("in the way")
-    with pytest.raises(MetaRLGymError, match=r"final could not be written .* go on from step 2 with --resume"):
+    with pytest.raises(MetaRLGymError, match=r"final could not be written .* resume from step 2 with --resume"):
         save_final(trainer, trainer.processing_class, settings, tmp_path)
     checkpoint, _ = latest_complete(tmp_path)
     assert checkpoint.name == "checkpoint-2"

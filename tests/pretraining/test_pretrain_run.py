@@ -225,7 +225,7 @@ def test_ctrl_c_is_one_line(moment, tmp_path, monkeypatch, capfd):
     error = capfd.readouterr().err
     line = error[error.index("stopped:") :]
     last = tmp_path / "run" / "checkpoint-1" if moment != "training_step" else tmp_path / "run" / "checkpoint-2"
-    assert f"step 2 of 6; the last complete checkpoint is {last}; go on with: metarlgym pretrain" in line
+    assert f"step 2 of 6; the last complete checkpoint is {last}; resume with: metarlgym pretrain" in line
     assert line.rstrip().endswith("--resume") and line.count("\n") == 1 and "Traceback" not in error
     monkeypatch.undo()
     assert main(["pretrain", *flags(tmp_path / "run", "--resume")]) == 0

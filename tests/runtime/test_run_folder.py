@@ -217,7 +217,7 @@ def test_overwrite_of_a_folder_without_a_run_is_refused(tmp_path):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_run_is_not_replaced_unasked_nor_by_another_kind(kind, tmp_path):
     finished(tmp_path / "run", kind)
-    refused(tmp_path / "run", "holds another run: give another --output_dir, go on with it by --resume", kind)
+    refused(tmp_path / "run", "holds another run: give another --output_dir, resume it with --resume", kind)
     other = next(name for name in KINDS if name != kind)
     for mode in ("new", "overwrite", "resume"):
         refused(tmp_path / "run", f"holds a run of `metarlgym {kind}`", other, mode)

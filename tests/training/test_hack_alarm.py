@@ -39,7 +39,7 @@ def test_alarm_ends_the_run_with_a_checkpoint(tmp_path):
     assert [check["step"] for check in alarm.checks] == list(range(1, step + 1))
     last = alarm.checks[-1]
     assert last["signal"] > alarm.checks[0]["signal"] + 0.1 and last["loss"] > 1.01 * alarm.checks[0]["loss"]
-    assert said.startswith(f"step {step}: trial_return goes on improving while loss got worse")
+    assert said.startswith(f"step {step}: trial_return keeps improving while loss got worse")
     assert latest_complete(tmp_path)[0].name == f"checkpoint-{step}"
 
 

@@ -33,7 +33,7 @@ def test_a_run_that_is_asked_to_stop(how, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(metrics_file.MetricsFile, "on_log", log)
     before = signal.getsignal(signal.SIGTERM)
     assert main([*SETTINGS, "--output_dir", str(folder)]) == EXIT_STATUS
-    assert "stopped after step 3 as asked; go on with --resume" in " ".join(capsys.readouterr().err.split())
+    assert "stopped after step 3 as asked; resume with --resume" in " ".join(capsys.readouterr().err.split())
     assert (folder / "checkpoint-3" / COMPLETE).exists() and not (folder / "final").exists()
     assert (folder / "STOPPED").read_text() == "3\n" and not (folder / "STOP").exists()
     assert signal.getsignal(signal.SIGTERM) == before

@@ -165,7 +165,7 @@ def test_a_resumed_run_with_other_settings_is_warned_of_or_refused(done, tmp_pat
     before = tree(folder)
     for changes in ({"episodes": 2}, {"weight_decay": 0.5}, {"optim": "sgd"}, {"scratch_layers": 2}, {"seed": 1}):
         name = next(iter(changes))
-        with pytest.raises(ConfigError, match=rf"{name}=.* was .*: --resume goes on with the same settings"):
+        with pytest.raises(ConfigError, match=rf"{name}=.* was .*: --resume needs the same settings"):
             run(folder, "--resume", "True", **changes)
     with pytest.raises(ConfigError, match="per_device_train_batch_size=16 was 8"):
         run(folder, "--resume", "True", per_device_train_batch_size=16)
@@ -372,9 +372,9 @@ def test_ctrl_c_is_one_line_that_says_what_is_saved(moment, tmp_path, monkeypatc
     last = tmp_path / "run" / "checkpoint-2"
     told = {
         "warm-up": f"before the first step was done: {tmp_path / 'run'} is left as it was.",
-        "rollout": "step 0 of 4; no checkpoint is written yet; go on with: metarlgym train",
-        "step 3": f"step 3 of 4; the last complete checkpoint is {last}; go on with: metarlgym train",
-        "evaluation": f"training is done, the evaluation is not: the final model is {last.with_name('final')}; go on",
+        "rollout": "step 0 of 4; no checkpoint is written yet; resume with: metarlgym train",
+        "step 3": f"step 3 of 4; the last complete checkpoint is {last}; resume with: metarlgym train",
+        "evaluation": f"training is done, the evaluation is not: the final model is {last.with_name('final')}; resume",
     }
     assert told[moment] in line
     assert (tmp_path / "run").exists() == (moment != "warm-up")

@@ -22,7 +22,7 @@ def test_points_are_joined_by_lines():
 
 @pytest.mark.parametrize("text", ["", "a", "0:1:2", "0:1, 5", "0:, 5:1", "0:x", ","])
 def test_what_is_no_schedule_is_refused_by_name(text):
-    with pytest.raises(ConfigError, match=f"free_shots={text!r} is no schedule"):
+    with pytest.raises(ConfigError, match=f"free_shots={text!r} is not a schedule"):
         Schedule.parse("free_shots", text)
 
 

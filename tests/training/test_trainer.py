@@ -264,7 +264,7 @@ def test_a_rollout_that_fails_leaves_a_checkpoint_to_go_on_from(tmp_path, fragil
             trainer.group = fragile(fatal=True)
 
     trainer.on_trials = breaks
-    with pytest.raises(MetaRLGymError, match="go on from step 2 with --resume"):
+    with pytest.raises(MetaRLGymError, match="resume from step 2 with --resume"):
         trainer.train()
     checkpoint, _ = latest_complete(tmp_path / "broken")
     assert checkpoint.name == "checkpoint-2"

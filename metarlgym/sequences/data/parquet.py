@@ -67,7 +67,7 @@ def write(export: Export, out: str | Path, progress: Progress | None = None, not
     except OSError as error:
         raise ConfigError(
             f"out={str(path)!r} cannot be written: {error.strerror or error}; {writer.done:,} of "
-            f"{export.stop - export.first:,} sequences are there and stay: mend this and run the same again to go on."
+            f"{export.stop - export.first:,} sequences are there and stay: fix this and run the same command again to resume."
         ) from None
 
 
@@ -80,7 +80,7 @@ def _check_place(out: Path) -> None:
         problem = "is a link that leads to itself: remove it, or name another place"
     elif not real.absolute().parent.is_dir():
         leads = "" if real is out else f" (a link to {str(real)!r})"
-        problem = f"cannot be written{leads}: {str(real.parent)!r} is no folder; create it first"
+        problem = f"cannot be written{leads}: {str(real.parent)!r} is not a folder; create it first"
     elif out.suffix and real.is_dir():
         problem = "is a folder: name a file in it"
     elif out.suffix and real.exists() and not real.is_file():

@@ -45,7 +45,7 @@ class Renewal(Predictor):
             raise ConfigError(f"hazard has shape {self._hazard.shape}: give (M + 1,) numbers, M >= 1.")
         wrong = ~((self._hazard >= 0) & (self._hazard <= 1))
         if wrong.any():
-            raise ConfigError(f"hazard holds {self._hazard[wrong][0]}, which is no probability: keep it in [0, 1].")
+            raise ConfigError(f"hazard holds {self._hazard[wrong][0]}, which is not a probability: keep it in [0, 1].")
         self._logarithms = np.empty((2, 0))
         self._logs, self._starts = np.empty(0), np.empty(0, np.int64)
         self._before = np.empty((0, self.alphabet), np.int64)

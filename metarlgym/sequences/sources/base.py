@@ -150,7 +150,9 @@ def check_distribution(name: str, values: Any, shape: tuple[int, ...], sums_over
     try:
         table = np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError):
-        raise ConfigError(f"{name}={str(values)[:40]!r} is no table of numbers: it must have shape {shape}.") from None
+        raise ConfigError(
+            f"{name}={str(values)[:40]!r} is not a table of numbers: it must have shape {shape}."
+        ) from None
     if table.shape != shape:
         raise ConfigError(f"{name} has shape {table.shape}: it must have {shape}.")
     if not (np.isfinite(table).all() and (table >= 0).all()):

@@ -91,7 +91,7 @@ def test_server_killed_in_a_rollout_then_resumed(models, tmp_path):
     print(f"{took:.1f} s after the kill: {told}")
     assert text.count("error: ") == 1  # one process speaks for all
     assert "did not answer for 4 s of retries" in told
-    step = int(re.search(r"go on from step (\d+) with --resume", told)[1])
+    step = int(re.search(r"resume from step (\d+) with --resume", told)[1])
     assert (folder / f"checkpoint-{step}" / "COMPLETE").exists()
     before = [json.loads(line) for line in trials(folder)]
 
@@ -137,7 +137,7 @@ def test_server_lost_during_a_weight_sync(fault, larger, tmp_path):
     assert told, log.read_text()[-3000:]
     print(f"{took:.1f} s: {told[0]}")
     assert "did not get the weights" in told[0] and "--resume" in told[0]
-    step = int(re.search(r"go on from step (\d+)", told[0])[1])
+    step = int(re.search(r"resume from step (\d+)", told[0])[1])
     assert (folder / f"checkpoint-{step}" / "COMPLETE").exists()
     assert took < 8 + 20
 
