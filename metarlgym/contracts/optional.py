@@ -32,7 +32,7 @@ def styles(s: Subject) -> str | None:
         if terse.action_words and defines(terse, "random_action"):
             for entry in play(terse, here, i, mixed(s.rng("style", i), 0.0))[1:]:
                 if len(entry[0].split()) != terse.action_words:
-                    return f"terse action {entry[0]!r} does not have action_words={terse.action_words} words: fix one of them."
+                    return f"terse action {entry[0]!r} does not have action_words={terse.action_words} words: fix one."
     return None
 
 

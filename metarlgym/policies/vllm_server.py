@@ -144,7 +144,7 @@ class VLLMServerPolicy(Policy):
             seen = data["usage"]["prompt_tokens"]
         except (KeyError, IndexError, TypeError, ValueError):
             raise PolicyLost(
-                f"{context.home.url} answered without token_ids and logprobs that can be read, so it is not a vLLM server "
+                f"{context.home.url} answered without readable token_ids and logprobs, so it is not a vLLM server "
                 f"of a known version: {answer[:200].decode(errors='replace')}"
             ) from None
         if choice["finish_reason"] not in ("stop", "length"):

@@ -46,7 +46,7 @@ class ReferenceMixin:
         path = Path(resume_from_checkpoint) / REFERENCE
         if not path.is_file():
             raise ConfigError(
-                f"{path} is missing: this checkpoint was written without sync_ref_model, so a run with it cannot resume "
+                f"{path} is missing: this checkpoint was written without sync_ref_model, so one with it cannot resume "
                 "from there exactly; leave sync_ref_model out, or begin again."
             )
         load_model(self._reference, str(path))

@@ -67,7 +67,7 @@ def write(export: Export, out: str | Path, progress: Progress | None = None, not
     except OSError as error:
         raise ConfigError(
             f"out={str(path)!r} cannot be written: {error.strerror or error}; {writer.done:,} of "
-            f"{export.stop - export.first:,} sequences are there and stay: fix this and run the same command again to resume."
+            f"{export.stop - export.first:,} sequences are kept: fix this and run the same command again to resume."
         ) from None
 
 
