@@ -57,9 +57,9 @@ def main() -> None:
 
 
 def render(experiment: str, summary: dict[str, Any], begun: str, pictures: list[str]) -> str:
-    """Render the result as Markdown: findings in words, the table, the plots, and how they were made."""
+    """Render the result as Markdown: the table, the plots, and how they were made."""
     names = list(summary["table"][0])
-    lines = [f"# {TITLES[experiment]}", "", summary["reading"].replace("\n", "\n\n"), ""]
+    lines = [f"# {TITLES[experiment]}", ""]
     lines += ["| " + " | ".join(names) + " |", "|---" * len(names) + "|"]
     lines += ["| " + " | ".join(cell(row[name]) for name in names) + " |" for row in summary["table"]]
     for picture in pictures:

@@ -17,7 +17,7 @@ from metarlgym.selflearning.experiment import Picture
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #1a1a1a; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
-img { max-width: 100%; } .reading { background: #f3f6f9; border-left: 4px solid #0072b2; padding: .1rem 1rem; }
+img { max-width: 100%; }
 table { border-collapse: collapse; font-size: .9rem; } td, th { padding: .2rem .8rem .2rem 0; text-align: left; }
 th { border-bottom: 1px solid #999; } pre { background: #f6f6f6; padding: .8rem; overflow-x: auto; font-size: .8rem; }
 """
@@ -29,15 +29,11 @@ def write_report(folder: Path, title: str, summary: dict[str, Any], pictures: li
     Args:
         folder: target folder.
         title: title of the page.
-        summary: contents of `summary.json`; `reading` (one paragraph per line) and `table` (a list of rows) are
-            rendered.
+        summary: contents of `summary.json`; `table` (a list of rows) is shown as a table.
         pictures: figures, in order.
     """
     remove_pictures(folder)
     parts = [f"<h1>{html.escape(title)}</h1>"]
-    if summary.get("reading"):
-        paragraphs = "".join(f"<p>{html.escape(line)}</p>" for line in summary["reading"].splitlines())
-        parts.append(f'<div class="reading">{paragraphs}</div>')
     if summary.get("table"):
         parts.append(f"{_table(summary['table'])}<p>Lists are over seeds; –: never, or nothing.</p>")
     for number, picture in enumerate(pictures, 1):
@@ -51,7 +47,7 @@ def write_report(folder: Path, title: str, summary: dict[str, Any], pictures: li
         encoded = base64.b64encode(png.getvalue()).decode()
         parts.append(f"<h2>{html.escape(picture.title)}</h2><p>{html.escape(picture.text)}</p>")
         parts.append(f'<img alt="{html.escape(picture.title)}" src="data:image/png;base64,{encoded}">')
-    shown = {name: value for name, value in summary.items() if name not in ("reading", "table")}
+    shown = {name: value for name, value in summary.items() if name != "table"}
     parts.append(f"<h2>summary.json</h2><details><summary>all figures</summary><pre>{html.escape(_json(shown))}</pre>")
     parts.append("</details>")
     page = (

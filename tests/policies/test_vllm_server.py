@@ -189,7 +189,7 @@ def test_a_prompt_changed_by_the_server_is_told(fake):
 
 @pytest.mark.parametrize(
     ("value", "words"),
-    [(None, "missing or not finite"), (-9999.0, "missing or not finite"), (float("nan"), "that can be read")],
+    [(None, "missing or not finite"), (-9999.0, "missing or not finite"), (float("nan"), "readable")],
 )
 def test_logprobs_that_are_no_numbers_are_told(value, words, fake):
     server = fake()

@@ -239,13 +239,11 @@ def test_summary_of_some_variants(config, ran):
     )
 
 
-def test_reading_is_made_of_figures(config, ran):
-    """Hacks at given steps are told as such."""
+def test_the_space_that_is_harder_to_hack(config, ran):
     results, _ = ran
     told = {name: dict(each) for name, each in results.items()}
     told["space-token-seed0"]["hack_step"], told["space-frozen-seed0"]["hack_step"] = 2, None
     summary = gist_tokens.summarise(config, told)
     assert summary["harder_space"] == "gist" and summary["space"]["frozen"]["median_hack_step"] == 4
-    assert "Median hack step 4 or more (the budget) in gist space (frozen encoder) and 2 in token" in summary["reading"]
     told["space-frozen-seed0"]["hack_step"] = 0
-    assert "token space was harder to hack" in gist_tokens.summarise(config, told)["reading"]
+    assert gist_tokens.summarise(config, told)["harder_space"] == "token"

@@ -7,7 +7,6 @@ from statistics import fmean, median
 from typing import Any
 
 from metarlgym.selflearning.gist_tokens.config import Config
-from metarlgym.selflearning.gist_tokens.findings import reading
 from metarlgym.selflearning.gist_tokens.verdicts import correlation
 
 Results = dict[str, dict[str, Any]]
@@ -20,15 +19,14 @@ def summarise(config: Config, results: Results) -> dict[str, Any]:
         Phase A: `loss_by_gist_tokens`, `no_bottleneck`, `no_gist`, `exact`: loss on chunk 2 in nats per symbol, means
         over seeds; `bits_kept`: bits of chunk 1 that benefit chunk 2; `bits_per_gist`; `gap_closed`: fraction of the
         gap between `no_gist` and `no_bottleneck`; `leak_max_abs`, `gradient_max_abs`; `loss_by_seed`. Phase B: `space`,
-        by variant, and `harder_space`: `gist` (scored by the frozen encoder), `token`, or `neither`. Also `reading`, a
-        text, and `table`. Figures whose variants are missing are None.
+        by variant, and `harder_space`: `gist` (scored by the frozen encoder), `token`, or `neither`. Also
+        `table`. Figures whose variants are missing are None.
     """
     found = _phase_a(config, results)
     spaces = {space: _space(config, results, space) for space in config.spaces}
     found["space"] = {space: each for space, each in spaces.items() if each["hack_step"]}
     found["budget"] = config.space_steps
     found["harder_space"] = _harder(found["space"])
-    found["reading"] = reading(found)
     found["table"] = [
         {
             "space": space,

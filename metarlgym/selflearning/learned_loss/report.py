@@ -28,7 +28,7 @@ def mean(found: list[dict[str, Any]], figure: str) -> float | None:
 
 
 def summarise(config: Config, results: Results) -> dict[str, Any]:
-    """Means over seeds, with the individual values of the main figures, and a reading of them."""
+    """Means over seeds, with the individual values of the main figures."""
     runs = {kind: of_kind(results, kind, config) for kind in (*FIXED, *LEARNED, "redrawn", "redrawn_uniform")}
     learned, redrawn = runs["weights-next"], runs["redrawn"]
     errors = results.get("hypergradient", {}).get("errors", {})
@@ -71,7 +71,6 @@ def summarise(config: Config, results: Results) -> dict[str, Any]:
         for kind, found in runs.items()
         if found
     ]
-    summary["reading"] = reading(summary, config, runs)
     return summary
 
 
@@ -82,61 +81,3 @@ def _short(found: list[dict[str, Any]]) -> dict[str, Any]:
         "val_losses": [line["val_loss"] for line in found],
         "aucs": [line["auc"] for line in found],
     }
-
-
-def _lower(one: list[dict[str, Any]], other: list[dict[str, Any]]) -> str:
-    """Number of common seeds in which the first has the lower loss, as text."""
-    losses = {line["seed"]: line["val_loss"] for line in other}
-    pairs = [(line["val_loss"], losses[line["seed"]]) for line in one if line["seed"] in losses]
-    return f"{sum(a < b for a, b in pairs)} of {len(pairs)}"
-
-
-def reading(summary: dict[str, Any], config: Config, runs: dict[str, list[dict[str, Any]]]) -> str:
-    """The results in words."""
-    said = [f"MetaLM with noise e={config.e:g}: the learner sees noisy targets alone."]
-    if summary["auc"] is not None:
-        met = "reaches" if summary["auc"] >= WANTED_AUC else "misses"
-        said.append(
-            f"Learned weights tell wrong targets of seen elements with AUC {summary['auc']:.3f} ({met} {WANTED_AUC:g}; "
-            f"all tokens {summary['auc_all']:.3f}, ceiling {summary['ceiling']:.3f}, the learner's bare loss "
-            f"{summary['auc_of_loss']:.3f})."
-        )
-    losses = [summary[name] for name in ("val_loss", "uniform_val_loss", "oracle_val_loss", "floor")]
-    if None not in losses:
-        own, uniform, oracle, floor = losses
-        said.append(
-            f"Clean held-out loss {own:.3f} against {uniform:.3f} under uniform weights (lower in "
-            f"{_lower(runs['weights-next'], runs['uniform'])} seeds), {oracle:.3f} under the true noise mask; the "
-            f"exact floor is {floor:.3f}."
-        )
-    chosen = {name: found for name, found in summary["validation"].items() if found["val_loss"] is not None}
-    if len(chosen) > 1:
-        told = ", ".join(f"{name} {found['val_loss']:.3f} (AUC {found['auc']:.3f})" for name, found in chosen.items())
-        text = f"Validation chunks: {told}"
-        if "similar" in chosen:
-            similar = runs["weights-similar"]
-            wins = [f"{other} in {_lower(similar, runs[f'weights-{other}'])} seeds" for other in ("next", "random")]
-            text += f"; similar is lower than {' and '.join(wins)}"
-        said.append(f"{text}.")
-    gists = {name: found for name, found in summary["gist"].items() if found["val_loss"] is not None}
-    if gists and losses[0] is not None:
-        told = ", ".join(f"{name.replace('_', ' ')} {found['val_loss']:.3f}" for name, found in gists.items())
-        said.append(
-            f"Gist distance: {told}; lower than learned weights in {_lower(runs['gist-next'], runs['weights-next'])} "
-            f"and {_lower(runs['gist_ce-next'], runs['weights-next'])} seeds."
-        )
-    full = summary["full_step"]
-    if full["val_loss"] is not None and losses[0] is not None:
-        said.append(
-            f"Judged by whole steps instead of {config.lookahead:g} of one, weights of clean targets end at "
-            f"{full['weight_clean']:.2f} (loss {full['val_loss']:.3f}, AUC {full['auc']:.3f})."
-        )
-    if summary["auc_redrawn"] is not None:
-        said.append(
-            f"Redrawn dictionaries: AUC {summary['auc_redrawn']:.3f} over elements seen before in the sequence, "
-            f"{summary['auc_redrawn_all']:.3f} over all; ceilings over all {summary['ceiling_redrawn']:.3f} with the "
-            f"dictionary known, {summary['ceiling_redrawn_learning']:.3f} with it learned from the sequence."
-        )
-    if summary["hypergradient_error"] is not None:
-        said.append(f"Hypergradients differ from finite differences by at most {summary['hypergradient_error']:.1e}.")
-    return " ".join(said)

@@ -7,7 +7,6 @@ from typing import Any
 
 from metarlgym.selflearning.curves import Course, how_to_read, self_against_truth
 from metarlgym.selflearning.experiment import Picture
-from metarlgym.training.hack_detector import WORSE
 
 STEPS = ("hack_step", "critic_side_step", "data_side_step", "alarm_step")
 
@@ -28,7 +27,6 @@ def summarise(config: Any, results: dict[str, dict[str, Any]]) -> dict[str, Any]
         for name, row in found["critics"].items()
     ]
     return {
-        "reading": "\n".join(_reading(form, found) for form, found in forms.items()),
         "table": table,
         "critics": {name: {"hack_step": row["hack_step"]} for name, row in first["critics"].items()},
         "forms": forms,
@@ -99,44 +97,6 @@ def _ratio(critics: dict[str, Any], one: str, other: str) -> float | None:
     if not below or critics[other]["censored"]:
         return None
     return round(critics[one]["median_hack_step"] / below, 3)
-
-
-def _reading(form: str, found: dict[str, Any]) -> str:
-    """The results of a form in words."""
-    told = []
-    for name, row in found["critics"].items():
-        hacked = [f"{step}" for step in row["hack_step"] if step is not None]
-        told.append(f"{name} {len(hacked)} of {len(row['hack_step'])}" + (f" ({', '.join(hacked)})" if hacked else ""))
-    budget = max((row["budget"] for row in found["critics"].values()), default=0)
-    said = [f"Form {form}, runs hacked within {budget} steps, and when: {'; '.join(told)}."]
-    for one, other in (("frozen", "live"), ("refreshed", "frozen")):
-        ratio = found[f"{one}_over_{other}"]
-        if ratio is not None:
-            least = " or more (the budget over the latter)" if found["critics"][one]["censored"] else ""
-            said.append(f"Median hack step of {one} over {other}: {ratio:.3g}{least}.")
-    if found["harmed_runs"]:
-        said.append(
-            f"The true loss became {WORSE - 1:.0%} worse in {found['harmed_runs']} runs; the alarm came before that in "
-            f"{found['alarms_before_harm']}."
-        )
-    else:
-        said.append(f"In no run did the true loss become {WORSE - 1:.0%} worse.")
-    loop = found["closed_loop"]
-    stopped = [run for name, run in loop.items() if name.endswith("-stop") and run["alarm_step"] is not None]
-    if stopped:
-        worst = max(run["worst_true_loss"] for run in stopped) - 1
-        said.append(f"{len(stopped)} further runs stopped at their alarm, the true loss at most {worst:.1%} worse.")
-    for name, what in (("frozen-reanchor", "taken back to its start"), ("frozen-phase_a", "returned to phase A")):
-        if name in loop and loop[name]["acted"]:
-            run = loop[name]
-            said.append(
-                f"Critic frozen, {what} at each of {len(run['acted'])} alarms: {run['worst_true_loss'] - 1:.1%} worse "
-                f"at most, {run['end_true_loss'] - 1:+.1%} at the end."
-            )
-    false = [step for step in found["phase_a_alarms"] if step is not None]
-    if found["phase_a_alarms"]:
-        said.append(f"In phase A the alarm came in {len(false)} of {len(found['phase_a_alarms'])} runs.")
-    return " ".join(said)
 
 
 def pictures(config: Any, results: dict[str, dict[str, Any]]) -> list[Picture]:

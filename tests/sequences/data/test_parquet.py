@@ -185,7 +185,7 @@ def test_a_full_disk_keeps_what_was_written(name, tmp_path):
     process.join(30)
     assert here.poll()
     message = here.recv()
-    assert "File too large; 8 of 23 sequences are there and stay" in message and "\n" not in message
+    assert "File too large; 8 of 23 sequences are kept" in message and "\n" not in message
     assert {k: v for k, v in contents(parts).items() if not k.endswith("lock")} == before
     assert write(export("rlm"), tmp_path / name).rows == 23
 
