@@ -270,7 +270,7 @@ def test_a_run_and_its_resume(tmp_path, capsys):
 
 def test_damaged_results_of_an_arm_are_made_again(tmp_path, capsys):
     folder = tmp_path / "run"
-    assert main(flags(folder, workers=2)) == 0  # side by side; what is left below runs in this process
+    assert main(flags(folder)) == 0
     summary = json.loads((folder / "summary.json").read_text())
     variants = folder / "variants"
     kept = (variants / "score-live-stop.json").stat().st_mtime_ns

@@ -34,9 +34,13 @@ READY_SECONDS = 300
 
 
 def pytest_collection_modifyitems(items):
+    """With `-n 2 --dist loadgroup`, tests that share servers stay together; the others start servers of their own."""
     for item in items:
         if item.path.is_relative_to(Path(__file__).parent):
             item.add_marker(pytest.mark.vllm)
+            for fixture in ("serve", "larger"):
+                if fixture in item.fixturenames:
+                    item.add_marker(pytest.mark.xdist_group(fixture))
 
 
 def free_port() -> int:
