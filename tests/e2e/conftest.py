@@ -20,6 +20,7 @@ ZERO3 = [
 ZERO3 += ["--main_process_port", "0"]
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items):
     """Shared out over processes (`-n 2 --dist loadgroup`), tests that look at one run stay together, and those that
     start several processes keep out of each other's way."""

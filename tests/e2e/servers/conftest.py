@@ -33,6 +33,7 @@ ENVIRONMENT = {
 READY_SECONDS = 300
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items):
     """With `-n 2 --dist loadgroup`, tests that share servers stay together; the others start servers of their own."""
     for item in items:
