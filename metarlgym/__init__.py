@@ -23,7 +23,7 @@ from metarlgym.parsing import parse_action
 from metarlgym.registry import announce_plugins as _announce_plugins
 from metarlgym.registry import list_envs, make, register
 from metarlgym.tasks import TaskGroup
-from metarlgym.trial import Trial
+from metarlgym.trial import Trial, TrialSettings
 from metarlgym.version import __version__
 
 __all__ = [
@@ -44,6 +44,7 @@ __all__ = [
     "Task",
     "TaskGroup",
     "Trial",
+    "TrialSettings",
     "Turn",
     "__version__",
     "check_env",

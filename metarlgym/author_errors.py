@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from metarlgym.datatypes import MetaRLGymError
+from metarlgym.datatypes import ConfigError, MetaRLGymError
 
 
 def error_text(error: BaseException) -> str:
@@ -47,6 +48,27 @@ def contained(what: str) -> Iterator[None]:
         raise
     except BaseException as error:
         raise MetaRLGymError(f"{what} raised {error_line(error)}: raise an Exception instead.") from error
+
+
+def split_module(field: str, name: str) -> str:
+    """Import the module of `package.module:NAME`, and return NAME; other names are returned as they are.
+
+    Args:
+        field: what the user calls the name.
+        name: as the user gave it.
+
+    Raises:
+        ConfigError: if the module cannot be imported.
+    """
+    module, _, short = name.rpartition(":")
+    if module:
+        try:
+            with contained(f"{field}={name!r}: importing {module!r}"):
+                importlib.import_module(module)
+        except (ImportError, TypeError, ValueError) as error:  # a relative or empty name is not an ImportError
+            reason = error_text(error)
+            raise ConfigError(f"{field}={name!r}: the module {module!r} cannot be imported ({reason}).") from error
+    return short
 
 
 def _encodable(text: str) -> str:

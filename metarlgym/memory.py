@@ -6,10 +6,10 @@ rules, the episodes it recalls, and the new episode's first text.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from metarlgym.author_errors import split_module
 from metarlgym.datatypes import ConfigError, Episode
 
 
@@ -108,13 +108,7 @@ def make_memory(name: str) -> Memory:
     Raises:
         ConfigError: the name is unknown, or its argument is invalid.
     """
-    module, _, short = name.rpartition(":")
-    if module:
-        try:
-            importlib.import_module(module)
-        except ImportError as error:
-            raise ConfigError(f"memory={name!r}: the module {module!r} cannot be imported ({error}).") from error
-    kind, mark, argument = short.partition("_")
+    kind, mark, argument = split_module("memory", name).partition("_")
     make = _MEMORIES.get(kind)
     memory = None if make is None else make(argument if mark else None)
     if memory is None:
@@ -124,7 +118,7 @@ def make_memory(name: str) -> Memory:
 
 
 def _last(argument: str | None) -> Memory | None:
-    return LastK(int(argument)) if argument and argument.isdigit() else None
+    return LastK(int(argument)) if argument and argument.isdecimal() else None
 
 
 register_memory("full", lambda argument: FullHistory() if argument is None else None)

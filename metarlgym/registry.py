@@ -23,7 +23,7 @@ from typing import Any
 
 import gymnasium
 
-from metarlgym.author_errors import contained, error_line, error_text
+from metarlgym.author_errors import contained, error_line, error_text, split_module
 from metarlgym.datatypes import ConfigError, MetaRLGymError
 from metarlgym.env import Env
 from metarlgym.trial import TrialSettings
@@ -164,16 +164,8 @@ def spec(env_id: str) -> EnvSpec:
     """
     given = env_id
     env_id = env_id.removeprefix("metarlgym/")
-    module, _, name = env_id.rpartition(":")
-    if module:  # gymnasium's `module:Name-v0` form: import the module, then look again
-        try:
-            with contained(f"env={env_id!r}: importing {module!r}"):
-                importlib.import_module(module)
-        except ImportError as error:
-            raise ConfigError(
-                f"env={env_id!r}: the module {module!r} cannot be imported ({error_text(error)})."
-            ) from error
-        env_id = name
+    module = env_id.rpartition(":")[0]
+    env_id = split_module("env", env_id)  # gymnasium's `module:Name-v0` form: import the module, then look
     problems = [] if env_id in _REGISTRY else load_plugins()
     if env_id not in _REGISTRY:
         lowered = {known.lower(): known for known in _REGISTRY}

@@ -8,7 +8,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 
-from metarlgym.datatypes import MetaRLGymError, StopReason
+from metarlgym.datatypes import Episode, MetaRLGymError, StopReason
 from metarlgym.rollout.protocol import ActReply, ActRequest, Callback, Policy
 from metarlgym.trial import Trial
 
@@ -39,19 +39,20 @@ class Narrator:
         self.show = show
         self.echo = echo
         self._trial: Trial | None = None
+        self._history: list[Episode] | None = None
         self._episode = self._turn = 0
         self._open = False
 
     def follow(self, trial: Trial | None = None) -> None:
         """Print everything that happened since the last call, in this trial or, if None, in the last one."""
-        if trial is not None and trial is not self._trial:
+        if trial is not None and trial.history is not self._history:  # a reset makes a new history
             self.follow()  # the last response in the previous trial
-            self._trial = trial
+            self._trial, self._history = trial, trial.history
             self._episode = self._turn = 0
             self._open = False
         if self._trial is None:
             return
-        history = self._trial.history
+        history = self._history or []
         while self._episode < len(history):
             episode = history[self._episode]
             if not self._open:

@@ -104,7 +104,7 @@ LAYOUTS = {
     ),
     "selflearn": Tree(
         (*EVERY_RUN, r"summary\.json", r"report\.html", PICTURES),
-        {"variants": Tree((rf"({VARIANTS})\.(jsonl|json(\.part)?)",))},
+        dict.fromkeys(("variants", "arms"), Tree((rf"({VARIANTS})\.(jsonl|json(\.part)?)",))),  # arms: earlier versions
     ),
 }
 """Files by kind of run. TensorBoard's event files are excluded: their names are unique and they are never removed."""

@@ -26,7 +26,7 @@ from metarlgym.runtime.before_claim import inputs_of, mode_of
 from metarlgym.runtime.interrupt import INTERRUPTED, TERMINATED, Interrupted, Terminated, stopped_by
 from metarlgym.runtime.open_run import go_on
 from metarlgym.runtime.run_folder import RunFolder
-from metarlgym.runtime.run_settings import check_same
+from metarlgym.runtime.run_settings import check_same, held_settings
 from metarlgym.selflearning.experiment import Experiment
 from metarlgym.selflearning.html_report import write_report
 from metarlgym.selflearning.results import result_of, result_path, results
@@ -83,7 +83,7 @@ def find_experiment(name: str) -> Experiment:
 
 
 def _check_experiment(name: Any) -> None:
-    if name not in EXPERIMENTS:
+    if not isinstance(name, str) or name not in EXPERIMENTS:
         raise ConfigError(f"experiment={name!r} is not known: use one of {', '.join(EXPERIMENTS)}, or --config NAME.")
 
 
@@ -226,5 +226,7 @@ def _check(settings: SelfLearnSettings, folder: Path) -> None:
     Raises:
         ConfigError: names the setting that differs.
     """
+    if "plan" in held_settings(folder):
+        raise ConfigError(f"{folder} holds a run of an earlier version (plan): give another --output_dir.")
     free = ("workers", "only", "output_dir")
     check_same(folder, settings.resolved(), free, re.compile("|".join(free)))

@@ -20,6 +20,7 @@ from metarlgym.runtime.run_folder import replace_text
 from metarlgym.selflearning.experiment import Experiment
 from metarlgym.selflearning.results import progress, result_path
 
+NOTE = "in variant {name}; finished ones are kept, --resume runs the others"
 Tell = Callable[[str], None]
 """Callback with the currently running variants, for a progress bar."""
 
@@ -40,8 +41,11 @@ def in_turn(
             torch.set_num_threads(1)
             try:
                 run_one(experiment, config, name, folder, lambda step, total: tell(f"{name} {step}/{total}"))  # noqa: B023
+            except MetaRLGymError as error:
+                raise type(error)(f"variant {name}: {error}") from error
             except Exception as error:
-                raise _named(error, name) from error
+                error.add_note(NOTE.format(name=name))
+                raise
             yield name
     finally:
         torch.set_num_threads(threads)
@@ -72,8 +76,11 @@ def side_by_side(
                 error = future.exception()
                 if isinstance(error, BrokenProcessPool):
                     raise MetaRLGymError(f"variant {name}: its process died; --resume runs what is left.")
+                if isinstance(error, MetaRLGymError):
+                    raise type(error)(f"variant {name}: {error}") from error
                 if error is not None:
-                    raise _named(error, name) from error
+                    error.add_note(NOTE.format(name=name))
+                    raise error  # its cause is the traceback in the other process
                 yield name
             tell(", ".join(progress(folder, waiting[f]) for f in left if f.running()))
     finally:
@@ -103,14 +110,6 @@ def run_one(
         result = experiment.run_variant(config, name, log)
     # Written atomically: if the file exists, the variant is done.
     replace_text(result_path(folder, name), json.dumps({**result, "seconds": round(time.monotonic() - start, 1)}))
-
-
-def _named(error: BaseException, name: str) -> BaseException:
-    """Add the variant's name to an error."""
-    if isinstance(error, MetaRLGymError):
-        return type(error)(f"variant {name}: {error}")
-    error.add_note(f"in variant {name}; finished ones are kept, --resume runs the others")
-    return error
 
 
 def _run_by_name(module: str, config: Any, name: str, folder: str) -> None:

@@ -35,12 +35,24 @@ def renamed(values: Mapping[str, Any], warn: bool = False) -> dict[str, Any]:
 
 
 def renamed_options(arguments: Sequence[str], warn: bool = False) -> list[str]:
-    """A command line with the new names of its options."""
+    """A command line with the new names of its options.
+
+    Raises:
+        ConfigError: if a setting is given under both names.
+    """
+    given = {_option(word) for word in arguments}
     out = []
     for word in arguments:
-        option, mark, value = word.partition("=")
-        new = RENAMED.get(option[2:].replace("-", "_")) if option.startswith("--") else None
+        old = _option(word)
+        new = RENAMED.get(old)
+        if new in given:
+            raise ConfigError(f"--{old} is the old name of --{new}, and both are given: leave --{old} out.")
         if new and warn:
-            warnings.warn(f"{option} is called --{new} now.", stacklevel=3)
-        out.append(f"--{new}{mark}{value}" if new else word)
+            warnings.warn(f"--{old} is called --{new} now.", stacklevel=3)
+        out.append(f"--{new}{word[2 + len(old) :]}" if new else word)
     return out
+
+
+def _option(word: str) -> str:
+    """The name in `--name` or `--name=value`, with underscores; empty for other words."""
+    return word[2:].partition("=")[0].replace("-", "_") if word.startswith("--") else ""

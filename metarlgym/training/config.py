@@ -6,7 +6,6 @@ from __future__ import annotations
 import os
 import warnings
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from trl import GRPOConfig
@@ -308,7 +307,3 @@ class MetaGRPOConfig(GRPOConfig):
                 f"multiple of steps_per_generation={self.steps_per_generation} x num_iterations={self.num_iterations}: "
                 "a checkpoint would fall inside a rollout and could not be resumed exactly."
             )
-
-    def to_plain(self) -> dict[str, Any]:
-        """The resolved settings as plain Python values."""
-        return self.to_dict()

@@ -23,7 +23,7 @@ from transformers import set_seed
 from trl import GRPOTrainer
 
 from metarlgym.author_errors import error_line, error_text
-from metarlgym.datatypes import MetaRLGymError, MetaTrajectory, Task
+from metarlgym.datatypes import ConfigError, MetaRLGymError, MetaTrajectory, Task
 from metarlgym.evaluation.evaluate import EvalSettings, evaluate
 from metarlgym.rollout.context_limits import no_room, stuck
 from metarlgym.rollout.manager import RolloutManager, TrialSpec
@@ -144,6 +144,8 @@ class MetaGRPOTrainer(ReferenceMixin, CheckpointMixin, GRPOTrainer):
     # ------------------------------------------------------------------ the policy
 
     def _make_backend(self, policy: MakePolicy | None, servers: list[ServerInfo]) -> Backend:
+        if policy is not None and servers:
+            raise ConfigError("policy=... plays without the servers of vllm_server_base_url: leave one of them out.")
         if policy is not None:
             return GivenPolicy(self, policy)
         if servers:

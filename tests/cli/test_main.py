@@ -89,7 +89,7 @@ BAD = {
     ),
     "config": (["train", "--config", "nope"], "quickstart"),
     "model": (["eval", "--model", "./nope", "--env", "Doors-v0", "--json", "x.json"], "no such folder"),
-    "json": (["eval", "--policy", "random", "--env", "Doors-v0", "--env-args", "{", "--json", "x.json"], "no JSON"),
+    "json": (["eval", "--policy", "random", "--env", "Doors-v0", "--env-args", "{", "--json", "x.json"], "not JSON"),
     "argument": (["play", "Doors-v0", "--env-args", '{"dors": 1}'], "dors"),
     "eval split": (
         ["eval", "--policy", "random", "--env", "Doors-v0", "--env-args", '{"split": "content"}', "--json", "x.json"],

@@ -46,7 +46,7 @@ def test_other_formats(ending, tmp_path):
     ("command", "told"),
     [
         (["tree", "--out", "tree.txt"], "no known ending"),
-        (["tree", "--out", "none/tree.png"], "no folder"),
+        (["tree", "--out", "none/tree.png"], "is not a folder"),
         (["tree", "--L", "9", "--out", "t.png"], "L=9"),
         (["tree", "--L", "0", "--out", "t.png"], "L=0"),
         (["tokens", "--betas", "1,x", "--out", "t.png"], "betas='1,x'"),

@@ -2,6 +2,7 @@
 
 import json
 import os
+import traceback
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from metarlgym.selflearning.self_critic.experiment import Config
 from metarlgym.selflearning.self_critic.language import Language, distinct
 from metarlgym.selflearning.self_critic.score_form import ScoreForm, ScoreSizes
 from metarlgym.selflearning.self_critic.target_form import TargetForm
+from metarlgym.selflearning.workers import in_turn, side_by_side
 
 LANGUAGE = Language(V=5, n_gram=3, scale=1.5, length=12, language=0, seed=0)
 TINY = {"V": 5, "length": 10, "prompt": 4, "hidden_size": 8, "layers": 1, "batch": 4, "held": 8, "thought": 2}
@@ -390,3 +392,44 @@ def test_bad_input(changes, told, tmp_path, capsys):
 
 def test_an_unknown_plan(capsys):
     assert main(["selflearn", "--experiment", "7"]) == 2 and "experiment='7'" in capsys.readouterr().err
+
+
+def broken_module(tmp_path, monkeypatch):
+    (tmp_path / "broken_experiment.py").write_text(
+        "def run_variant(config, name, log):\n    raise ValueError('in the worker')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    (tmp_path / "variants").mkdir()
+    import broken_experiment
+
+    return broken_experiment
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_crash_keeps_its_traceback(workers, tmp_path, monkeypatch):
+    module = broken_module(tmp_path, monkeypatch)
+    run = (
+        in_turn(module, None, ["a"], tmp_path, print)
+        if workers == 1
+        else side_by_side(module, None, ["a", "b"], tmp_path, print, workers)
+    )
+    with pytest.raises(ValueError, match="in the worker") as error:
+        list(run)
+    shown = "".join(traceback.format_exception(error.value))
+    assert "in run_variant" in shown and "in variant" in shown and "--resume runs the others" in shown
+
+
+def test_a_run_of_an_earlier_version(tmp_path, capsys):
+    folder = tmp_path / "run"
+    assert main(flags(folder)) == 0
+    text = (folder / "config.yaml").read_text()
+    (folder / "config.yaml").write_text(text.replace("experiment: self_critic", "plan: '1'"))
+    assert main([*flags(folder), "--resume"]) == 2
+    assert "holds a run of an earlier version (plan)" in capsys.readouterr().err
+
+
+def test_an_experiment_is_a_word(tmp_path, capsys):
+    (tmp_path / "a.yaml").write_text("experiment: [self_critic]\n")
+    assert main(["selflearn", "--config", str(tmp_path / "a.yaml")]) == 2
+    assert "experiment=['self_critic'] is not known" in capsys.readouterr().err

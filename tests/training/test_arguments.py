@@ -142,3 +142,5 @@ def test_old_names_are_read_with_a_warning(tmp_path):
     path.write_text("env_id: Doors-v0\nmax_steps: 3\nwarmup_trials: 64\nimitation_trials: 64\n")
     with pytest.raises(ConfigError, match="warmup_trials is the old name of imitation_trials, and both are given"):
         parse(["--config", str(path)])
+    with pytest.raises(ConfigError, match="--warmup_trials is the old name of --imitation_trials, and both are given"):
+        parse([*DOORS, "--warmup_trials", "5", "--imitation_trials=7"])

@@ -130,4 +130,4 @@ def test_losses_that_depend_on_the_process_count_warn(monkeypatch, loss_type):
 
 def test_the_config_survives_its_own_plain_form():
     args = config(credit="trial", gamma="0.9", episodes=2)
-    assert {"episodes": 2, "gamma": "0.9", "credit": "trial"}.items() <= args.to_plain().items()
+    assert {"episodes": 2, "gamma": "0.9", "credit": "trial"}.items() <= args.to_dict().items()

@@ -9,9 +9,7 @@ import numpy as np
 from metarlgym.selflearning.learned_loss.config import FIXED, LEARNED, Config
 from metarlgym.selflearning.learned_loss.validation_choice import CHOICES
 
-WANTED_AUC = 0.95
 FIGURES = ("val_loss", "auc", "auc_all", "auc_of_loss", "weight_clean", "weight_wrong", "alike", "rate")
-
 Results = dict[str, dict[str, Any]]
 
 

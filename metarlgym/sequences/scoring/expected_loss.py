@@ -103,13 +103,13 @@ class Examination:
 
     def _block(self, start: int, count: int) -> Block:
         source = self.source
-        tokens = source.tokens(start, count, "eval")
+        columns = source.columns(start, count, "eval", optional=True)
+        tokens, drawn_from = columns["tokens"], columns.get("theta")
         if source.labelled:
             known: Any = exact_predictor(source, start, count, "eval")  # predicts the target after each token
             truth = known.predictions(tokens, after=True)
             return Block(tokens, truth, {"floor": truth})
         others = {name: p.predictions(tokens)[:, 1:] for name, p in self._predictors.items()}
-        drawn_from = source.distributions(start, count, "eval")
         return Block(tokens[:, :-1], others["floor"] if drawn_from is None else drawn_from[:, 1:], others)
 
     @cached_property

@@ -66,11 +66,6 @@ class Source:
         """
         return {"tokens": self.tokens(start, count, split)}
 
-    def distributions(self, start: int, count: int, split: str = "train") -> np.ndarray | None:
-        """The distribution that each symbol was drawn from, `(count, length, vocab_size)`; None if it depends on more
-        than the exact predictor knows."""
-        return None
-
     @property
     def cells(self) -> int:
         """Number of values generated per sequence."""

@@ -106,9 +106,6 @@ class Piecewise(Source):
         found = {"tokens": batch.tokens, "switches": batch.switches}
         return found | {"theta": batch.theta} if optional else found
 
-    def distributions(self, start: int, count: int, split: str = "train") -> np.ndarray:
-        return self.batch(start, count, split).theta
-
     @classmethod
     def unused(cls, arguments: Mapping[str, Any], split: str) -> dict[str, str]:
         law = arguments.get("law", "ptw")

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
-
+from metarlgym.author_errors import split_module
 from metarlgym.datatypes import ConfigError
 from metarlgym.sequences.sources.base import Source
 
@@ -32,12 +31,7 @@ def find_source(name: str, exact: bool = False) -> type[Source]:
     Raises:
         ConfigError: unknown source.
     """
-    module, _, short = name.rpartition(":")
-    if module:
-        try:
-            importlib.import_module(module)
-        except ImportError as error:
-            raise ConfigError(f"source={name!r}: the module {module!r} cannot be imported ({error}).") from error
+    short = split_module("source", name)
     known = {each: kind for each, kind in SOURCES.items() if kind.exact or not exact}
     if short not in known:
         raise ConfigError(f"source={name!r} is not known: use one of {', '.join(known)}.")

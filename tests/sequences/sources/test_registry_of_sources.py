@@ -16,6 +16,7 @@ class Coins(Source):
     """Independent fair coins."""
 
     exact = f"{__name__}:fair"
+    optional_columns = ("theta",)
     vocab_size = 2
 
     def __init__(self, T: int = 8, seed=None):
@@ -25,8 +26,9 @@ class Coins(Source):
     def tokens(self, start, count, split="train"):
         return np.random.default_rng(self.seed).integers(0, 2, (start + count, self.length))[start:]
 
-    def distributions(self, start, count, split="train"):
-        return np.full((count, self.length, 2), 0.5)
+    def columns(self, start, count, split="train", optional=False):
+        found = {"tokens": self.tokens(start, count, split)}
+        return found | {"theta": np.full((count, self.length, 2), 0.5)} if optional else found
 
 
 def fair(source, *_):
