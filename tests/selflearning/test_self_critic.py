@@ -259,7 +259,7 @@ def test_a_run_and_its_resume(tmp_path, capsys):
     assert list(summary["critics"]["live"]) == ["hack_step"] and len(summary["critics"]["live"]["hack_step"]) == 1
     assert summary["forms"]["score"]["closed_loop"].keys() == {"live-stop"}
     page = (folder / "report.html").read_text()
-    assert "data:image/png;base64," in page and "hacked within 6 steps" in page
+    assert "data:image/png;base64," in page and "<th>hack_step</th>" in page
     assert main(flags(folder)) == 2 and "holds another run" in capsys.readouterr().err
     assert main([*flags(folder, steps=8), "--resume"]) == 2 and "steps=8 was 6" in capsys.readouterr().err
     (folder / "variants" / "score-live-0.json").unlink()
