@@ -51,7 +51,7 @@ def test_examined_with_its_prefix():
 @pytest.mark.parametrize(
     ("env_id", "args", "told"),
     [
-        ("Doors-v0", {}, "no prediction game"),
+        ("Doors-v0", {}, "not a prediction game"),
         ("MetaLM-v0", {"V": 9}, "has 11 symbols, the source has 10"),
         ("MetaLM-v0", {**GAME, "answer": "probabilities"}, "answer='token'"),
     ],
