@@ -30,7 +30,7 @@ def test_a_port_where_something_else_listens(models, tmp_path):
         done = run(training(ONE, LETTERS, models["tied"], url, tmp_path / "run", 8))
     finally:
         other.shutdown()
-    check(done, tmp_path / "run", url, "no vLLM server", "port")
+    check(done, tmp_path / "run", url, "not a vLLM server", "port")
 
 
 AS_ON_ANOTHER_NODE = """
