@@ -61,12 +61,17 @@ class Run:
     """Appended: fewer steps, fewer sequences."""
     answers: str | None = None
     """Typed at prompts."""
+    needs: tuple[str, str] | None = None
+    """(path, command): where the path is missing, the command runs first. Tests may be spread over processes."""
 
 
 SHORT = " --max_steps 4 --imitation_trials 512 --imitation_max_steps 4"
 """For GRPO runs of models from scratch."""
 SHORT_PRETRAIN = " --eval_sequences 8 --final_eval_sequences 8"
 
+PRETRAIN = (
+    'metarlgym pretrain --config mbml_lstm --source_args \'{"law": "lin", "T": 256}\' --output_dir runs/mbml_lstm_lin'
+)
 # In the order in which they are run: some use what an earlier one wrote.
 RUN: dict[str, Run] = {
     # README, quick start
@@ -102,9 +107,10 @@ RUN: dict[str, Run] = {
     "metarlgym plot piecewise --law lin --out lin.png": Run(),
     "metarlgym read piecewise --help": Run(),
     # pretraining: the first model is read, the second resumed
-    'metarlgym pretrain --config mbml_lstm --source_args \'{"law": "lin", "T": 256}\' '
-    "--output_dir runs/mbml_lstm_lin": Run(add=" --max_steps 4" + SHORT_PRETRAIN),
-    'metarlgym read piecewise --model runs/mbml_lstm_lin/final --source-args \'{"law": "lin"}\' --plot read.png': Run(),
+    PRETRAIN: Run(add=" --max_steps 4" + SHORT_PRETRAIN),
+    'metarlgym read piecewise --model runs/mbml_lstm_lin/final --source-args \'{"law": "lin"}\' --plot read.png': Run(
+        needs=("runs/mbml_lstm_lin", PRETRAIN)
+    ),
     "metarlgym pretrain --config rlm_adamw --max_steps 400": Run((("400", "4"),), SHORT_PRETRAIN),
     "metarlgym pretrain --config rlm_adamw --max_steps 400 --resume": Run((("400", "4"),), SHORT_PRETRAIN),
     "metarlgym pretrain --help-config": Run(),
