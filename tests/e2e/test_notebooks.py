@@ -4,7 +4,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from tests.e2e.conftest import ROOT
+from tests.e2e.launchers import ROOT
 
 pytestmark = pytest.mark.e2e
 

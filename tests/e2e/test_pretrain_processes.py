@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from tests.e2e.conftest import ROOT, TORCHRUN, ZERO3
+from tests.e2e.launchers import ROOT, TORCHRUN, ZERO3
 
 pytestmark = pytest.mark.e2e
 

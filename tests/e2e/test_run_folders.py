@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from tests.e2e.conftest import ROOT, TORCHRUN
+from tests.e2e.launchers import ROOT, TORCHRUN
 
 e2e, slow = pytest.mark.e2e, pytest.mark.slow
 

@@ -16,7 +16,7 @@ import psutil
 import pytest
 import requests
 
-from tests.e2e.conftest import ROOT, ZERO3
+from tests.e2e.launchers import ROOT, ZERO3
 
 if importlib.util.find_spec("vllm") is None:
     collect_ignore_glob = ["test_*.py"]  # the other environment's tests
@@ -33,15 +33,10 @@ ENVIRONMENT = {
 READY_SECONDS = 300
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items):
-    """With `-n 2 --dist loadgroup`, tests that share servers stay together; the others start servers of their own."""
     for item in items:
         if item.path.is_relative_to(Path(__file__).parent):
             item.add_marker(pytest.mark.vllm)
-            for fixture in ("serve", "larger"):
-                if fixture in item.fixturenames:
-                    item.add_marker(pytest.mark.xdist_group(fixture))
 
 
 def free_port() -> int:
