@@ -242,7 +242,6 @@ def _load(
     from transformers.utils import logging
 
     from metarlgym.models.loading import check_model_path, check_vocabulary, load_model, load_tokenizer
-    from metarlgym.rollout.make_renderer import make_renderer
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -251,7 +250,7 @@ def _load(
         check_model_path(name)
         place = _device(torch, device)
         tokenizer = load_tokenizer(name, trust_remote_code=trust_remote_code)
-        renderer = make_renderer(play.renderer, tokenizer, group, play.chat_template_kwargs)
+        renderer = play.make_renderer(name, tokenizer, group)
         loaded = load_model(name, dtype="auto", trust_remote_code=trust_remote_code)
         check_vocabulary(name, tokenizer, loaded.config)
         return loaded.to(place).eval(), renderer

@@ -20,9 +20,10 @@ from rich.text import Text
 from metarlgym.cli.common import EnvArgs, FreeShots, Memory, check_writable, output, parse_env_args
 from metarlgym.datatypes import MetaTrajectory, Optimum
 from metarlgym.files import write_json
+from metarlgym.rollout.play_settings import PlaySettings
 from metarlgym.seeding import derive
 from metarlgym.tasks import TaskGroup
-from metarlgym.trial import Trial, TrialSettings
+from metarlgym.trial import Trial
 
 FIRST_FREE = "a free shot: episode 1 does not count"
 RANDOM_TRIALS = 200
@@ -60,8 +61,10 @@ def command(
     from metarlgym.rollout.manager import RolloutManager, TrialSpec
 
     seed = random.SystemRandom().randrange(10**6) if seed is None else seed
-    group = TaskGroup(env_id, parse_env_args(env_args), seed)
-    make_trial = partial(group.make_trial, TrialSettings(episodes, free_shots, memory))
+    asked = {"env_id": env_id, "env_args": parse_env_args(env_args), "task_seed": seed}
+    play = PlaySettings.of(asked | {"episodes": episodes, "memory": memory}, free_shots)
+    group = play.group()
+    make_trial = partial(group.make_trial, play.trial)
 
     make_trial()  # rejects contradictory arguments early
     check_writable(save, "save")

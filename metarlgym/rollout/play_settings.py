@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from metarlgym.datatypes import ConfigError
 from metarlgym.rollout.limits import Limits
+from metarlgym.rollout.make_renderer import make_renderer
+from metarlgym.rollout.render import ChatRenderer, Renderer
 from metarlgym.tasks import TaskGroup
 from metarlgym.trial import TrialSettings
 
@@ -49,6 +52,20 @@ class PlaySettings:
             ConfigError: invalid environment arguments.
         """
         return TaskGroup(self.env_id, self.env_args, self.task_seed)
+
+    def make_renderer(self, model: str, tokenizer: Any, group: TaskGroup) -> Renderer:
+        """The renderer for a model's tokenizer.
+
+        Raises:
+            ConfigError: the tokenizer does not fit the task group, or has no chat template to pass arguments to.
+        """
+        renderer = make_renderer(self.renderer, tokenizer, group, self.chat_template_kwargs)
+        if self.chat_template_kwargs and not isinstance(renderer, ChatRenderer):
+            raise ConfigError(
+                f"chat_template_kwargs={self.chat_template_kwargs!r} would have no effect: the tokenizer of {model!r} "
+                "has no chat template; leave it out."
+            )
+        return renderer
 
 
 PLAYED = [

@@ -70,5 +70,5 @@ def _model_numbers(run: Run) -> tuple[int, int, int, int, int]:
     text = config.get_text_config()
     room = text.max_position_embeddings or args.max_context_tokens
     if room is None:  # recurrent networks and relative positions have no maximum context length
-        room = context_needed(run.start.renderer, run.group, run.make_trial, args.max_action_tokens)
+        room = context_needed(run.start.renderer, run.group, run.make_trial, run.play.limits)
     return parameters, text.hidden_size, text.num_hidden_layers, text.vocab_size, room

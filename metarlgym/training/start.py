@@ -24,8 +24,9 @@ from metarlgym.models.saveable import check_saveable, saveable
 from metarlgym.models.scratch import byte_tokenizer, scratch_model, word_tokenizer
 from metarlgym.policies.supported import check_config
 from metarlgym.rollout.context_limits import check_room
+from metarlgym.rollout.limits import Limits
 from metarlgym.rollout.make_renderer import make_renderer
-from metarlgym.rollout.render import ChatRenderer, Renderer
+from metarlgym.rollout.render import Renderer
 from metarlgym.runtime.agreement import agree
 from metarlgym.runtime.integrity import COMPLETE, damage, marked
 from metarlgym.runtime.layout import LAYOUTS
@@ -66,7 +67,7 @@ class NamedModel:
     def __init__(self, settings: Settings, group: TaskGroup) -> None:
         self.settings = settings
         self.name = name = str(settings.model.model_name_or_path)
-        args, revision = settings.grpo, settings.model.model_revision
+        revision = settings.model.model_revision
         if revision != "main" and Path(expand(name)).is_dir():
             raise ConfigError(
                 f"model_revision={revision!r} with model_name_or_path={name!r}: a folder has no revisions; leave "
@@ -75,12 +76,7 @@ class NamedModel:
         self.config = load_config(name, **model_source(settings))
         self.tokenizer = load_tokenizer(name, **model_source(settings))
         check_vocabulary(name, self.tokenizer, self.config)
-        self.renderer = make_renderer(settings.play.renderer, self.tokenizer, group, settings.play.chat_template_kwargs)
-        if settings.play.chat_template_kwargs and not isinstance(self.renderer, ChatRenderer):
-            raise ConfigError(
-                f"chat_template_kwargs={args.chat_template_kwargs!r} would have no effect: the tokenizer of {name!r} "
-                "has no chat template; leave it out."
-            )
+        self.renderer = settings.play.make_renderer(name, self.tokenizer, group)
         self._check_attention()
 
     def _check_attention(self) -> None:
@@ -137,7 +133,7 @@ class ScratchModel:
     def context(self) -> int:
         """Context length of the model, in tokens."""
         limits = self.settings.play.limits
-        return limits.context_tokens or context_needed(self.renderer, self.group, self.make_trial, limits.action_tokens)
+        return limits.context_tokens or context_needed(self.renderer, self.group, self.make_trial, limits)
 
     @property
     def config(self) -> Any:
@@ -242,7 +238,8 @@ def _missing(start: Path, console: Console) -> bool:
     return wrong is not None
 
 
-def context_needed(renderer: Renderer, group: TaskGroup, make_trial: Callable[[], Trial], action_tokens: int) -> int:
+def context_needed(renderer: Renderer, group: TaskGroup, make_trial: Callable[[], Trial], limits: Limits) -> int:
     """Context length for a trial: twice the longest of 64 random ones, at least 64, rounded up to a multiple of 64."""
     longest = max(len(row.ids) for row in random_play(group, make_trial, renderer, 64, 0))
-    return -(-max(2 * longest, longest + 2 * (renderer.fixed_action_tokens or action_tokens), 64) // 64) * 64
+    action = renderer.fixed_action_tokens or limits.action_tokens
+    return -(-max(2 * longest, longest + 2 * action, 64) // 64) * 64
