@@ -111,6 +111,15 @@ RUN: dict[str, Run] = {
     'metarlgym read piecewise --model runs/mbml_lstm_lin/final --source-args \'{"law": "lin"}\' --plot read.png': Run(
         needs=("runs/mbml_lstm_lin", PRETRAIN)
     ),
+    "PYTHONPATH=. metarlgym pretrain --source coins:coins --max_steps 200 --output_dir runs/coins": Run(
+        (("200", "4"),), SHORT_PRETRAIN
+    ),
+    "PYTHONPATH=. metarlgym read coins:coins --model runs/coins/final": Run(
+        needs=(
+            "runs/coins/final",
+            "PYTHONPATH=. metarlgym pretrain --source coins:coins --max_steps 200 --output_dir runs/coins",
+        )
+    ),
     "metarlgym pretrain --config rlm_adamw --max_steps 400": Run((("400", "4"),), SHORT_PRETRAIN),
     "metarlgym pretrain --config rlm_adamw --max_steps 400 --resume": Run((("400", "4"),), SHORT_PRETRAIN),
     "metarlgym pretrain --help-config": Run(),
