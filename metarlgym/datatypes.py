@@ -1,7 +1,7 @@
 """The core data types of the project, as plain values.
 
 This module knows nothing about models or training; every other module uses its vocabulary. Example: one trial of Doors
-(K = 4 doors, H = 3 episodes, one token per action, terse text)::
+(K = 4 doors, H = 3 episodes, one token per action, terse text):
 
     token        <bos> doors 4 safe 0.4 |  2  | nothing |  3  | prize |  3  | <end>
     action_mask     0     0   0  0   0  |  1  |    0    |  1  |   0   |  1  |   0

@@ -1,6 +1,6 @@
 """Env: the base class for environments. It plays ONE episode of a task, text in and text out.
 
-An author writes three methods::
+An author writes three methods:
 
     class Coin(Env):
         max_turns = 1
