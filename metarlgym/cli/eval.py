@@ -22,6 +22,7 @@ from metarlgym.cli.common import (
     parse_env_args,
     used,
 )
+from metarlgym.cli.model_options import find_device, model_errors
 from metarlgym.cli.run_settings import RunSettings
 from metarlgym.datatypes import ConfigError, MetaTrajectory
 from metarlgym.env import Env
@@ -246,28 +247,14 @@ def _load(
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     torch.set_num_threads(threads)
-    try:
+    with model_errors():
         check_model_path(name)
-        place = _device(torch, device)
+        place = find_device(device)
         tokenizer = load_tokenizer(name, trust_remote_code=trust_remote_code)
         renderer = play.make_renderer(name, tokenizer, group)
         loaded = load_model(name, dtype="auto", trust_remote_code=trust_remote_code)
         check_vocabulary(name, tokenizer, loaded.config)
         return loaded.to(place).eval(), renderer
-    except ConfigError as error:
-        raise ConfigError(str(error).replace("model_name_or_path=", "model=")) from error
-
-
-def _device(torch: Any, name: str) -> Any:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        line = str(error).strip().split("\n", 1)[0]
-        raise ConfigError(f"device={name!r} cannot be used ({line}): use auto or cpu.") from None
-    return device
 
 
 def _context_room(model: Any) -> int | None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from metarlgym.cli.common import check_apart, check_plot, check_writable, output, parse_json, used
+from metarlgym.cli.model_options import find_device, model_errors
 from metarlgym.datatypes import ConfigError
 from metarlgym.files import expand, write_json
 
@@ -88,13 +89,14 @@ def command(
     labelled = made.labelled and not noisy
     if labelled and server is not None:
         raise ConfigError(
-            f"server={server!r} tells log-probabilities of the prompt only, none of clean labels: add --noisy."
+            f"server={server!r} returns log-probabilities of its prompt, and clean labels are not in it: add --noisy."
         )
     columns = made.columns(start, sequences, "eval")
     tokens, labels = columns["tokens"], columns["labels"] if labelled else None
-    name, losses = _read(
-        model, server, made.vocab_size, made.words(), tokens, labels, renormalise, device or "auto", threads or 1
-    )
+    with model_errors():
+        name, losses = _read(
+            model, server, made.vocab_size, made.words(), tokens, labels, renormalise, device or "auto", threads or 1
+        )
     with console.status("running the exact predictors"):
         found = report(losses, yardstick_losses(made, start, sequences, labelled))
     settings = {"source": source, "source_args": source_args, "sequences": sequences, "start": start}
@@ -134,24 +136,22 @@ def _read(
 
         if server is not None:
             if renormalise:
-                raise ConfigError("renormalise: a server tells the tokens of the prompt only; leave it out.")
+                raise ConfigError(
+                    "renormalise: a server returns log-probabilities of the prompt's tokens only; leave it out."
+                )
             served = describe_server(server)
             codec = _codec(model or served.root, alphabet, words)
             return served.name, read_from_server(server, served, codec, tokens, progress=progress)
         assert model is not None
         import torch
 
-        from metarlgym.models.loading import device as best_device
         from metarlgym.models.loading import load_model
         from metarlgym.runtime.launch import quiet
 
         quiet()
         torch.set_num_threads(threads)
-        loaded = load_model(model)
-        try:
-            loaded = loaded.to(best_device() if device == "auto" else torch.device(device))
-        except (RuntimeError, AssertionError) as error:
-            raise ConfigError(f"device={device!r} cannot be used ({str(error).splitlines()[0][:120]}).") from None
+        place = find_device(device)
+        loaded = load_model(model).to(place)
         codec = _codec(model, alphabet, words, loaded.config)
         return model, read_in_process(loaded, codec, tokens, labels, renormalise, progress)
 
@@ -166,10 +166,7 @@ def _codec(model: str, alphabet: int, words: list[str] | None, config: Any = Non
     bare = folder.is_dir() and not any((folder / file).exists() for file in files)
     tokenizer = None if bare else load_tokenizer(model)
     if tokenizer is not None and config is not None:
-        try:
-            check_vocabulary(model, tokenizer, config)
-        except ConfigError as error:
-            raise ConfigError(str(error).replace("model_name_or_path=", "model=")) from None
+        check_vocabulary(model, tokenizer, config)
     return SymbolCodec(tokenizer, alphabet, words)
 
 

@@ -104,7 +104,3 @@ def _check_files(name: str, tokenizer: bool = False) -> None:
 def context_room(model: Any) -> int | None:
     """Maximum context length of the model in tokens, or None."""
     return getattr(model.config.get_text_config(), "max_position_embeddings", None)
-
-
-def device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -134,3 +134,9 @@ def test_options_without_effect_are_refused(command, told, capsys, tmp_path, mon
     line = capsys.readouterr().err
     assert told in line and line.strip().count("\n") == 0
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("command", [["read", "piecewise"], ["eval", "--env", "Doors-v0"]], ids=lambda words: words[0])
+def test_errors_about_the_model_name_the_option(command, capsys):
+    assert main([*command, "--model", "no/such/folder"]) == 2
+    assert capsys.readouterr().err.startswith("error: model='no/such/folder'")
