@@ -4,7 +4,6 @@ The models are so small that two threads are slower.
 """
 
 import gc
-import itertools
 import os
 import sys
 
@@ -22,26 +21,37 @@ os.environ.update(
 )
 
 
-freezes = itertools.count()
-
-
 def pytest_runtest_setup(item):
     torch = sys.modules.get("torch")  # not imported here: most tests of the gym do without
     if torch is not None:
         torch.set_num_threads(1)
-        freeze_libraries()
+        libraries.freeze()
 
 
-def freeze_libraries():
-    """Keep the half million objects of torch and transformers out of collections, which take 0.3 s with them.
+class Libraries:
+    """Keeps the half million objects of torch and transformers out of collections, which take 0.3 s with them.
 
     The end of a training run thaws them. What is garbage then is frozen too, until the next run ends; so every 20th
     time it is collected first.
     """
-    if gc.get_freeze_count() == 0:
-        if next(freezes) % 20 == 0:
-            gc.collect()
-        gc.freeze()
+
+    def __init__(self):
+        self.frozen, self.times, self.unfreeze = False, 0, gc.unfreeze
+        gc.unfreeze = self.thaw  # `gc.get_freeze_count` takes 0.05 s
+
+    def freeze(self):
+        if not self.frozen:
+            if self.times % 20 == 0:
+                gc.collect()
+            gc.freeze()
+            self.frozen, self.times = True, self.times + 1
+
+    def thaw(self):
+        self.frozen = False
+        self.unfreeze()
+
+
+libraries = Libraries()
 
 
 def pytest_xdist_auto_num_workers(config):

@@ -1,6 +1,6 @@
 """Environments whose steps hang: their trials end at the limit and no others, and nothing waits for them.
 
-The only tests with bounds on wall time. Steps "hang" until the end of their test at the latest.
+Bounds on wall time are part of what is promised here. Steps "hang" until the end of their test at the latest.
 """
 
 from __future__ import annotations
