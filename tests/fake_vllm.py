@@ -41,7 +41,7 @@ class FakeVLLM:
         self.reply: Callable[[str], dict] = lambda path: {}
         """And with a body."""
         self.weights = "default"
-        self.most_at_once = self._now = 0
+        self.most_at_once = self.open_requests = 0
         self._loop = asyncio.new_event_loop()
         self._up = threading.Event()
         self._thread = threading.Thread(target=self._serve, daemon=True)
@@ -68,7 +68,7 @@ class FakeVLLM:
         app.router.add_post("/tokenize", self._tokenize)
         app.router.add_post("/v1/completions", self._completions)
         app.router.add_post("/{name}", self._control)
-        self._runner = web.AppRunner(app, access_log=None)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", 0)
         await site.start()
@@ -113,8 +113,8 @@ class FakeVLLM:
     async def _completions(self, request: web.Request) -> web.Response:
         body = await request.json()
         self.bodies.append(body)
-        self._now += 1
-        self.most_at_once = max(self.most_at_once, self._now)
+        self.open_requests += 1
+        self.most_at_once = max(self.most_at_once, self.open_requests)
         try:
             fault = self.fault(len(self.bodies) - 1)
             if fault == "drop":
@@ -126,7 +126,7 @@ class FakeVLLM:
                 await asyncio.sleep(fault)
             return web.json_response(self._answer(body))
         finally:
-            self._now -= 1
+            self.open_requests -= 1
 
     def _answer(self, body: dict) -> dict:
         rng = random.Random(body["seed"] * 1_000_003 + len(body["prompt"]))

@@ -51,6 +51,7 @@ def test_docstring():
     "text", ["[" * 200_000, "[a" * 100_000, "]" * 200_000, "[" + "a" * 200_000, "<think>" * 50_000]
 )
 def test_long_junk_takes_linear_time(text):
+    """Some milliseconds. Rules of quadratic time take minutes; the bound is for loaded machines."""
     start = time.perf_counter()
     parse_action(text)
-    assert time.perf_counter() - start < 0.5
+    assert time.perf_counter() - start < 10

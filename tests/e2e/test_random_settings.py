@@ -7,6 +7,7 @@ import os
 
 import pytest
 import torch
+from base_runs import TRAIN
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from random_settings import command_line
@@ -18,21 +19,7 @@ from metarlgym.training.run import run_training
 
 pytestmark = pytest.mark.e2e
 
-BASE = {
-    "env_id": "Doors-v0",
-    "env_args": {"doors": 3, "style": "terse"},
-    "episodes": 2,
-    "trials_per_task": 4,
-    "imitation_trials": 0,
-    "scratch_hidden_size": 16,
-    "scratch_layers": 1,
-    "scratch_heads": 2,
-    "per_device_train_batch_size": 8,
-    "max_steps": 1,
-    "threads": 1,
-    "final_eval_trials": 4,
-    "sample_every": 1,
-}
+BASE = {**TRAIN, "max_steps": 1, "sample_every": 1}
 HONOURED = {
     "env_args": [{"doors": 2, "style": "terse"}, {"doors": 3}, {"doors": 1}, {"rooms": 3}],
     "episodes": [1, 2, 3, 0, 2.0],

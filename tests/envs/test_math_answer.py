@@ -149,11 +149,12 @@ HOSTILE = [
 
 
 def test_hostile_messages_take_no_time():
+    """Some milliseconds each. Rules that backtrack take minutes; the bound is for loaded machines."""
     order("1")  # math-verify is imported now
     for message in HOSTILE:
         start = time.perf_counter()
         assert order(message) != 0
-        assert time.perf_counter() - start < 1.0, message[:20]
+        assert time.perf_counter() - start < 10, message[:20]
 
 
 def test_math_verify_agrees_with_exact_arithmetic():

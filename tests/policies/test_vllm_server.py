@@ -1,7 +1,6 @@
 """VLLMServerPolicy and ServerPool against a real HTTP server that fails on demand."""
 
 import resource
-import time
 
 import pytest
 
@@ -128,10 +127,8 @@ def test_a_slow_request_truncates_its_trial(fake):
 
 def test_a_server_that_stays_away_ends_the_rollout(fake):
     server = fake(fault=lambda n: "drop" if n >= 6 else None)
-    start = time.monotonic()
     with pytest.raises(PolicyLost, match=r"did not answer for 1 s of retries .*Start the server again"):
         play([server], retry_seconds=1.0)
-    assert time.monotonic() - start < 3
 
 
 @pytest.mark.parametrize("fault", ["drop", 503])
@@ -216,10 +213,9 @@ def test_a_request_that_the_server_broke_off_is_no_short_action(fake):
 
 
 def test_a_trial_ended_by_its_time_limit_is_not_waited_for(fake):
-    server = fake(fault=lambda n: 2.0 if n == 2 else None)
-    start = time.monotonic()
+    server = fake(fault=lambda n: 60.0 if n == 2 else None)
     played, _ = play([server], limits=Limits(action_tokens=6, trial_seconds=0.5))
-    assert time.monotonic() - start < 1.9
+    assert server.open_requests == 1  # it still waits
     assert [t.stop for t in played].count(StopReason.TIME_LIMIT) == 1
 
 

@@ -17,13 +17,13 @@ import pytest
 import torch
 import yaml
 from rich.console import Console
+from setting_fields import other, write
 
 from metarlgym import ConfigError
 from metarlgym.models.loading import load_model
 from metarlgym.pretraining import run as running
 from metarlgym.pretraining.fields import NEEDS, REFUSED
 from metarlgym.pretraining.run import GROUPS, parse
-from tests.training.test_fields import other, write
 
 HERE = Path(__file__)
 

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from base_runs import PRETRAIN
+from random_settings import command_line
 from safetensors.torch import load_file
 
 from metarlgym import ConfigError, MetaRLGymError
@@ -21,28 +23,19 @@ from metarlgym.pretraining.run import parse, run_pretraining
 from metarlgym.pretraining.trainer import PretrainTrainer, spaced_steps
 
 SMALL = {
-    "--source": "piecewise",
-    "--source_args": '{"law": "lin", "T": 16}',
-    "--hidden_size": 8,
-    "--num_layers": 1,
-    "--num_heads": 2,
-    "--per_device_train_batch_size": 4,
-    "--max_steps": 6,
-    "--logging_steps": 1,
-    "--checkpoints": 3,
-    "--eval_sequences": 8,
-    "--final_eval_sequences": 20,
-    "--use_cpu": "true",
-    "--threads": 1,
+    **PRETRAIN,
+    "logging_steps": 1,
+    "checkpoints": 3,
+    "eval_sequences": 8,
+    "final_eval_sequences": 20,
+    "threads": 1,
 }
 
 
 def flags(folder, *flags_, **changes):
-    small = dict(SMALL)
-    if "model_name_or_path" in changes:
-        small = {k: v for k, v in SMALL.items() if k not in ("--hidden_size", "--num_layers", "--num_heads")}
-    said = {**small, "--output_dir": folder, **{f"--{name}": value for name, value in changes.items()}}
-    return [str(part) for pair in said.items() for part in pair] + list(flags_)
+    given = "model_name_or_path" in changes
+    small = {k: v for k, v in SMALL.items() if not given or k not in ("hidden_size", "num_layers", "num_heads")}
+    return [*command_line({**small, "output_dir": folder, **changes}), *flags_]
 
 
 def train(folder, *flags_, **changes):

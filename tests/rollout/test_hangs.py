@@ -1,6 +1,6 @@
 """Environments whose steps hang: their trials end at the limit and no others, and nothing waits for them.
 
-The only tests with bounds on wall time. Steps "hang" until the end of their test at the latest.
+Bounds on wall time are part of what is promised here. Steps "hang" until the end of their test at the latest.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ from metarlgym.rollout.manager import RolloutManager, TrialSpec
 from metarlgym.rollout.protocol import PolicyLost
 from metarlgym.rollout.render import PlainRenderer
 
-LIMIT, MARGIN = 0.4, 1.5
+LIMIT = 0.4
+MARGIN = 3.0
+"""For loaded machines. Steps hang for 20 s, and 12 limits one after the other take longer too."""
 TIME = {"trial_seconds": LIMIT}
 kinds = pytest.mark.parametrize("blocking", [False, True], ids=["plain", "blocking"])
 
@@ -133,7 +135,7 @@ def test_a_step_that_hangs_ends_its_own_trial_and_no_other(blocking, hang):
 
 
 def test_the_example_of_one_second():
-    played = rollout(hanging_specs(False, 8, {0}, ["step", 0, 1]), {"trial_seconds": 1}, within=2.5)
+    played = rollout(hanging_specs(False, 8, {0}, ["step", 0, 1]), {"trial_seconds": 1}, within=1 + MARGIN)
     check(played, {0})
 
 
@@ -147,10 +149,10 @@ def test_sixteen_of_sixty_four(blocking, hang):
 
 @kinds
 def test_steps_that_hang_one_after_the_other(blocking):
-    """In every tick another one."""
-    trials = [hanging_specs(blocking, 6, {i}, ["step", i // 3, i % 3 + 1])[i] for i in range(6)]
+    """In every tick other ones."""
+    trials = [hanging_specs(blocking, 12, {i}, ["step", i // 6, i % 3 + 1])[i] for i in range(12)]
     trials += hanging_specs(blocking, 10, set(), None)
-    check(rollout(trials), set(range(6)))
+    check(rollout(trials), set(range(12)))
 
 
 @kinds
@@ -195,7 +197,7 @@ def test_a_step_that_comes_back_late_changes_nothing(blocking, memory, hang):
     before = everything()
     Counting.release.set()
     trial = made[1]
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while len(trial.history[-1].turns) < (2 if hang[0] == "step" else 0) or len(trial.history) < 2:
         assert time.monotonic() < deadline, "the step did not come back"
         time.sleep(0.01)
@@ -330,7 +332,7 @@ def test_a_rollout_that_fails_does_not_wait_for_steps_that_hang(blocking):
     start = time.monotonic()
     with pytest.raises(PolicyLost, match="the policy is gone"):
         RolloutManager(Lost(lambda trial, rng: "1"), None, Limits(trial_seconds=10)).run(trials)
-    assert time.monotonic() - start < 2
+    assert time.monotonic() - start < 8  # the limit is 10 s
     assert [trial.abandoned for trial in made] == [True, False]
 
 
@@ -368,9 +370,7 @@ def start(blocking, seconds):
 def test_the_process_ends_although_steps_hang(blocking):
     with start(blocking, 0.3) as process:
         lines = [process.stdout.readline().strip() for _ in range(5)]
-        over = time.monotonic()
-        process.communicate(timeout=5)
-        assert time.monotonic() - over < 5
+        process.communicate(timeout=30)  # steps sleep for 60 s
     assert sorted(lines) == ["begun"] * 4 + ["time_limit time_limit time_limit time_limit"]
     assert process.returncode == 0
 
@@ -380,7 +380,7 @@ def test_ctrl_c_while_a_step_hangs(blocking):
     with start(blocking, 60) as process:
         assert process.stdout.readline() == "begun\n"
         process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=5)
+        _, errors = process.communicate(timeout=30)
     assert errors.rstrip().endswith("KeyboardInterrupt")
 
 
@@ -401,7 +401,7 @@ class Late(Env):
     def on_step(self, action):
         self.steps += 1
         if self.number == 2:
-            time.sleep(0.45 if self.steps == 1 else 5)  # runs when the limit passes, and returns soon after
+            time.sleep(0.45 if self.steps == 1 else 20)  # runs when the limit passes, and returns soon after
         return Step("x", 0.0, self.steps >= 3)
 
 
@@ -410,7 +410,7 @@ def test_a_trial_that_began_late_has_no_later_limit():
     start = time.monotonic()
     policy = ScriptedPolicy(lambda trial, rng: "1")
     played = RolloutManager(policy, None, Limits(trial_seconds=0.5)).run(trials)
-    assert time.monotonic() - start < 2
+    assert time.monotonic() - start < 10  # the last step sleeps for 20 s
     assert [t.stop.value for t in played] == ["terminated", "terminated", "time_limit"]
 
 

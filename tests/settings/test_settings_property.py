@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from base_runs import PRETRAIN, TRAIN
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from random_settings import command_line, settings_of
@@ -17,31 +18,6 @@ from metarlgym.pretraining import run as pretraining
 from metarlgym.selflearning import run as selflearning
 from metarlgym.training import arguments
 from metarlgym.training.resolve import resolve
-
-TRAIN = {
-    "env_id": "Doors-v0",
-    "env_args": {"doors": 3, "style": "terse"},
-    "episodes": 2,
-    "trials_per_task": 4,
-    "imitation_trials": 0,
-    "scratch_hidden_size": 16,
-    "scratch_layers": 1,
-    "scratch_heads": 2,
-    "per_device_train_batch_size": 8,
-    "max_steps": 3,
-    "threads": 1,
-    "final_eval_trials": 4,
-}
-PRETRAIN = {
-    "source": "piecewise",
-    "source_args": {"law": "lin", "T": 16},
-    "hidden_size": 8,
-    "num_layers": 1,
-    "num_heads": 2,
-    "per_device_train_batch_size": 4,
-    "max_steps": 6,
-    "use_cpu": True,
-}
 
 
 def train(parts):

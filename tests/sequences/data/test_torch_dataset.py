@@ -220,5 +220,7 @@ def test_states_of_other_streams_are_refused():
         iter(other)
     other = SequenceStream(SOURCE)
     other.load_state_dict(state)
+    iterator = iter(DataLoader(other, num_workers=2))
     with pytest.raises(ConfigError, match="workers was 1 and is 2"):
-        next(iter(DataLoader(other, num_workers=2)))
+        next(iterator)
+    iterator._shutdown_workers()  # garbage collection would wait for them for 10 s
