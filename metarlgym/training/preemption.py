@@ -14,15 +14,9 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from transformers import TrainerCallback
 
-from metarlgym.datatypes import MetaRLGymError
+from metarlgym.runtime.interrupt import Preempted
 
 STOP, STOPPED = "STOP", "STOPPED"
-EXIT_STATUS = 75
-"""EX_TEMPFAIL of sysexits.h: try again later."""
-
-
-class Preempted(MetaRLGymError):
-    """The run was asked to stop; its checkpoint holds all progress."""
 
 
 class Preemption(TrainerCallback):
