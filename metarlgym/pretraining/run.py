@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from rich.console import Console
 from transformers import PrinterCallback, set_seed
 
 from metarlgym.datatypes import ConfigError
-from metarlgym.files import expand, write_json
+from metarlgym.files import write_json
 from metarlgym.models.loading import load_config, load_model
 from metarlgym.models.networks import NetworkArguments, make_network
 from metarlgym.models.saveable import check_saveable, saveable
@@ -34,7 +33,7 @@ from metarlgym.runtime.metrics_file import MetricsFile
 from metarlgym.runtime.open_run import OpenRun, open_run
 from metarlgym.runtime.optimizer_check import check_optimizer
 from metarlgym.runtime.run_folder import Mode
-from metarlgym.runtime.run_settings import SETTINGS, as_text, check_same, everything
+from metarlgym.runtime.run_settings import check_same, everything
 from metarlgym.sequences.scoring.expected_loss import Examination, curves, summarise
 from metarlgym.sequences.sources import Piecewise, Source
 from metarlgym.settings.flat import plain, read_flat
@@ -240,12 +239,7 @@ def _open(settings: PretrainSettings) -> tuple[OpenRun, Mode, dict[str, Any]]:
         words_args=args.words_args,
         deepspeed=args.deepspeed,
     )
-    texts = {
-        "config.yaml": yaml.safe_dump(settings.resolved(), sort_keys=False, allow_unicode=True),
-        SETTINGS: as_text(_everything(settings)),
-        "version.txt": f"metarlgym {__version__}\n",
-    }
-    opened = OpenRun(Path(expand(str(args.output_dir))), "pretrain", settings.arguments, texts)
+    opened = OpenRun.of(args.output_dir, "pretrain", settings.arguments, settings.resolved(), _everything(settings))
     return opened, mode_of(run.resume, run.overwrite), inputs
 
 
