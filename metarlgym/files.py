@@ -55,12 +55,12 @@ def write_whole(path: Path) -> Iterator[BinaryIO]:
         return
     real = real_path(path)
     part = real.with_name(f".{real.name[:100]}.{os.getpid()}.tmp")
-    with _told(path, part, real), renamed(real, part) as file:
+    with _told(path, part, real), replacing(real, part) as file:
         yield file
 
 
 @contextlib.contextmanager
-def renamed(path: Path, temporary: Path) -> Iterator[BinaryIO]:
+def replacing(path: Path, temporary: Path) -> Iterator[BinaryIO]:
     """Open a file named `temporary` that replaces `path` once it is complete and on disk.
 
     A file left at `temporary` by an earlier attempt is removed.

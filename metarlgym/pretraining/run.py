@@ -20,10 +20,10 @@ from metarlgym.models.loading import load_config, load_model
 from metarlgym.models.networks import NetworkArguments, make_network
 from metarlgym.models.saveable import check_saveable, saveable
 from metarlgym.pretraining.config import PretrainConfig
-from metarlgym.pretraining.fields import REFUSED, check_conditions
 from metarlgym.pretraining.linear_probe import probe
 from metarlgym.pretraining.plots import plot_curves, plot_dynamics
 from metarlgym.pretraining.progress import PretrainProgress
+from metarlgym.pretraining.refused_fields import REFUSED, check_conditions
 from metarlgym.pretraining.trainer import PretrainTrainer
 from metarlgym.runtime.before_claim import check_loggers, inputs_of, mode_of
 from metarlgym.runtime.integrity import marked
@@ -32,8 +32,8 @@ from metarlgym.runtime.layout import MODEL
 from metarlgym.runtime.metrics_file import MetricsFile
 from metarlgym.runtime.open_run import OpenRun, open_run
 from metarlgym.runtime.optimizer_check import check_optimizer
+from metarlgym.runtime.resume_check import check_same, everything
 from metarlgym.runtime.run_folder import Mode
-from metarlgym.runtime.run_settings import check_same, everything
 from metarlgym.sequences.scoring.expected_loss import Examination, curves, summarise
 from metarlgym.sequences.sources import Piecewise, Source
 from metarlgym.settings.flat import plain, read_flat

@@ -22,8 +22,8 @@ from metarlgym.runtime.checkpoint import COMPLETE, checkpoints, latest_complete
 from metarlgym.runtime.integrity import damage
 from metarlgym.runtime.interrupt import Interrupted, status_of, stopped_by
 from metarlgym.runtime.log_lines import cut_lines
+from metarlgym.runtime.resume_check import SETTINGS, as_text
 from metarlgym.runtime.run_folder import Mode, RunFolder
-from metarlgym.runtime.run_settings import SETTINGS, as_text
 from metarlgym.version import __version__
 
 

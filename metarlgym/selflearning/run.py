@@ -25,8 +25,8 @@ from metarlgym.files import expand, write_json
 from metarlgym.runtime.before_claim import inputs_of, mode_of
 from metarlgym.runtime.interrupt import Interrupted, status_of
 from metarlgym.runtime.open_run import closing_folder, go_on
+from metarlgym.runtime.resume_check import check_same, held_settings
 from metarlgym.runtime.run_folder import RunFolder
-from metarlgym.runtime.run_settings import check_same, held_settings
 from metarlgym.selflearning.experiment import Experiment
 from metarlgym.selflearning.html_report import write_report
 from metarlgym.selflearning.results import result_of, result_path, results

@@ -10,8 +10,8 @@ from rich.console import Console
 
 from metarlgym.runtime.before_claim import inputs_of, mode_of
 from metarlgym.runtime.open_run import OpenRun
+from metarlgym.runtime.resume_check import differences, everything, held_settings, refusal
 from metarlgym.runtime.run_folder import Mode
-from metarlgym.runtime.run_settings import differences, everything, held_settings, refusal
 from metarlgym.settings.flat import plain
 from metarlgym.training.arguments import Settings
 

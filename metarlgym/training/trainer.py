@@ -25,9 +25,9 @@ from trl import GRPOTrainer
 from metarlgym.author_errors import error_line, error_text
 from metarlgym.datatypes import ConfigError, MetaRLGymError, MetaTrajectory, Task
 from metarlgym.evaluation.evaluate import EvalSettings, evaluate
-from metarlgym.rollout.context_limits import no_room, stuck
 from metarlgym.rollout.manager import RolloutManager, TrialSpec
 from metarlgym.rollout.play_settings import PlaySettings
+from metarlgym.rollout.prompt_room import no_room, stuck
 from metarlgym.rollout.protocol import Policy
 from metarlgym.rollout.render import Renderer
 from metarlgym.runtime.agreement import AgreedError

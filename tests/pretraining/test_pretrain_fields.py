@@ -21,7 +21,7 @@ from rich.console import Console
 from metarlgym import ConfigError
 from metarlgym.models.loading import load_model
 from metarlgym.pretraining import run as running
-from metarlgym.pretraining.fields import NEEDS, REFUSED
+from metarlgym.pretraining.refused_fields import NEEDS, REFUSED
 from metarlgym.pretraining.run import GROUPS, parse
 from tests.training.test_fields import other, write
 

@@ -27,8 +27,8 @@ from metarlgym.rollout.make_renderer import make_renderer
 from metarlgym.training import run as running
 from metarlgym.training import trainer as training
 from metarlgym.training.arguments import GROUPS, parse
-from metarlgym.training.fields import REFUSED
-from metarlgym.training.needs import NEEDS
+from metarlgym.training.conditional_fields import NEEDS
+from metarlgym.training.refused_fields import REFUSED
 
 ROOT = Path(__file__).parents[2]
 

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from metarlgym.datatypes import ConfigError
-from metarlgym.files import real_path, renamed
+from metarlgym.files import real_path, replacing
 from metarlgym.sequences.data.tables import KEY, Export
 from metarlgym.sequences.data.verify import DamagedError, read_head, tables, verify
 
@@ -213,12 +213,12 @@ class _Writer:
             tables.append(self.export.table(first, size).replace_schema_metadata(self.schema.metadata))
             self.progress(self.done + first + size - start)
         table = pa.concat_tables(tables)
-        with renamed(part, part.with_name(f".{part.name}.tmp")) as file:
+        with replacing(part, part.with_name(f".{part.name}.tmp")) as file:
             pq.write_table(table, file, row_group_size=max(1, count), compression="zstd", write_page_checksum=True)
 
     def _merge(self) -> None:
         temporary = self.folder / MERGED
-        with renamed(self.out, temporary) as file:
+        with replacing(self.out, temporary) as file:
             with pq.ParquetWriter(file, self.schema, compression="zstd", write_page_checksum=True) as merged:
                 for part in self.parts:
                     for table in self._sound(part):

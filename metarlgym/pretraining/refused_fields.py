@@ -1,6 +1,6 @@
 """Fields of transformers' TrainingArguments that a pretraining run rejects, always or depending on other settings.
 
-All other fields have an effect, which `tests/pretraining/test_pretrain_fields.py` shows for each. Only fields set by
+All other fields have an effect, as a test shows for each. Only fields set by
 the user are rejected.
 """
 

@@ -1,4 +1,4 @@
-"""Settings that have an effect only in combination with others, and what they require; complements `fields.py`."""
+"""Settings that have an effect only in combination with others, and what they require; complements `refused_fields.py`."""
 
 from __future__ import annotations
 

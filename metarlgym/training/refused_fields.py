@@ -1,6 +1,6 @@
-"""Fields of TRL's GRPOConfig and ModelConfig that no run uses; `needs.py` lists those that only some runs use.
+"""Fields of TRL's GRPOConfig and ModelConfig that no run uses; `conditional_fields.py` lists those that only some runs use.
 
-Every other field has an effect, as `tests/training/test_fields.py` shows. Fields are refused only when given.
+Every other field has an effect, as a test shows for each. Fields are refused only when given.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 import pytest
 
 from metarlgym import ConfigError
-from metarlgym.runtime.run_settings import check_same, held_settings
+from metarlgym.runtime.resume_check import check_same, held_settings
 
 
 def test_a_run_without_its_settings_is_not_resumed(tmp_path):
