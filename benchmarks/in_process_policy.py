@@ -107,7 +107,7 @@ def main(quick: bool) -> int:
     against_loops(report, chatter, repetitions, 3.0)
     against_loops(report, small, repetitions, None)
     # On a CPU their attention multiplies all queries with all keys of the batch, which is quadratic in the batch size:
-    # the largest case is cut to its first 6 turns, which favours them.
+    # the largest case is cut to its first 6 turns, which favors them.
     against_continuous(report, doors, 1 if quick else 2)
     against_continuous(report, small, 1 if quick else 2)
     against_continuous(report, replace(chatter, name=f"d=64, {chatter.trials} trials x 6 turns", turns=6), 1)

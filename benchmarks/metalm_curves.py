@@ -24,7 +24,7 @@ from transformers import AutoModelForCausalLM
 from metarlgym.files import write_json
 from metarlgym.models import networks as _networks  # noqa: F401  (registers the recurrent models)
 from metarlgym.pretraining.run import parse, run_pretraining
-from metarlgym.sequences.scoring.expected_loss import Examination
+from metarlgym.sequences.scoring.expected_loss import HeldOutLoss
 from metarlgym.sequences.scoring.plots_sources import PUBLISHED, Published, metalm_losses, plot_metalm
 from metarlgym.sequences.sources import MetaLM
 
@@ -87,7 +87,7 @@ def main() -> None:
     results: dict[str, Any] = {}
     for n, l, e in ((10, 32, 0.1), (5, 32, 0.1)):  # noqa: E741 (the published name)
         source = MetaLM(V=64, n=n, l=l, e=e, L=1024, seed=100)
-        line = Examination(source, args.sequences).model(model, batch_size=8)
+        line = HeldOutLoss(source, args.sequences).model(model, batch_size=8)
         losses = {f"transformer, {model.num_parameters():,} parameters": line.loss}
         losses |= metalm_losses(source, args.sequences, split="eval")
         by_name = {name: [float(v[:, a:b].mean()) for a, b in BINS] for name, v in losses.items()}

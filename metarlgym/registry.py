@@ -58,7 +58,7 @@ def register(
     """Register an environment class under `Name-vN`.
 
     Args:
-        env_id: name and version; a change of behaviour requires a new version.
+        env_id: name and version; a change of behavior requires a new version.
         entry_point: `"module:Class"`, imported on first use, or the class itself.
         kwargs: default keyword arguments.
         summary: one line.

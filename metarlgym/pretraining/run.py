@@ -34,7 +34,7 @@ from metarlgym.runtime.open_run import OpenRun, open_run
 from metarlgym.runtime.optimizer_check import check_optimizer
 from metarlgym.runtime.resume_check import check_same, everything
 from metarlgym.runtime.run_folder import Mode
-from metarlgym.sequences.scoring.expected_loss import Examination, curves, summarise
+from metarlgym.sequences.scoring.expected_loss import HeldOutLoss, curves, summarize
 from metarlgym.sequences.sources import Piecewise, Source
 from metarlgym.settings.flat import plain, read_flat
 from metarlgym.settings.given import values_given
@@ -120,7 +120,7 @@ def run_pretraining(settings: PretrainSettings, console: Console | None = None) 
     if run.threads:
         torch.set_num_threads(run.threads)
     source = args.make_source()
-    examination = Examination(source, args.final_eval_sequences, start=args.eval_sequences, last_only=_last(args))
+    held_out = HeldOutLoss(source, args.final_eval_sequences, start=args.eval_sequences, last_only=_last(args))
     quiet()
     check_loggers(args)
     main = args.distributed_state.is_main_process if args.distributed_state else True
@@ -134,11 +134,11 @@ def run_pretraining(settings: PretrainSettings, console: Console | None = None) 
         check_same(held, _everything(settings), MAY_CHANGE)
 
     with open_run(opened, mode, inputs, check, console):
-        return _train(settings, source, examination, opened, main, console)
+        return _train(settings, source, held_out, opened, main, console)
 
 
 def _train(
-    settings: PretrainSettings, source: Source, examination: Examination, opened: OpenRun, main: bool, console: Console
+    settings: PretrainSettings, source: Source, held_out: HeldOutLoss, opened: OpenRun, main: bool, console: Console
 ) -> dict[str, Any] | None:
     """Execute the run in its claimed folder; returns the same as `run_pretraining`."""
     args, folder = settings.config, opened.path
@@ -170,9 +170,9 @@ def _train(
         for name in ("final", "best"):
             with _marked(folder / name, trainer, main):
                 trainer.words.tokenizer().save_pretrained(folder / name)
-    with console.status("examining the final model"):
-        line = examination.model(trainer.model, prefix=trainer.prefix)
-        summary = summarise(line, examination.exact)
+    with console.status("evaluating the final model"):
+        line = held_out.model(trainer.model, prefix=trainer.prefix)
+        summary = summarize(line, held_out.exact)
     summary |= {
         "source": args.source,
         "source_args": args.source_args,
@@ -191,7 +191,7 @@ def _train(
     if not main:
         return None
     write_json(summary, folder / "summary.json")
-    found = curves(line, examination.exact)
+    found = curves(line, held_out.exact)
     (folder / "curves.json").write_text(json.dumps(found) + "\n", encoding="utf-8")
     plot_curves(found, f"{type(model).__name__} on {args.source}", folder / "curves.png")
     plot_dynamics(folder / "metrics.jsonl", folder / "dynamics.png")

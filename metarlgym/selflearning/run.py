@@ -172,7 +172,7 @@ def _run(
     finished, _ = results(folder, every)
     summary = {
         "experiment": run.experiment,
-        **experiment.summarise(config, finished),
+        **experiment.summarize(config, finished),
         "variant_seconds": {name: result["seconds"] for name, result in finished.items()},
         "config": {name: plain(value) for name, value in dataclasses.asdict(config).items()},
         "version": __version__,

@@ -15,11 +15,11 @@ from metarlgym.sequences.sources import Piecewise
 
 def kt(symbols):
     """KT probability of a list of binary symbols."""
-    chance, counts = 1.0, [0, 0]
+    prob, counts = 1.0, [0, 0]
     for symbol in symbols:
-        chance *= (counts[symbol] + 0.5) / (sum(counts) + 1)
+        prob *= (counts[symbol] + 0.5) / (sum(counts) + 1)
         counts[symbol] += 1
-    return chance
+    return prob
 
 
 def lin_beliefs(sequence):

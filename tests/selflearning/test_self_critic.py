@@ -40,8 +40,8 @@ def test_truth_is_that_of_the_source():
         for t in range(1, 12):
             context = np.array([0, *tokens[b, t - 1 : t + 1].tolist()])
             assert truth[b, t].numpy() == pytest.approx(LANGUAGE.source.distribution(context), abs=1e-6)
-    _, chances = LANGUAGE.source.batch(0, 3)
-    expected = np.log(chances[:, 5:]).mean()
+    _, probs = LANGUAGE.source.batch(0, 3)
+    expected = np.log(probs[:, 5:]).mean()
     assert LANGUAGE.log_likelihood(tokens[:, :5], tokens[:, 5:]) == pytest.approx(expected, abs=1e-5)
 
 
@@ -93,9 +93,9 @@ def test_distinct():
 def test_samples_follow_the_network():
     made, prompts = actor(), torch.tensor([[1, 2]]).expand(4000, 2)
     drawn = made.sample(prompts, 2, generator())
-    chances = made.logits(prompts[:1])[0, -1].softmax(-1)
+    probs = made.logits(prompts[:1])[0, -1].softmax(-1)
     counts = torch.bincount(drawn[:, 0], minlength=5) / 4000
-    assert torch.allclose(counts, chances, atol=0.04)
+    assert torch.allclose(counts, probs, atol=0.04)
     # The second token is drawn given the first.
     after = made.logits(torch.tensor([[1, 2, 3]]))[0, -1].softmax(-1)
     given = drawn[drawn[:, 0] == 3, 1]

@@ -25,7 +25,7 @@ def mean(found: list[dict[str, Any]], figure: str) -> float | None:
     return float(np.mean(values)) if values else None
 
 
-def summarise(config: Config, results: Results) -> dict[str, Any]:
+def summarize(config: Config, results: Results) -> dict[str, Any]:
     """Means over seeds, with the individual values of the main figures."""
     runs = {kind: of_kind(results, kind, config) for kind in (*FIXED, *LEARNED, "redrawn", "redrawn_uniform")}
     learned, redrawn = runs["weights-next"], runs["redrawn"]

@@ -18,13 +18,13 @@ from metarlgym.selflearning.experiment import Log
 from metarlgym.selflearning.self_critic.actor_critic import ActorCritic
 from metarlgym.selflearning.self_critic.critics import Critic, ema_share, keep, restore
 from metarlgym.selflearning.self_critic.language import CONTEXTS, Language
-from metarlgym.selflearning.self_critic.report import pictures, summarise
+from metarlgym.selflearning.self_critic.report import pictures, summarize
 from metarlgym.selflearning.self_critic.score_form import ScoreForm, ScoreSizes
 from metarlgym.selflearning.self_critic.target_form import TargetForm
 from metarlgym.settings.ranges import check_heads, check_values
 from metarlgym.training.hack_detector import HackDetector, Measure, verdicts
 
-__all__ = ["Config", "pictures", "run_variant", "summarise", "variants"]
+__all__ = ["Config", "pictures", "run_variant", "summarize", "variants"]
 
 FORMS = ("score", "target", "target_seen")
 SCORE_ONLY = ("live_detached", "grounded")
@@ -207,7 +207,7 @@ class _Run:
         self.log(self.done, self.total, phase=phase, at=line["step"], **{k: v for k, v in line.items() if k != "step"})
 
     def train(self, model: Any, loss: torch.Tensor, optimizer: Any) -> None:
-        """Take an optimiser step on a loss whose real sequences start at `self.seen`."""
+        """Take an optimizer step on a loss whose real sequences start at `self.seen`."""
         if not bool(torch.isfinite(loss)):
             raise MetaRLGymError(f"the loss is {loss.item()} at step {self.done}: lower lr or phase_a_lr.")
         self.seen += max(self.config.batch, self.config.prompts)

@@ -11,7 +11,7 @@ from metarlgym.selflearning.experiment import Picture
 STEPS = ("hack_step", "critic_side_step", "data_side_step", "alarm_step")
 
 
-def summarise(config: Any, results: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def summarize(config: Any, results: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """The summary: by form, hack steps of every critic over seeds, the detector's alarms, and ratios of medians."""
     forms = {form: _form(config, form, results) for form in config.forms}
     first = forms.get("score", next(iter(forms.values())))

@@ -50,8 +50,8 @@ class SequenceStream(IterableDataset):
         labels: `next` or `shifted`.
         last_only: RLM only: make the last token of a sequence the only target.
         block_size: sequences generated at a time; None for about 65,000 tokens per block.
-        rank: rank of this process; None for the rank in `torch.distributed` if initialised, else 0.
-        world_size: number of processes; None for that of `torch.distributed` if initialised, else 1.
+        rank: rank of this process; None for the rank in `torch.distributed` if initialized, else 0.
+        world_size: number of processes; None for that of `torch.distributed` if initialized, else 1.
 
     Raises:
         ConfigError: an invalid value.
@@ -138,7 +138,7 @@ class SequenceStream(IterableDataset):
         return self._run(share, self._done, int(self._epoch))
 
     def __getstate__(self) -> dict[str, Any]:
-        # torch.distributed is not initialised in a spawned worker process.
+        # torch.distributed is not initialized in a spawned worker process.
         return self.__dict__ | {"_process": self._rank_and_world()}
 
     def _run(self, share: dict[str, int], done: int, epoch: int) -> Iterator[dict[str, torch.Tensor]]:

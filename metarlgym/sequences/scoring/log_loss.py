@@ -102,7 +102,7 @@ def read_in_process(
         sequences: `(B, T)`.
         labels: `(B, T)`; if given, entry t is the loss of label t after symbols 0..t, unshifted. Requires that every
             symbol is a single token.
-        renormalise: restrict the distribution to the alphabet's tokens and renormalise it. Requires that every symbol
+        renormalise: restrict the distribution to the alphabet's tokens and renormalize it. Requires that every symbol
             is a single token.
         progress: called with the number of newly finished sequences.
 

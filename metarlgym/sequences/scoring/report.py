@@ -102,7 +102,7 @@ def plot_reading(found: dict[str, Any], title: str, path: Path, bins: int = 64) 
 
 
 def _binned(values: np.ndarray, bins: int) -> tuple[np.ndarray, np.ndarray]:
-    """Bin neighbouring positions into at most `bins` means; returns their centres too."""
+    """Bin neighboring positions into at most `bins` means; returns their centers too."""
     places = np.arange(1, len(values) + 1)
     kept = ~np.isnan(values)
     places, values = places[kept], values[kept]
