@@ -12,8 +12,8 @@ from metarlgym import ConfigError, MetaRLGymError
 from metarlgym.cli.main import main
 from metarlgym.selflearning.self_critic import experiment as self_critic
 from metarlgym.selflearning.self_critic.actor_critic import ActorCritic
+from metarlgym.selflearning.self_critic.config import Config
 from metarlgym.selflearning.self_critic.critics import Critic
-from metarlgym.selflearning.self_critic.experiment import Config
 from metarlgym.selflearning.self_critic.language import Language, distinct
 from metarlgym.selflearning.self_critic.score_form import ScoreForm, ScoreSizes
 from metarlgym.selflearning.self_critic.target_form import TargetForm
