@@ -20,7 +20,7 @@ from metarlgym.models.loading import load_config, load_model
 from metarlgym.models.networks import NetworkArguments, make_network
 from metarlgym.models.saveable import check_saveable, saveable
 from metarlgym.pretraining.config import PretrainConfig
-from metarlgym.pretraining.linear_probe import probe
+from metarlgym.pretraining.linear_probe import find_log_ages, probe
 from metarlgym.pretraining.plots import plot_curves, plot_dynamics
 from metarlgym.pretraining.progress import PretrainProgress
 from metarlgym.pretraining.refused_fields import REFUSED, check_conditions
@@ -35,7 +35,7 @@ from metarlgym.runtime.optimizer_check import check_optimizer
 from metarlgym.runtime.resume_check import check_same, everything
 from metarlgym.runtime.run_folder import Mode
 from metarlgym.sequences.scoring.expected_loss import HeldOutLoss, curves, summarize
-from metarlgym.sequences.sources import Piecewise, Source
+from metarlgym.sequences.sources import Source
 from metarlgym.settings.flat import plain, read_flat
 from metarlgym.settings.given import values_given
 from metarlgym.settings.ranges import check_values
@@ -120,6 +120,8 @@ def run_pretraining(settings: PretrainSettings, console: Console | None = None) 
     if run.threads:
         torch.set_num_threads(run.threads)
     source = args.make_source()
+    if source.in_segments:
+        find_log_ages(source)  # fail early if there are none
     held_out = HeldOutLoss(source, args.final_eval_sequences, start=args.eval_sequences, last_only=_last(args))
     quiet()
     check_loggers(args)
@@ -185,7 +187,7 @@ def _train(
         "seed": args.seed,
         "version": __version__,
     }
-    if isinstance(source, Piecewise) and source.length > 1 and trainer.words is None:
+    if source.in_segments and source.length > 1 and trainer.words is None:
         with console.status("probing for the last switch"):
             summary["probe"] = probe(trainer.model, source, min(400, 2 * args.final_eval_sequences))
     if not main:
