@@ -115,8 +115,8 @@ def render(results: dict[str, Any], about: dict[str, Any]) -> str:
         lines += [f"Nats a clean token by position, {settings}:", "", f"| | {' | '.join(heads)} |", "|---" * 5 + "|"]
         lines += [f"| {name} | {' | '.join(f'{v:.3f}' for v in values)} |" for name, values in rows.items()]
         for published in PUBLISHED if settings.startswith("n=10") else (FIVE,):
-            told = dict(zip(published.positions, published.losses, strict=True))
-            lines += [f"| {published.name} | {told[128]} | | {told[512]} | {told[4096]} (at 4096) |"]
+            losses_at = dict(zip(published.positions, published.losses, strict=True))
+            lines += [f"| {published.name} | {losses_at[128]} | | {losses_at[512]} | {losses_at[4096]} (at 4096) |"]
         lines += [""]
     lines += [f"- Date: {about['date']}; training took {about['seconds']:,} s in the last run of this script"]
     lines += [f"- Hardware: {about['hardware']}, one thread", f"- Versions: {', '.join(about['versions'])}"]

@@ -204,7 +204,7 @@ def test_bad_settings(settings, told):
     assert told in str(error.value) and "\n" not in str(error.value)
 
 
-def test_unknown_arm():
+def test_unknown_variant():
     with pytest.raises(ConfigError, match="variant='gist-seed0' is not known"):
         learned_loss.run_variant(learned_loss.Config(**TINY), "gist-seed0", lambda step, total, **values: None)
 

@@ -270,7 +270,7 @@ def test_a_run_and_its_resume(tmp_path, capsys):
     assert again["forms"] == summary["forms"]
 
 
-def test_damaged_results_of_an_arm_are_made_again(tmp_path, capsys):
+def test_damaged_results_of_a_variant_are_made_again(tmp_path, capsys):
     folder = tmp_path / "run"
     assert main(flags(folder)) == 0
     summary = json.loads((folder / "summary.json").read_text())
@@ -348,7 +348,7 @@ def test_overwrite_replaces_the_run_and_keeps_the_users_files(tmp_path, capsys, 
     assert (folder / "notes.md").read_text() == "mine" and sorted(p.name for p in folder.glob("*.png")) == pictures
 
 
-def test_an_arm_that_fails_is_named(tmp_path, capsys):
+def test_a_variant_that_fails_is_named(tmp_path, capsys):
     assert main(flags(tmp_path / "run", phase_a_lr="1e30", phase_a_steps=20)) == 2
     told = capsys.readouterr().err
     assert "variant score-" in told and "lower lr or phase_a_lr" in told
