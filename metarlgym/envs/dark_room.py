@@ -68,7 +68,7 @@ class DarkRoom(Env):
         self._goal = (x, y)
         self._cell = self._start
         self._reached = False
-        return self._tell()
+        return self._describe()
 
     def on_step(self, action: str) -> Step:
         move = parse_action(action).lower()
@@ -82,7 +82,7 @@ class DarkRoom(Env):
         self._cell = self._after(self._cell, move)
         on_goal = self._cell == self._goal
         self._reached = self._reached or on_goal
-        text = self._tell()
+        text = self._describe()
         if on_goal:
             text += " goal" if self.style == "terse" else " This is the goal: 1 point."
         return Step(text, float(on_goal), False, False, {"valid": True, "success": self._reached})
@@ -159,7 +159,7 @@ class DarkRoom(Env):
             return self._write("right" if to_x > x else "left")
         return self._write("stay" if y == to_y else "up" if to_y > y else "down")
 
-    def _tell(self) -> str:
+    def _describe(self) -> str:
         x, y = self._cell[0] + 1, self._cell[1] + 1
         return f"x{x}y{y}" if self.style == "terse" else f"You are at x={x}, y={y}."
 

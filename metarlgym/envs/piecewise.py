@@ -64,10 +64,10 @@ class PiecewiseGame(PredictionGame):
             _source(law, 1, alphabet, concentration)  # rejects invalid settings
         super().__init__(chunk, questions, answer=answer, **kwargs)
         self._every = tuple(_predictor(law, self.stretch, alphabet, concentration) for law in self.laws)
-        told = "; ".join(_tell(law) for law in self.laws)
+        described = "; ".join(_describe(law) for law in self.laws)
         self.subject = (
             "segments, each with hidden probabilities of its own. By one hidden law it is decided when a segment ends: "
-            f"{told}. The law is"
+            f"{described}. The law is"
         )
 
     def words(self) -> Sequence[str]:
@@ -166,7 +166,7 @@ def _stretch_losses(
     return np.array([_predictor(law, T, alphabet, concentration).log_loss([stretch]).sum() for law in laws])
 
 
-def _tell(law: str) -> str:
+def _describe(law: str) -> str:
     name, _, numbers = law.partition(":")
     low, _, high = numbers.partition("-")
     return {

@@ -148,12 +148,12 @@ def _train(
     model = _model(settings, source)
     size = model.num_parameters()  # ZeRO-3 partitions the weights later
 
-    def tell(line: str) -> None:
+    def notify(line: str) -> None:
         console.print(f"warning: {line}", style="yellow", highlight=False, soft_wrap=True)
 
     progress = PretrainProgress(console)
     args.disable_tqdm = True
-    callbacks = [opened, MetricsFile(folder, tell), progress]
+    callbacks = [opened, MetricsFile(folder, notify), progress]
     trainer = PretrainTrainer(model, args, source, opened.first_step, callbacks)
     trainer.remove_callback(PrinterCallback)
     console.print(

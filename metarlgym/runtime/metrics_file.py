@@ -18,11 +18,11 @@ class MetricsFile(TrainerCallback):
 
     Args:
         folder: the run's folder.
-        tell: called with a message when writing fails; default: a warning.
+        notify: called with a message when writing fails; default: a warning.
     """
 
-    def __init__(self, folder: Path, tell: Callable[[str], None] = warnings.warn) -> None:
-        self.lines = Lines(folder / "metrics.jsonl", tell)
+    def __init__(self, folder: Path, notify: Callable[[str], None] = warnings.warn) -> None:
+        self.lines = Lines(folder / "metrics.jsonl", notify)
         self.start = time.monotonic()
         self.summarized = False
         """Whether this is a finished run, reopened, whose summary line is already in the file."""

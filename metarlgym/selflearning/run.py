@@ -199,13 +199,13 @@ def _run_all(
     with bar:
         task = bar.add_task("variants", total=total, completed=total - len(names))
 
-        def tell(running: str) -> None:
+        def notify(running: str) -> None:
             bar.update(task, description=f"variants [dim]{running}[/]" if running else "variants")
 
         if workers == 1:
-            done = in_turn(experiment, config, names, folder, tell)
+            done = in_turn(experiment, config, names, folder, notify)
         else:
-            done = side_by_side(experiment, config, names, folder, tell, workers)
+            done = side_by_side(experiment, config, names, folder, notify, workers)
         with closing(done):  # also ends the processes on an error here
             for name in done:
                 bar.update(task, advance=1)

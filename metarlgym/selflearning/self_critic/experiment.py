@@ -116,7 +116,7 @@ class _Run:
         every = self.config.check_every
         return step % (every if step <= anew + every * self.config.close_checks else 5 * every) == 0
 
-    def _tell(self, phase: str, line: dict[str, Any]) -> None:
+    def _log(self, phase: str, line: dict[str, Any]) -> None:
         self.log(self.done, self.total, phase=phase, at=line["step"], **{k: v for k, v in line.items() if k != "step"})
 
     def train(self, model: Any, loss: torch.Tensor, optimizer: Any) -> None:
@@ -149,7 +149,7 @@ class _Run:
             if checked and self._check_at(step):
                 lines.append({"step": step, **self.form.measure(self.actor, critic)})
                 detector.check(step, lines[-1]["signal"], lines[-1])
-                self._tell("A", lines[-1])
+                self._log("A", lines[-1])
             elif step % 50 == 0:
                 self.log(self.done, self.total, phase="A")
             if step < steps:
@@ -173,7 +173,7 @@ class _Run:
         for step in range(steps + 1):
             if step == steps or self._check_at(step, acted[-1] if acted else 0):
                 lines.append({"step": step, **self.form.measure(self.actor, critic)})
-                self._tell("B", lines[-1])
+                self._log("B", lines[-1])
                 alarm = detector.check(step, lines[-1]["signal"], lines[-1])
                 if alarm and action == "stop":
                     break

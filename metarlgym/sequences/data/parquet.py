@@ -128,7 +128,7 @@ class _Writer:
             self.progress(self.done)
             for part in missing:
                 if part in self.damaged:
-                    self._tell(part, self.damaged[part])
+                    self._warn(part, self.damaged[part])
                 self._write_part(part)
                 self.done += self.parts[part][1]
             if self.single:
@@ -170,7 +170,7 @@ class _Writer:
     def _verify(self, file: Path) -> None:
         verify(file, self.schema, self.export.first, self.export.stop - self.export.first)
 
-    def _tell(self, part: Path, why: str) -> None:
+    def _warn(self, part: Path, why: str) -> None:
         self.notice(f"{str(part)!r} was damaged ({why}) and is made again; the other parts are kept.")
 
     def _report(self, fresh: bool) -> Written:
@@ -238,7 +238,7 @@ class _Writer:
         try:
             return list(tables(part, self.schema, *place))
         except DamagedError as error:
-            self._tell(part, str(error))
+            self._warn(part, str(error))
         self._write_part(part)
         try:
             return list(tables(part, self.schema, *place))

@@ -36,8 +36,8 @@ def yardstick_losses(source: Source, start: int, count: int, with_labels: bool) 
     found = {FLOOR: (source.exact_name, losses(exact, count))}
     for name, predictor in references(source).items():
         few = min(count, CHEAP) if predictor.slow else count
-        told = f"{name} ({few} sequences)" if predictor.slow else name
-        found[name] = (told, losses(predictor, few))
+        label = f"{name} ({few} sequences)" if predictor.slow else name
+        found[name] = (label, losses(predictor, few))
     return found
 
 
