@@ -87,8 +87,8 @@ def main(quick: bool) -> int:
         "Steps that can be cut off: what it costs, and that it works.",
         f"{count:,} trials of {EPISODES} episodes x {GUESSES} turns of GuessNumber-v0 (terse), never won, all at once, "
         f"{repetitions} repetitions, variants in turn, making the trials included; policy that answers at once, and "
-        f"one with seeded lognormal latencies (mean .05 s, sigma .8). Hanging steps sleep {4 * TRIAL_SECONDS:g} s under "
-        f"trial_seconds={TRIAL_SECONDS:g}.",
+        f"one with seeded lognormal latencies (mean 0.05 s, sigma 0.8). Hanging steps sleep {4 * TRIAL_SECONDS:g} s "
+        f"under trial_seconds={TRIAL_SECONDS:g}.",
         quick,
     )
     trials, none, limited = specs(count), Limits(), Limits(trial_seconds=600.0)
