@@ -159,13 +159,13 @@ class Clock:
 Measurement = TypeVar("Measurement")
 
 
-def interleave(arms: dict[str, Callable[[], Measurement]], repetitions: int) -> dict[str, list[Measurement]]:
+def interleave(variants: dict[str, Callable[[], Measurement]], repetitions: int) -> dict[str, list[Measurement]]:
     """Run the variants in turn, `repetitions` times; each returns its own measurement, such as `Seconds`."""
-    results: dict[str, list[Measurement]] = {name: [] for name in arms}
+    results: dict[str, list[Measurement]] = {name: [] for name in variants}
     for _ in range(repetitions):
-        for name, arm in arms.items():
+        for name, variant in variants.items():
             gc.collect()
-            results[name].append(arm())
+            results[name].append(variant())
     return results
 
 

@@ -31,7 +31,7 @@ from dataclasses import replace
 
 import torch
 from common import Report, Seconds, interleave, ratios, run
-from policy_arms import Bench, Shape
+from policy_variants import Bench, Shape
 from transformers.utils import logging as hf_logging
 
 
@@ -47,16 +47,16 @@ def same_tokens(report: Report, bench: Bench, label: str) -> None:
     """Report the lowest fraction, over all variants, of trials whose actions equal ours token by token."""
     ours = bench.actions["ours"]
     shares = [sum(a == b for a, b in zip(ours, theirs, strict=True)) / len(ours) for theirs in bench.actions.values()]
-    report.add(f"{label}: trials with the same tokens in all arms", min(shares), at_least=0.95)
+    report.add(f"{label}: trials with the same tokens in all variants", min(shares), at_least=0.95)
 
 
 def against_loops(report: Report, shape: Shape, repetitions: int, bound: float | None, whole: bool = False) -> None:
     bench = Bench(shape, whole)
     label = shape.name + (", whole rollouts" if whole else "")
-    arms = {"ours": bench.ours, "re-encode": bench.reencode, "rectangle": bench.rectangle}
-    for arm in arms.values():
-        arm()
-    times = interleave(arms, repetitions)
+    variants = {"ours": bench.ours, "re-encode": bench.reencode, "rectangle": bench.rectangle}
+    for variant in variants.values():
+        variant()
+    times = interleave(variants, repetitions)
     for name, values in times.items():
         report.add(f"{label}: {name}", [t.wall for t in values], "s")
     compare(report, label, times, "re-encode", at_least=bound)
@@ -67,13 +67,13 @@ def against_loops(report: Report, shape: Shape, repetitions: int, bound: float |
 def against_continuous(report: Report, shape: Shape, repetitions: int) -> None:
     bench = Bench(shape)
     label = f"{shape.name}, against continuous batching"
-    arms = {
+    variants = {
         "ours": bench.ours,
         "continuous batching": lambda: bench.continuous(True),
         "continuous batching, no sharing": lambda: bench.continuous(False),
     }
     bench.ours()
-    times = interleave(arms, repetitions)
+    times = interleave(variants, repetitions)
     for name, values in times.items():
         report.add(f"{label}: {name}", [t.wall for t in values], "s")
     compare(report, label, times, "continuous batching", at_least=2.0)
@@ -107,7 +107,7 @@ def main(quick: bool) -> int:
     against_loops(report, chatter, repetitions, 3.0)
     against_loops(report, small, repetitions, None)
     # On a CPU their attention multiplies all queries with all keys of the batch, which is quadratic in the batch size:
-    # the largest case is cut to its first 6 turns, which favours them.
+    # the largest case is cut to its first 6 turns, which favors them.
     against_continuous(report, doors, 1 if quick else 2)
     against_continuous(report, small, 1 if quick else 2)
     against_continuous(report, replace(chatter, name=f"d=64, {chatter.trials} trials x 6 turns", turns=6), 1)

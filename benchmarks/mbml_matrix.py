@@ -24,7 +24,7 @@ from metarlgym.files import write_json
 from metarlgym.models import networks as _networks  # noqa: F401  (registers the recurrent models)
 from metarlgym.pretraining.linear_probe import probe
 from metarlgym.pretraining.run import parse, run_pretraining
-from metarlgym.sequences.scoring.expected_loss import Examination, summarise
+from metarlgym.sequences.scoring.expected_loss import HeldOutLoss, summarize
 from metarlgym.sequences.sources import Piecewise
 
 LAWS = ("ptw", "lin", "regular", "random")
@@ -64,7 +64,7 @@ def train(network: str, law: str, seed: int, runs: Path, extra: list[str], conso
     return folder
 
 
-def examine(folder: Path, law: str) -> dict[str, Any]:
+def evaluate(folder: Path, law: str) -> dict[str, Any]:
     """Cumulative regret on every source, and on longer sequences of its own."""
     path = folder / "matrix.json"
     if path.exists():
@@ -72,17 +72,17 @@ def examine(folder: Path, law: str) -> dict[str, Any]:
     model = AutoModelForCausalLM.from_pretrained(folder / "final")
     found: dict[str, Any] = {"parameters": model.num_parameters(), "on": {}, "longer": {}}
     for other in LAWS:
-        examination = Examination(source(other), SEQUENCES, start=10_000)
-        found["on"][other] = summarise(examination.model(model), examination.exact)
+        held_out = HeldOutLoss(source(other), SEQUENCES, start=10_000)
+        found["on"][other] = summarize(held_out.model(model), held_out.exact)
     room = getattr(model.config, "max_position_embeddings", None)
     for length in LONGER:
-        examination = Examination(source(law, length), 200, start=20_000)
+        held_out = HeldOutLoss(source(law, length), 200, start=20_000)
         if room is not None and room < length:
             if model.config.model_type == "gpt2":  # its learned positions end here
                 continue
             model.config.max_position_embeddings = length  # others have no limit
-        line = examination.model(model, batch_size=16)
-        total, best = line.regret.cumsum(1).mean(0), examination.exact["floor"].regret.cumsum(1).mean(0)
+        line = held_out.model(model, batch_size=16)
+        total, best = line.regret.cumsum(1).mean(0), held_out.exact["floor"].regret.cumsum(1).mean(0)
         places = [p for p in (128, 256, 384, 512, 768, 1024) if p <= length]
         found["longer"][length] = {p: [float(total[p - 2]), float(best[p - 2])] for p in places}
     found["probe"] = probe(model, source(law))
@@ -106,7 +106,7 @@ def main() -> None:
                 console.print(f"[bold]{network} on {law}, seed {seed}")
                 folder = train(network, law, seed, args.runs, extra, console)
                 seconds = int((folder / "seconds").read_text()) if (folder / "seconds").exists() else None
-                results[f"{network}/{law}/{seed}"] = examine(folder, law) | {"seconds": seconds}
+                results[f"{network}/{law}/{seed}"] = evaluate(folder, law) | {"seconds": seconds}
     args.out.parent.mkdir(parents=True, exist_ok=True)
     about = {"date": time.strftime("%Y-%m-%d"), "hardware": cpu_model(), "versions": versions(), "commit": commit()}
     write_json({"about": about, "results": results}, args.out.with_suffix(".json"))
@@ -188,7 +188,7 @@ def heat_map(results: dict[str, Any], path: Path) -> None:
         axes.text(j, i, f"{ratios[i, j]:.2f}", ha="center", va="center", color="white" if dark else "black")
     axes.set_xticks(range(len(LAWS)), LAWS)
     axes.set_yticks(range(len(names)), [" on ".join(name.split("/")[:2]) for name in names])
-    axes.set_xlabel("examined on")
+    axes.set_xlabel("evaluated on")
     axes.set_title("cumulative regret over the exact predictor's", fontsize=10)
     figure.colorbar(image, label="log of it")
     figure.savefig(path, dpi=130)

@@ -24,7 +24,7 @@ from transformers import AutoModelForCausalLM
 from metarlgym.files import write_json
 from metarlgym.models import networks as _networks  # noqa: F401  (registers the recurrent models)
 from metarlgym.pretraining.run import parse, run_pretraining
-from metarlgym.sequences.scoring.expected_loss import Examination
+from metarlgym.sequences.scoring.expected_loss import HeldOutLoss
 from metarlgym.sequences.scoring.plots_sources import PUBLISHED, Published, metalm_losses, plot_metalm
 from metarlgym.sequences.sources import MetaLM
 
@@ -87,7 +87,7 @@ def main() -> None:
     results: dict[str, Any] = {}
     for n, l, e in ((10, 32, 0.1), (5, 32, 0.1)):  # noqa: E741 (the published name)
         source = MetaLM(V=64, n=n, l=l, e=e, L=1024, seed=100)
-        line = Examination(source, args.sequences).model(model, batch_size=8)
+        line = HeldOutLoss(source, args.sequences).model(model, batch_size=8)
         losses = {f"transformer, {model.num_parameters():,} parameters": line.loss}
         losses |= metalm_losses(source, args.sequences, split="eval")
         by_name = {name: [float(v[:, a:b].mean()) for a, b in BINS] for name, v in losses.items()}
@@ -115,8 +115,8 @@ def render(results: dict[str, Any], about: dict[str, Any]) -> str:
         lines += [f"Nats a clean token by position, {settings}:", "", f"| | {' | '.join(heads)} |", "|---" * 5 + "|"]
         lines += [f"| {name} | {' | '.join(f'{v:.3f}' for v in values)} |" for name, values in rows.items()]
         for published in PUBLISHED if settings.startswith("n=10") else (FIVE,):
-            told = dict(zip(published.positions, published.losses, strict=True))
-            lines += [f"| {published.name} | {told[128]} | | {told[512]} | {told[4096]} (at 4096) |"]
+            losses_at = dict(zip(published.positions, published.losses, strict=True))
+            lines += [f"| {published.name} | {losses_at[128]} | | {losses_at[512]} | {losses_at[4096]} (at 4096) |"]
         lines += [""]
     lines += [f"- Date: {about['date']}; training took {about['seconds']:,} s in the last run of this script"]
     lines += [f"- Hardware: {about['hardware']}, one thread", f"- Versions: {', '.join(about['versions'])}"]

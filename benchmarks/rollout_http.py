@@ -4,8 +4,8 @@ client CPU time per call.
 The same trials and seeded lognormal latencies as in `rollout_latency`, but behind a server (`latency_server`) in its
 own process that answers like vLLM. It accepts any number of concurrent requests, so the ideal time is known: the
 longest trial's sum of latencies if all trials run concurrently, otherwise the time of list scheduling (each free slot
-takes the next trial immediately). The variants are in `http_arms`; each runs in its own process after a warm-up of one
-trial.
+takes the next trial immediately). The variants are in `http_variants`; each runs in its own process after a warm-up of
+one trial.
 
 Two of them need packages that are not dependencies of this project, and are skipped without them:
 
@@ -57,8 +57,8 @@ REMARKS = (
     "latencies and their own ideal. Its own harness `null` starts a program for every turn, hence the few trials.",
     "TRL's `environment_factory` cannot express the case: `GRPOTrainer._tool_call_loop` goes on with a row only where "
     "the model's answer parses into tool calls, so a turn of plain text ends the row; and each round hands all rows "
-    "together to `_generate_single_turn`, so its schedule is that of the lock-step arm. The worker of the experimental "
-    "AsyncGRPOTrainer lets rows drift apart, but ends a row in the same way.",
+    "together to `_generate_single_turn`, so its schedule is that of the lock-step variant. The worker of the "
+    "experimental AsyncGRPOTrainer lets rows drift apart, but ends a row in the same way.",
 )
 
 
@@ -128,15 +128,24 @@ class HttpReport(Report):
     runs: dict[tuple[str, str], list[Run]] = field(default_factory=lambda: defaultdict(list))
     server: list[dict[str, float]] = field(default_factory=list)
 
-    def values(self, case: str, arm: str, name: str) -> list[float]:
-        return [getattr(run, name) for run in self.runs[case, arm]]
+    def values(self, case: str, variant: str, name: str) -> list[float]:
+        return [getattr(run, name) for run in self.runs[case, variant]]
 
     def render(self) -> str:
-        names = ("case", "arm", "runs", "wall, s", "efficiency", "CPU, ms/call", "peak MiB", "server late (p99), ms")
+        names = (
+            "case",
+            "variant",
+            "runs",
+            "wall, s",
+            "efficiency",
+            "CPU, ms/call",
+            "peak MiB",
+            "server late (p99), ms",
+        )
         lines = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
-        for (case, arm), runs in self.runs.items():
+        for (case, variant), runs in self.runs.items():
             medians = [number(statistics.median(values)) for values in zip(*runs, strict=True)]
-            lines.append("| " + " | ".join([case, arm, str(len(runs)), *medians]).replace("nan", "-") + " |")
+            lines.append("| " + " | ".join([case, variant, str(len(runs)), *medians]).replace("nan", "-") + " |")
         head, mark, tail = super().render().partition("\n| figure |")
         return "\n".join([head, *lines, mark + tail])
 
@@ -150,27 +159,27 @@ class Bench:
     answers: Answers
     verifiers_python: str | None
 
-    def play(self, label: str, arm: str, title: str, case: Case, ideal: Callable[[list[float]], float]) -> Run:
+    def play(self, label: str, variant: str, title: str, case: Case, ideal: Callable[[list[float]], float]) -> Run:
         """Run a variant once; `ideal` computes the lowest possible time from the trials' sums of latencies."""
-        chats = arm.startswith("verifiers")
+        chats = variant.startswith("verifiers")
         python = (self.verifiers_python if chats else None) or sys.executable
-        command = [python, str(HERE / "http_arms.py"), arm, json.dumps(asdict(case) | {"url": self.url})]
+        command = [python, str(HERE / "http_variants.py"), variant, json.dumps(asdict(case) | {"url": self.url})]
         # Make this package importable in the interpreter for `verifiers`, where it is not installed.
         env = {**os.environ, "PYTHONPATH": str(HERE.parent)}
         done = subprocess.run(command, capture_output=True, text=True, env=env, check=False)
         if done.returncode:
-            raise RuntimeError(f"arm {arm} failed:\n{done.stderr[-3000:]}")
+            raise RuntimeError(f"variant {variant} failed:\n{done.stderr[-3000:]}")
         measured = json.loads(done.stdout.splitlines()[-1])
         stats = self.stats()
-        assert measured["calls"] == case.trials * TURNS, f"{arm} played {measured['calls']} calls"
-        if arm != "loop":
-            assert stats["calls"] == measured["calls"] + TURNS, f"{arm} sent {stats['calls']} requests"
+        assert measured["calls"] == case.trials * TURNS, f"{variant} played {measured['calls']} calls"
+        if variant != "loop":
+            assert stats["calls"] == measured["calls"] + TURNS, f"{variant} sent {stats['calls']} requests"
         sums = (chat_sums if chats else seeded_sums)(case, self.answers)
         wall, cpu = measured["wall"], measured["cpu"] / measured["calls"] * 1e3
-        efficiency = math.nan if arm == "bare" else ideal(sums) / wall  # the bare client uses other seeds
+        efficiency = math.nan if variant == "bare" else ideal(sums) / wall  # the bare client uses other seeds
         run = Run(wall, efficiency, cpu, measured["peak_mib"], stats["late_p99_ms"])
         self.report.runs[label, title].append(run)
-        if arm == "ours":
+        if variant == "ours":
             self.report.server.append(stats)
         print(f"  {label}: {title}: {wall:.2f} s, efficiency {efficiency:.3f}, {cpu:.3f} ms/call", flush=True)
         return run
@@ -281,14 +290,14 @@ def main() -> int:
         "client's processor time a call.",
         f"a server in its own process answers as vLLM does after seeded lognormal latencies, mean {mean} s, sigma .8, "
         f"any number at once; trials of {EPISODES} episodes x {GUESSES} turns of GuessNumber-v0, never won, one token "
-        "a byte; every run in a process of its own after a warm-up of one trial; our arms in turn; medians.",
+        "a byte; every run in a process of its own after a warm-up of one trial; our variants in turn; medians.",
         quick=not (usual or args.write),
     )
     has_verifiers = Path(args.verifiers_python).exists() and verifiers_version(args.verifiers_python)
     if not has_verifiers:
-        print("no `verifiers` here: that arm is left out; see the head of this file for how to install it")
+        print("no `verifiers` here: that variant is left out; see the head of this file for how to install it")
     if not importlib.util.find_spec("openai"):
-        print("no `openai` here: that arm is left out; `uv pip install openai` brings it")
+        print("no `openai` here: that variant is left out; `uv pip install openai` brings it")
     answers = Case(mean=mean).answers
     with running(answers) as url:
         bench = Bench(report, url, answers, args.verifiers_python if has_verifiers else None)

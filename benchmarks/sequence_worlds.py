@@ -205,16 +205,16 @@ def plain_lin(row: list[int]) -> float:
         weighted = []
         total = 0.0
         for weight, start, c in states:
-            chance = weight * (c[symbol] + 0.5) / (c[0] + c[1] + 1)
-            total += chance
-            weighted.append((chance, start, c))
+            prob = weight * (c[symbol] + 0.5) / (c[0] + c[1] + 1)
+            total += prob
+            weighted.append((prob, start, c))
         loss -= math.log(total)
         new, states = 0.0, []
-        for chance, start, c in weighted:
+        for prob, start, c in weighted:
             m = t + 1 - start
-            new += chance / total * 0.5 / m
+            new += prob / total * 0.5 / m
             c[symbol] += 1
-            states.append((chance / total * (m - 0.5) / m, start, c))
+            states.append((prob / total * (m - 0.5) / m, start, c))
         states.append((new, t + 1, [0, 0]))
     return loss
 

@@ -86,15 +86,15 @@ def main(quick: bool) -> int:
         "step_threads",
         "Steps that can be cut off: what it costs, and that it works.",
         f"{count:,} trials of {EPISODES} episodes x {GUESSES} turns of GuessNumber-v0 (terse), never won, all at once, "
-        f"{repetitions} repetitions, arms in turn, making the trials included; policy that answers at once, and one "
-        f"with seeded lognormal latencies (mean .05 s, sigma .8). Hanging steps sleep {4 * TRIAL_SECONDS:g} s under "
-        f"trial_seconds={TRIAL_SECONDS:g}.",
+        f"{repetitions} repetitions, variants in turn, making the trials included; policy that answers at once, and "
+        f"one with seeded lognormal latencies (mean 0.05 s, sigma 0.8). Hanging steps sleep {4 * TRIAL_SECONDS:g} s "
+        f"under trial_seconds={TRIAL_SECONDS:g}.",
         quick,
     )
     trials, none, limited = specs(count), Limits(), Limits(trial_seconds=600.0)
     steps = count * EPISODES * GUESSES
     play(trials, limited)
-    arms = interleave(
+    variants = interleave(
         {
             "direct": lambda: play(trials, none),
             "thread": lambda: play(trials, limited),
@@ -102,14 +102,14 @@ def main(quick: bool) -> int:
         },
         repetitions,
     )
-    for name, seconds in arms.items():
+    for name, seconds in variants.items():
         report.add(f"{name}: by the clock", [steps / s.wall for s in seconds], "steps/s")
         report.add(f"{name}: by CPU time", [steps / s.cpu for s in seconds], "steps/s of CPU")
-    direct = [s.cpu for s in arms["direct"]]
-    walls = ratios([s.wall for s in arms["direct"]], [s.wall for s in arms["thread"]])
+    direct = [s.cpu for s in variants["direct"]]
+    walls = ratios([s.wall for s in variants["direct"]], [s.wall for s in variants["thread"]])
     report.add("speed with a limit / without, by the clock", walls)
-    report.add("the same by CPU time", ratios(direct, [s.cpu for s in arms["thread"]]), at_least=0.66)
-    report.add("the same without the thread itself", ratios(direct, [s.cpu for s in arms["inline"]]))
+    report.add("the same by CPU time", ratios(direct, [s.cpu for s in variants["thread"]]), at_least=0.66)
+    report.add("the same without the thread itself", ratios(direct, [s.cpu for s in variants["inline"]]))
     slow = DelayedPolicy(SAY, mean=0.05)
     waited = interleave(
         {"direct": lambda: play(trials, none, slow), "thread": lambda: play(trials, limited, slow)}, min(repetitions, 3)

@@ -50,17 +50,17 @@ def write_whole(path: Path) -> Iterator[BinaryIO]:
         MetaRLGymError: it cannot be written, with the reason.
     """
     if _is_special(path):
-        with _told(path), path.open("wb") as file:
+        with _one_line_errors(path), path.open("wb") as file:
             yield file
         return
     real = real_path(path)
     part = real.with_name(f".{real.name[:100]}.{os.getpid()}.tmp")
-    with _told(path, part, real), renamed(real, part) as file:
+    with _one_line_errors(path, part, real), replacing(real, part) as file:
         yield file
 
 
 @contextlib.contextmanager
-def renamed(path: Path, temporary: Path) -> Iterator[BinaryIO]:
+def replacing(path: Path, temporary: Path) -> Iterator[BinaryIO]:
     """Open a file named `temporary` that replaces `path` once it is complete and on disk.
 
     A file left at `temporary` by an earlier attempt is removed.
@@ -108,7 +108,7 @@ def _is_special(path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _told(path: Path, *others: Path) -> Iterator[None]:
+def _one_line_errors(path: Path, *others: Path) -> Iterator[None]:
     """Turn the operating system's errors about these files into one line that names `path`."""
     try:
         yield

@@ -58,7 +58,7 @@ def register(
     """Register an environment class under `Name-vN`.
 
     Args:
-        env_id: name and version; a change of behaviour requires a new version.
+        env_id: name and version; a change of behavior requires a new version.
         entry_point: `"module:Class"`, imported on first use, or the class itself.
         kwargs: default keyword arguments.
         summary: one line.
@@ -75,10 +75,10 @@ def register(
     if env_id in _announced:
         _announced.remove(env_id)
     else:
-        _tell_gymnasium(env_id)
+        _register_in_gymnasium(env_id)
 
 
-def _tell_gymnasium(env_id: str) -> None:
+def _register_in_gymnasium(env_id: str) -> None:
     """Register an environment and its trial with gymnasium; `gym.make` then calls `make` here."""
     name, _, version = env_id.rpartition("-v")
     for gym_id, trial in ((f"metarlgym/{env_id}", False), (f"metarlgym/{name}-Trial-v{version}", True)):
@@ -114,7 +114,7 @@ def announce_plugins() -> None:
     for point in _plugins():
         if re.fullmatch(r"[\w:.-]+-v\d+", point.name) and f"metarlgym/{point.name}" not in gymnasium.registry:
             _announced.add(point.name)
-            _tell_gymnasium(point.name)
+            _register_in_gymnasium(point.name)
 
 
 def load_plugins() -> list[str]:

@@ -1,6 +1,6 @@
 """Derived random streams. No function in this project touches a global random number generator.
 
-Each stream is identified by labelled parts, such as `(task.key, "trial", 7)`, which are hashed, so streams do not
+Each stream is identified by labeled parts, such as `(task.key, "trial", 7)`, which are hashed, so streams do not
 depend on the order of draws, on what else runs in the process, or on PYTHONHASHSEED.
 """
 

@@ -105,11 +105,11 @@ class TaskGroup:
         """
         if self.content_split and split == "eval" and n > len(self._content["eval"]):
             have, others = len(self._content["eval"]), len(self._content["train"])
-            told = f"eval_trials={n}: {self.env_id} has only {have} held-out tasks"
+            problem = f"eval_trials={n}: {self.env_id} has only {have} held-out tasks"
             if self.env.held_out_tasks() is not None:  # split='trial' would evaluate on train tasks
-                raise ConfigError(f"{told}, the eval split of its data. Ask for at most {have}.")
+                raise ConfigError(f"{problem}, the eval split of its data. Ask for at most {have}.")
             raise ConfigError(
-                f"{told} ({have + others} in all, one in {EVAL_SHARE} held out). Ask for at most {have}, or use "
+                f"{problem} ({have + others} in all, one in {EVAL_SHARE} held out). Ask for at most {have}, or use "
                 "split='trial'."
             )
         return [self.task(i, split) for i in range(n)]

@@ -1,4 +1,4 @@
-"""The latency server says and delays what a request's seed tells, and all arms of the HTTP benchmark play the same."""
+"""The latency server's answers and delays follow a request's seed; all variants of the HTTP benchmark play the same."""
 
 import asyncio
 import importlib.util
@@ -12,7 +12,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
-from http_arms import ARMS, bare_client, lock_step, loop_alone, ours, pooled
+from http_variants import VARIANTS, bare_client, lock_step, loop_alone, ours, pooled
 from latency_server import chat_seed, running
 from rollout_http import TURNS, Case, chat_sums, seeded_sums, system_text
 from tiny import tokens
@@ -95,7 +95,7 @@ def test_arms_play_the_same(url):
         "loop": loop_alone(case),
     }
     if importlib.util.find_spec("openai"):
-        others |= {name: ARMS[name](case) for name in ("openai", "openai_tuned")}
+        others |= {name: VARIANTS[name](case) for name in ("openai", "openai_tuned")}
     for name, trajectories in others.items():
         assert signature(trajectories) == signature(played), name
         assert tokens(trajectories) == tokens(played), name
@@ -112,5 +112,5 @@ def test_trials_of_the_benchmark_are_equally_long(url):
 
 def test_verifiers_plays_whole_trials(url):
     pytest.importorskip("verifiers.v1")
-    played = ARMS["verifiers"](replace(CASE, url=url, trials=2))
+    played = VARIANTS["verifiers"](replace(CASE, url=url, trials=2))
     assert all(len(t.episodes) == t.max_episodes for t in played)

@@ -6,7 +6,7 @@ import stat
 import pytest
 
 from metarlgym.datatypes import MetaRLGymError
-from metarlgym.files import place_problem, real_path, renamed, write_json, write_text, write_whole
+from metarlgym.files import place_problem, real_path, replacing, write_json, write_text, write_whole
 
 
 def names(folder):
@@ -41,12 +41,12 @@ def test_a_link_at_the_temporary_name_is_not_followed(tmp_path):
         make(tmp_path / name)
         with (
             pytest.raises(MetaRLGymError, match="is in the way, a link or a folder"),
-            renamed(tmp_path / "x", tmp_path / name),
+            replacing(tmp_path / "x", tmp_path / name),
         ):
             pass
     assert names(tmp_path) == ["folder", "link", "mine.txt"] and (tmp_path / "mine.txt").read_text() == "mine"
     os.link(tmp_path / "mine.txt", tmp_path / "left.part")  # of an attempt that was killed
-    with renamed(tmp_path / "x", tmp_path / "left.part") as file:
+    with replacing(tmp_path / "x", tmp_path / "left.part") as file:
         file.write(b"new")
     assert (tmp_path / "x").read_bytes() == b"new" and (tmp_path / "mine.txt").read_text() == "mine"
 

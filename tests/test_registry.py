@@ -265,7 +265,7 @@ def test_an_entry_point_that_registers_nothing_is_told(site, entry, problem):
 
 def test_gymnasium_knows_a_plugin_by_its_name_before_it_is_imported(site, recwarn):
     install(site, "good", GOOD, points=["Gates-v0", "Twins-v0"])  # two ids registered by one function
-    install(site, "bad", "raise RuntimeError('no licence')", points=["Bad-v0", "Doors-v0"])
+    install(site, "bad", "raise RuntimeError('no license')", points=["Bad-v0", "Doors-v0"])
     registry.announce_plugins()
     assert "plugin_good" not in sys.modules
     assert type(gymnasium.make("metarlgym/Gates-v0")).__name__ == "Gates"
@@ -285,9 +285,9 @@ def test_importing_metarlgym_announces_plugins(site):
 
 
 def test_broken_plugin_hides_nothing(site):
-    install(site, "bad", "raise RuntimeError('no licence')")
+    install(site, "bad", "raise RuntimeError('no license')")
     install(site, "good", GOOD)
-    with pytest.raises(ConfigError, match=r"plugin bad .*RuntimeError: no licence"):
+    with pytest.raises(ConfigError, match=r"plugin bad .*RuntimeError: no license"):
         make("Nothing-v0")
     assert type(make("Gates-v0")).__name__ == "Gates"
     assert registry.load_plugins() == []

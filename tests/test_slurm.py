@@ -310,7 +310,7 @@ def test_marks_of_an_earlier_job_are_removed(job: Job) -> None:
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_a_cancelled_job_leaves_no_server(job: Job, script: str) -> None:
+def test_a_canceled_job_leaves_no_server(job: Job, script: str) -> None:
     process = job.start(script, TP="2", WAIT="1")
     wait_until(lambda: bool(job.calls("accelerate")))
     servers = len(job.calls("metarlgym"))

@@ -30,7 +30,7 @@ def command(
         from metarlgym.cli.train import print_settings
         from metarlgym.pretraining.run import GROUPS
 
-        titles = ("The run", "Data, loss and examinations", "Networks from scratch")
+        titles = ("The run", "Data, loss and evaluation", "Networks from scratch")
         print_settings(dict(zip(titles, GROUPS, strict=True)))
         return
     from metarlgym.pretrain import main

@@ -19,7 +19,7 @@ import typer
 from metarlgym.cli.common import check_writable, output, used
 from metarlgym.datatypes import ConfigError, MetaRLGymError
 from metarlgym.files import expand
-from metarlgym.models.files import check_files
+from metarlgym.models.folder_check import check_files
 from metarlgym.runtime.interrupt import Terminated
 from metarlgym.serving.command import LOOPBACK, ServerOptions, cpu_build, server_command
 from metarlgym.whole_numbers import check_whole

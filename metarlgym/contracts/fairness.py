@@ -6,7 +6,7 @@ import itertools
 import math
 from typing import Any
 
-from metarlgym.contracts.leaks import public_state, told
+from metarlgym.contracts.leaks import public_state, revealed
 from metarlgym.contracts.subject import (
     JUNK,
     UNLIMITED,
@@ -64,7 +64,7 @@ def secret_text(s: Subject) -> str | None:
         return None
     hint = "do not show the task, or set visible_task = True where it is meant to be seen."
     for style in s.styles:
-        told_texts: list[tuple[Any, str, Any, str]] = []
+        texts: list[tuple[Any, str, Any, str]] = []
         last_texts: list[bool] = []
         for i, (one, two) in enumerate(s.pairs):
             env, other = s.make(style), s.make(style)
@@ -77,14 +77,14 @@ def secret_text(s: Subject) -> str | None:
             a = play(env, one, i, mixed(s.rng("secret", i), 0.0))
             b = play(other, two, i, replay([e[0] for e in a[1:]]))
             if ended(a) and ended(b) and not env.success and not other.success:
-                told_texts.append((one.params, _all_text(a), two.params, _all_text(b)))
+                texts.append((one.params, _all_text(a), two.params, _all_text(b)))
             if defines(env, "random_action") and len(a) > 1:
                 a, b = play(env, one, i, always(a[1][0])), play(other, two, i, always(a[1][0]))
                 lost = ended(a) and ended(b) and not env.success and not other.success
                 if lost and len(a) == len(b) > 2 and a[:-1] == b[:-1]:
                     last_texts.append(a[-1][1] != b[-1][1])
-        if place := told(told_texts):
-            return f"the texts of a lost game tell {place}: a lost episode must not reveal the secret."
+        if place := revealed(texts):
+            return f"the texts of a lost game reveal {place}: a lost episode must not reveal the secret."
         if len(last_texts) >= 4 and all(last_texts):
             return "the last text of a lost game always depends on the task: a lost episode must not reveal the secret."
     return None
@@ -110,8 +110,8 @@ def secret_info(s: Subject) -> str | None:
                     if isinstance(here.params, dict) and key in here.params and value == here.params[key]:
                         return f"info[{key!r}] holds the task's parameter of that name: take it out."
         seen.append((one.params, _all_info(a), two.params, _all_info(b)))
-    place = told(seen)
-    return f"info tells {place}: take it out." if place else None
+    place = revealed(seen)
+    return f"info reveals {place}: take it out." if place else None
 
 
 def _all_info(log: Log) -> str:

@@ -79,7 +79,7 @@ def _leaves(path: str, value: Any) -> Iterator[tuple[str, Any]]:
         yield path, value
 
 
-def told(texts: Sequence[tuple[Any, str, Any, str]], least: int = 4) -> str | None:
+def revealed(texts: Sequence[tuple[Any, str, Any, str]], least: int = 4) -> str | None:
     """The parameter that the texts reveal, if any.
 
     Args:
@@ -96,8 +96,8 @@ def told(texts: Sequence[tuple[Any, str, Any, str]], least: int = 4) -> str | No
             if other is None or other == shown or score.get(place) == -1:
                 continue
             mine, its = _padded(shown), _padded(other)
-            tells = mine in words and its in other_words and mine not in other_words and its not in words
-            score[place] = score.get(place, 0) + 1 if tells else -1
+            reveals = mine in words and its in other_words and mine not in other_words and its not in words
+            score[place] = score.get(place, 0) + 1 if reveals else -1
     places = [place for place, count in score.items() if count >= least]
     return places[0][0] if places else None
 

@@ -143,5 +143,5 @@ class _Check:
             return None
         return "second_reset", (
             f"playing a task again in a used environment gives something else ({found}): on_reset must set every "
-            "attribute that an episode uses, and all chance come from its rng."
+            "attribute that an episode uses, and all randomness come from its rng."
         )

@@ -127,7 +127,7 @@ def global_rng(s: Subject) -> str | None:
 
 def deterministic(s: Subject) -> str | None:
     """The same task, seeds and actions give byte-identical texts, whatever else runs in the process."""
-    neighbour, other = s.make(), s.make()
+    neighbor, other = s.make(), s.make()
     for i, here in enumerate(s.tasks):
         script = s.script(i, here)
         log = play(s.make(), here, i, replay(script))
@@ -136,7 +136,7 @@ def deterministic(s: Subject) -> str | None:
         rng = s.rng("neighbour", i)
 
         def meddle(i: int = i, rng: random.Random = rng) -> None:
-            for env in (neighbour, other):
+            for env in (neighbor, other):
                 if not env.live:
                     env.reset(options={"task": s.tasks[rng.randrange(len(s.tasks))], "episode_seed": i + 1})
                 env.step(mixed(rng, 0.2)(0, env) or "")

@@ -12,7 +12,7 @@ register(
 register(
     "Bandit-v0",
     "metarlgym.envs.bandit:Bandit",
-    summary="K slot machines with hidden chances, one pull an episode. Explore against exploit.",
+    summary="K slot machines with hidden win probabilities, one pull an episode. Explore against exploit.",
 )
 register(
     "GuessNumber-v0",

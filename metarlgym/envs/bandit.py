@@ -52,7 +52,7 @@ class Bandit(Env):
         return {"arms": [rng.random() for _ in range(self.arms)]}
 
     def on_reset(self, params: JSON, rng: random.Random) -> str:
-        self._chances = params["arms"]
+        self._probs = params["arms"]
         self._rng = rng
         return "" if self.style == "terse" else "Which machine do you pull?"
 
@@ -65,7 +65,7 @@ class Bandit(Env):
         draw = self._rng.random
         for _ in range(arm):  # skip the numbers of the arms before this one
             draw()
-        won = draw() < self._chances[arm]
+        won = draw() < self._probs[arm]
         if terse:
             text = "win" if won else "lose"
         else:

@@ -112,9 +112,9 @@ def solve(arms: int, pulls: int, free: int = 0) -> Plan:
                 rest.remove(kind)
             p = mean[kind]
             expected += probability * p
-            for after_kind, chance in ((won[kind], p), (lost[kind], 1 - p)):
+            for after_kind, outcome_prob in ((won[kind], p), (lost[kind], 1 - p)):
                 after = tuple(sorted((*rest, after_kind)))
-                following[after] = following.get(after, 0.0) + probability * chance
+                following[after] = following.get(after, 0.0) + probability * outcome_prob
         reached = following
         curve.append(expected)
     return Plan(total, tuple(curve), choice)
@@ -167,18 +167,18 @@ def simulate(arms: int, pulls: int) -> Optimum:
     s, f = np.zeros((2, trials, arms), np.int64)
     rows = np.arange(trials)
     surplus = p.max(1) - arms / (arms + 1)
-    centred = (surplus - surplus.mean()) / surplus.var()
+    centered = (surplus - surplus.mean()) / surplus.var()
     total = np.zeros(trials)
     curve = []
     for left in range(pulls, 0, -1):
         arm = table[left][s, f].argmax(1)
-        chance = p[rows, arm]
-        won = rng.random(trials) < chance
+        win_prob = p[rows, arm]
+        won = rng.random(trials) < win_prob
         s[rows, arm] += won
         f[rows, arm] += ~won
-        total += chance
-        curve.append(float(chance.mean() - (chance * centred).mean() * surplus.mean()))
-    residual = total - (total * centred).mean() * surplus
+        total += win_prob
+        curve.append(float(win_prob.mean() - (win_prob * centered).mean() * surplus.mean()))
+    residual = total - (total * centered).mean() * surplus
     return Optimum(sum(curve), tuple(curve), "simulated", float(residual.std() / trials**0.5))
 
 

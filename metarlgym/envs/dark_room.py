@@ -28,10 +28,10 @@ Cell = tuple[int, int]
 
 
 class DarkRoom(Env):
-    """One walk of `steps` steps from the centre of a `size` x `size` grid. The goal is any other cell.
+    """One walk of `steps` steps from the center of a `size` x `size` grid. The goal is any other cell.
 
     Args:
-        size: side of the grid, at least 2. With an even side the start is up and right of the centre.
+        size: side of the grid, at least 2. With an even side the start is up and right of the center.
         steps: turns of an episode, at least 1; default twice the side, so that every cell can be reached (a corner is
             at most `size` away) and a 3 x 3 room takes more than one episode to search. Classical: 9 with 20.
     """
@@ -68,7 +68,7 @@ class DarkRoom(Env):
         self._goal = (x, y)
         self._cell = self._start
         self._reached = False
-        return self._tell()
+        return self._describe()
 
     def on_step(self, action: str) -> Step:
         move = parse_action(action).lower()
@@ -82,7 +82,7 @@ class DarkRoom(Env):
         self._cell = self._after(self._cell, move)
         on_goal = self._cell == self._goal
         self._reached = self._reached or on_goal
-        text = self._tell()
+        text = self._describe()
         if on_goal:
             text += " goal" if self.style == "terse" else " This is the goal: 1 point."
         return Step(text, float(on_goal), False, False, {"valid": True, "success": self._reached})
@@ -124,10 +124,10 @@ class DarkRoom(Env):
             return self._write("stay")
 
         def cost(target: Cell) -> tuple[int, int, Cell]:
-            # Among equally near cells, take the one with the fewest open neighbours, so that no isolated cell is left
+            # Among equally near cells, take the one with the fewest open neighbors, so that no isolated cell is left
             # behind.
-            neighbours = {self._after(target, move) for move in MOVES} - visited - {target}
-            return _distance(cell, target), len(neighbours), target
+            neighbors = {self._after(target, move) for move in MOVES} - visited - {target}
+            return _distance(cell, target), len(neighbors), target
 
         return self._toward(cell, min(fresh, key=cost))
 
@@ -159,7 +159,7 @@ class DarkRoom(Env):
             return self._write("right" if to_x > x else "left")
         return self._write("stay" if y == to_y else "up" if to_y > y else "down")
 
-    def _tell(self) -> str:
+    def _describe(self) -> str:
         x, y = self._cell[0] + 1, self._cell[1] + 1
         return f"x{x}y{y}" if self.style == "terse" else f"You are at x={x}, y={y}."
 
@@ -212,7 +212,7 @@ def _search(size: int, steps: int, episodes: int, free: int) -> _Search:
     """The best search path: nothing is random until the goal is found, so a policy is a path over all episodes.
 
     If a cell first visited at step k of episode e is the goal, its value is the rest of this episode and a direct walk
-    in every later one. The recursion over (step, cell, visited cells) maximises the sum of these values over all cells;
+    in every later one. The recursion over (step, cell, visited cells) maximizes the sum of these values over all cells;
     they are integers, so ties are exact.
     """
     cells = [(x, y) for x in range(size) for y in range(size)]

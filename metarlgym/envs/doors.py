@@ -122,10 +122,10 @@ def _plan(doors: int, safe: float, left: int, tried: int, free: int) -> tuple[fl
     if tried >= doors - 1:
         # Only one door can contain the prize, so it is known.
         return weight + _plan(doors, safe, left - 1, tried, rest)[0], True
-    chance = 1 / (doors - tried)
+    hit_prob = 1 / (doors - tried)
     found = weight + (left - 1 - rest)
     missed = _plan(doors, safe, left - 1, tried + 1, rest)[0]
-    explore = chance * found + (1 - chance) * missed
+    explore = hit_prob * found + (1 - hit_prob) * missed
     return max(stay, explore), explore >= stay
 
 
@@ -139,11 +139,11 @@ def _curve(doors: int, safe: float, episodes: int, free_shots: int) -> list[floa
         following: dict[int, float] = {}
         for tried, probability in states.items():
             if _plan(doors, safe, episodes - episode, tried, max(0, free_shots - episode))[1]:
-                chance = 1 / (doors - tried)
-                expected += probability * chance
-                found += probability * chance
-                if chance < 1:
-                    following[tried + 1] = following.get(tried + 1, 0.0) + probability * (1 - chance)
+                hit_prob = 1 / (doors - tried)
+                expected += probability * hit_prob
+                found += probability * hit_prob
+                if hit_prob < 1:
+                    following[tried + 1] = following.get(tried + 1, 0.0) + probability * (1 - hit_prob)
             else:
                 expected += probability * safe
                 following[tried] = following.get(tried, 0.0) + probability

@@ -90,13 +90,13 @@ class GSM8K(Env):
     def on_step(self, action: str) -> Step:
         answer = last_answer(action)
         if answer is None:
-            return Step(self._tell("invalid"), 0.0, True, False, {"valid": False, "success": False})
+            return Step(self._feedback("invalid"), 0.0, True, False, {"valid": False, "success": False})
         order = compare(answer, self._answer)
         right = order == 0
         if self.feedback == "direction" and not right:
-            text = self._tell("high" if order > 0 else "low")
+            text = self._feedback("high" if order > 0 else "low")
         else:
-            text = self._tell("right" if right else "wrong")
+            text = self._feedback("right" if right else "wrong")
         return Step(text, 1.0 if right else 0.0, True, False, {"valid": True, "success": right})
 
     def random_action(self, rng: random.Random) -> str:
@@ -107,7 +107,7 @@ class GSM8K(Env):
         """Only an upper bound: a policy that can solve every problem is right in every attempt."""
         return Optimum(float(episodes - free_shots), (1.0,) * episodes, "upper_bound")
 
-    def _tell(self, outcome: str) -> str:
+    def _feedback(self, outcome: str) -> str:
         if self.feedback == "none":
             return ""
         return outcome if self.style == "terse" else _OUTCOMES[outcome]

@@ -2,10 +2,10 @@
 
 A policy is a tree of guesses. A code that is guessed at depth d (d guesses in all, t in each episode) wins its episode,
 number ceil(d / t), and every later one by repetition: its value (`worth`) is the number of counted episodes from there
-on. The search maximises the sum of the values over all codes. That is one criterion for all episodes together, so a
+on. The search maximizes the sum of the values over all codes. That is one criterion for all episodes together, so a
 tree that wins more often in episode 1 is rejected if it costs more later.
 
-Sets of codes are integers, one bit per code. The value of a set at a depth is exact and memoised; guesses are pruned by
+Sets of codes are integers, one bit per code. The value of a set at a depth is exact and memoized; guesses are pruned by
 the bound that a tree whose guesses have b losing answers has at most b^k codes k levels down.
 """
 

@@ -97,10 +97,10 @@ def _known_language(
         x = source.tokens(first, BLOCK)
         known = MetaLMFilter(source, source.dictionaries(first, BLOCK))
         if ask == "next":
-            chances = known.predictions(x)[:, chunk + stride * np.arange(questions)]
+            probs = known.predictions(x)[:, chunk + stride * np.arange(questions)]
         else:
-            chances = known.fill(x, np.random.default_rng(first).integers(stretch, size=BLOCK))
-        found = best_scores(chances[..., outcomes].reshape(-1, len(outcomes)), answer)
+            probs = known.fill(x, np.random.default_rng(first).integers(stretch, size=BLOCK))
+        found = best_scores(probs[..., outcomes].reshape(-1, len(outcomes)), answer)
         scores.append(found.reshape(BLOCK, -1).mean(1))
     means = np.concatenate(scores)
     return float(means.mean()), float(means.std() / np.sqrt(LANGUAGES))

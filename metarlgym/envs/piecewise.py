@@ -64,10 +64,10 @@ class PiecewiseGame(PredictionGame):
             _source(law, 1, alphabet, concentration)  # rejects invalid settings
         super().__init__(chunk, questions, answer=answer, **kwargs)
         self._every = tuple(_predictor(law, self.stretch, alphabet, concentration) for law in self.laws)
-        told = "; ".join(_tell(law) for law in self.laws)
+        described = "; ".join(_describe(law) for law in self.laws)
         self.subject = (
             "segments, each with hidden probabilities of its own. By one hidden law it is decided when a segment ends: "
-            f"{told}. The law is"
+            f"{described}. The law is"
         )
 
     def words(self) -> Sequence[str]:
@@ -113,8 +113,8 @@ class PiecewiseGame(PredictionGame):
                 logs -= self._losses(stretch)  # an episode that was cut short
         if self.ask == "next":
             hidden, stretch = len(stretch), [*stretch, 0]
-        chances = _mixture(self._every, np.array([stretch]), np.array([hidden]), logs[None])
-        return self.write_best(chances[0])
+        probs = _mixture(self._every, np.array([stretch]), np.array([hidden]), logs[None])
+        return self.write_best(probs[0])
 
     def _losses(self, stretch: Sequence[int]) -> np.ndarray:
         return _stretch_losses(self.laws, self.alphabet, self.concentration, self.stretch, tuple(stretch))
@@ -166,7 +166,7 @@ def _stretch_losses(
     return np.array([_predictor(law, T, alphabet, concentration).log_loss([stretch]).sum() for law in laws])
 
 
-def _tell(law: str) -> str:
+def _describe(law: str) -> str:
     name, _, numbers = law.partition(":")
     low, _, high = numbers.partition("-")
     return {
@@ -249,8 +249,8 @@ def _bayes_block(
             start = 10**9 * (1 + round_) + first
             tokens[mine] = _source(law, T, alphabet, concentration).tokens(start, int(mine.sum()))
         if ask == "fill":
-            chances = _mixture(predictors, tokens, rng.integers(T, size=BLOCK), logs)
-            scores[:, round_ // stretches] += best_scores(chances, answer) / questions
+            probs = _mixture(predictors, tokens, rng.integers(T, size=BLOCK), logs)
+            scores[:, round_ // stretches] += best_scores(probs, answer) / questions
         predicted = np.stack([p.predictions(tokens) for p in predictors], 1)  # (N, J, T, A)
         with np.errstate(divide="ignore"):
             gains = np.log(np.take_along_axis(predicted, tokens[:, None, :, None], 3)[..., 0])
@@ -260,7 +260,7 @@ def _bayes_block(
                 weights = logs + gains[:, :, :place].sum(2)
                 weights = np.exp(weights - weights.max(1, keepdims=True))
                 weights /= weights.sum(1, keepdims=True)
-                chances = np.einsum("nj,nja->na", weights, predicted[:, :, place])
-                scores[:, round_] += best_scores(chances, answer) / questions
+                probs = np.einsum("nj,nja->na", weights, predicted[:, :, place])
+                scores[:, round_] += best_scores(probs, answer) / questions
         logs += gains.sum(2)
     return scores

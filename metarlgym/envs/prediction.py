@@ -191,32 +191,32 @@ class PredictionGame(Env):
         word = self._words[self._outcomes[rng.randrange(len(self._outcomes))]]
         return self.write(word if self.answer == "token" else self._statement(word, SURE[rng.randrange(len(SURE))]))
 
-    def _statement(self, word: str, chance: float) -> str:
+    def _statement(self, word: str, prob: float) -> str:
         """One token with its probability, the others sharing the rest; a single word."""
-        return f"{word}:{chance:g}" if chance == 1 else f"{word}:{chance:g},{REST}:{1 - chance:.2g}"
+        return f"{word}:{prob:g}" if prob == 1 else f"{word}:{prob:g},{REST}:{1 - prob:.2g}"
 
     def write(self, answer: str) -> str:
         """An answer as the policy writes it."""
         return answer if self.style == "terse" else f"[{answer}]"
 
-    def write_best(self, chances: np.ndarray) -> str:
+    def write_best(self, probs: np.ndarray) -> str:
         """The best answer given these probabilities of the outcomes, `(len(outcomes),)`.
 
         As probabilities in terse style, the best of the few that a model trained from scratch knows: those of
         `random_action`.
         """
-        best = int(chances.argmax())
+        best = int(probs.argmax())
         if self.answer == "token":
             return self.write(self._words[self._outcomes[best]])
         if self.style == "terse":
 
             def value(p: float) -> float:
-                size = len(chances)
+                size = len(probs)
                 rest = log_score((1 - p) / (size - 1), size)
-                return float(chances[best] * log_score(p, size) + (1 - chances[best]) * rest)
+                return float(probs[best] * log_score(p, size) + (1 - probs[best]) * rest)
 
             return self.write(self._statement(self._words[self._outcomes[best]], max(SURE, key=value)))
-        stated = best_statement(chances[None])[0]
+        stated = best_statement(probs[None])[0]
         parts = [f"{self._words[s]}:{p:.6f}" for s, p in zip(self._outcomes, stated, strict=True) if p > 0]
         return self.write(",".join(parts))
 
@@ -262,33 +262,33 @@ def log_score(p: float, outcomes: int) -> float:
     return min(1.0, max(0.0, score))
 
 
-def best_statement(chances: np.ndarray) -> np.ndarray:
-    """The stated probabilities with the highest expected score under the beliefs `chances`, `(N, V)`.
+def best_statement(probs: np.ndarray) -> np.ndarray:
+    """The stated probabilities with the highest expected score under the beliefs `probs`, `(N, V)`.
 
-    Not `chances` themselves: the score already mixes in e / V, so less probable outcomes are stated as 0. The mixture m
-    = (1 - e) p + e / V that maximises sum q log m over m >= e / V, sum m = 1, is m = max(c q, e / V) (water-filling; c
+    Not `probs` themselves: the score already mixes in e / V, so less probable outcomes are stated as 0. The mixture m
+    = (1 - e) p + e / V that maximizes sum q log m over m >= e / V, sum m = 1, is m = max(c q, e / V) (water-filling; c
     is found by removing the least probable outcomes one at a time).
     """
-    size = chances.shape[1]
+    size = probs.shape[1]
     floor = MIX / size
-    order = np.sort(chances, 1)[:, ::-1]
+    order = np.sort(probs, 1)[:, ::-1]
     kept = np.cumsum(order, 1)
     count = np.arange(1, size + 1)
     scale = (1 - (size - count) * floor) / np.maximum(kept, 1e-300)
     fits = scale * order >= floor
     last = size - 1 - fits[:, ::-1].argmax(1)
-    mixed = np.maximum(scale[np.arange(len(scale)), last][:, None] * chances, floor)
+    mixed = np.maximum(scale[np.arange(len(scale)), last][:, None] * probs, floor)
     stated = np.maximum((mixed / mixed.sum(1, keepdims=True) - floor) / (1 - MIX), 0)
     return stated / stated.sum(1, keepdims=True)
 
 
-def best_scores(chances: np.ndarray, answer: str) -> np.ndarray:
-    """Expected score `(N,)` of the best answers if the beliefs `chances`, `(N, V)`, are correct."""
+def best_scores(probs: np.ndarray, answer: str) -> np.ndarray:
+    """Expected score `(N,)` of the best answers if the beliefs `probs`, `(N, V)`, are correct."""
     if answer == "token":
-        return chances.max(1)
-    size = chances.shape[1]
-    mixed = (1 - MIX) * best_statement(chances) + MIX / size
-    return 1 + (chances * np.log(mixed)).sum(1) / math.log(size / MIX)
+        return probs.max(1)
+    size = probs.shape[1]
+    mixed = (1 - MIX) * best_statement(probs) + MIX / size
+    return 1 + (probs * np.log(mixed)).sum(1) / math.log(size / MIX)
 
 
 def shown_words(text: str, style: str) -> list[str]:

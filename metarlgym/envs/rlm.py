@@ -107,9 +107,9 @@ def _known_grammar(v: int, L: int, beta: float, places: tuple[int, ...], answer:
         source = RLM(v, L, beta, seed_rules=derive("RLM-v0", "optimum", g) % 2**48, seed_samples=1)
         known, tokens = RLMPredictor(source), source.tokens(0, SENTENCES)
         if places:
-            chances = known.predictions(tokens)[:, list(places)].reshape(-1, v)
+            probs = known.predictions(tokens)[:, list(places)].reshape(-1, v)
         else:
             at = rng.integers(2**L, size=SENTENCES)
-            chances = np.stack([fill(known, row, int(place)) for row, place in zip(tokens, at, strict=True)])
-        means.append(best_scores(chances, answer).mean())
+            probs = np.stack([fill(known, row, int(place)) for row, place in zip(tokens, at, strict=True)])
+        means.append(best_scores(probs, answer).mean())
     return float(np.mean(means)), float(np.std(means) / np.sqrt(GRAMMARS))

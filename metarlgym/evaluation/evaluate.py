@@ -17,9 +17,9 @@ from metarlgym.evaluation.metrics import mean_ci, normalized_score, return_matri
 from metarlgym.evaluation.report import Control, EvalReport
 from metarlgym.memory import Memory, NoMemory, Shuffled
 from metarlgym.policies.scripted import RandomPolicy
-from metarlgym.rollout.context_limits import no_room, stuck
 from metarlgym.rollout.limits import Limits
 from metarlgym.rollout.manager import RolloutManager, TrialSpec
+from metarlgym.rollout.prompt_room import no_room, stuck
 from metarlgym.rollout.protocol import Policy
 from metarlgym.rollout.render import Renderer
 from metarlgym.seeding import derive

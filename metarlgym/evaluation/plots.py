@@ -38,7 +38,7 @@ def plot_adaptation(report: EvalReport, path: Path) -> None:
     axes.set_ylim(bottom=min(0.0, *low))
     score = report.normalized_score
     title = f"{report.task_group}, {report.trials} held-out trials"
-    axes.set_title(title if score is None else f"{title}: normalised score {score:.2f}")
+    axes.set_title(title if score is None else f"{title}: normalized score {score:.2f}")
     axes.grid(alpha=0.3)
     axes.legend(loc="best", fontsize=8)
     figure.savefig(path, dpi=140)

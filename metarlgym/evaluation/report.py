@@ -92,7 +92,7 @@ class EvalReport:
             if control is not None:
                 table.add_row(label, f"{control['return_mean']:.3f}", _curve(control["curve"]))
         if self.normalized_score is not None:
-            table.add_row("normalised score", f"{self.normalized_score:.3f}", "0: random play, 1: optimum")
+            table.add_row("normalized score", f"{self.normalized_score:.3f}", "0: random play, 1: optimum")
         if self.errors:
             table.add_row("[red]trials ended by an error[/red]", str(self.errors), "")
         return table

@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from metarlgym.datatypes import ConfigError
 from metarlgym.files import expand
-from metarlgym.models.files import check_files
+from metarlgym.models.folder_check import check_files
 from metarlgym.models.saveable import first_line, repair_generation_config
 
 

@@ -13,10 +13,11 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationMixin, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 from transformers.utils import ModelOutput
 
 from metarlgym.datatypes import ConfigError
+from metarlgym.models.causal_model import CausalModel
 from metarlgym.models.stack_rnn import StackRNN
 
 CELLS = ("rnn", "lstm", "stack_rnn")
@@ -87,12 +88,10 @@ class RecurrentOutput(ModelOutput):
     """Input of the output head, `(B, T, hidden_size)`."""
 
 
-class RecurrentForCausalLM(PreTrainedModel, GenerationMixin):
+class RecurrentForCausalLM(CausalModel):
     """A recurrent causal language model."""
 
     config_class = RecurrentConfig
-    base_model_prefix = ""  # TRL reads `last_hidden_state` from the base model, which is this class itself
-    main_input_name = "input_ids"
     _is_stateful = True  # a state cannot be rolled back, so no assisted generation
 
     def __init__(self, config: RecurrentConfig) -> None:
@@ -131,15 +130,6 @@ class RecurrentForCausalLM(PreTrainedModel, GenerationMixin):
     def state_batch_dim(self) -> int:
         """Batch dimension of the state tensors."""
         return 0 if self.config.cell == "stack_rnn" else 1
-
-    def get_input_embeddings(self) -> nn.Module:
-        return self.embedding
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        self.embedding = value  # type: ignore[assignment]
-
-    def get_output_embeddings(self) -> nn.Module:
-        return self.lm_head
 
     def forward(
         self,
@@ -186,10 +176,7 @@ class RecurrentForCausalLM(PreTrainedModel, GenerationMixin):
         if order is not None:
             back = order.argsort(1)[..., None]
             embedded, cored, last = (x.gather(1, back.expand_as(x)) for x in (embedded, cored, last))
-        logits = self.lm_head(last[:, -logits_to_keep:])
-        loss = None
-        if labels is not None:
-            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
+        logits, loss = self.logits_and_loss(last, labels, logits_to_keep, **kwargs)
         hidden = (embedded, cored, last) if output_hidden_states else None
         return RecurrentOutput(loss=loss, logits=logits, state=state, hidden_states=hidden, last_hidden_state=last)
 

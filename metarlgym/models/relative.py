@@ -14,10 +14,11 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationMixin, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 from transformers.modeling_outputs import CausalLMOutput
 
 from metarlgym.datatypes import ConfigError
+from metarlgym.models.causal_model import CausalModel
 
 
 class RelativeConfig(PreTrainedConfig):
@@ -144,12 +145,10 @@ class RelativeOutput(CausalLMOutput):
     """Input of the output head, `(B, T, width)`."""
 
 
-class RelativeForCausalLM(PreTrainedModel, GenerationMixin):
+class RelativeForCausalLM(CausalModel):
     """A causal language model with relative positions. `generate` works without a cache."""
 
     config_class = RelativeConfig
-    base_model_prefix = ""  # TRL reads `last_hidden_state` from the base model, which is this class itself
-    main_input_name = "input_ids"
     _supports_sdpa = True
 
     def __init__(self, config: RelativeConfig) -> None:
@@ -170,15 +169,6 @@ class RelativeForCausalLM(PreTrainedModel, GenerationMixin):
         if isinstance(module, RelativeAttention):
             nn.init.zeros_(module.content_bias)
             nn.init.zeros_(module.distance_bias)
-
-    def get_input_embeddings(self) -> nn.Module:
-        return self.embedding
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        self.embedding = value  # type: ignore[assignment]
-
-    def get_output_embeddings(self) -> nn.Module:
-        return self.lm_head
 
     def forward(
         self,
@@ -214,10 +204,7 @@ class RelativeForCausalLM(PreTrainedModel, GenerationMixin):
             x = block(x, mask, positions, past_key_values, i)
             hidden.append(x)
         last = self.norm(x)
-        logits = self.lm_head(last[:, -logits_to_keep:])
-        loss = None
-        if labels is not None:
-            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
+        logits, loss = self.logits_and_loss(last, labels, logits_to_keep, **kwargs)
         kept = (*hidden[:-1], last) if output_hidden_states else None
         return RelativeOutput(loss=loss, logits=logits, hidden_states=kept, last_hidden_state=last)
 

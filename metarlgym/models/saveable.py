@@ -14,7 +14,7 @@ from transformers.modeling_utils import remove_tied_weights_from_state_dict
 
 from metarlgym.datatypes import ConfigError
 from metarlgym.files import expand
-from metarlgym.models.files import has_weights
+from metarlgym.models.folder_check import has_weights
 
 TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
 KEPT = ((*TOKENS, "max_length", "max_new_tokens"), TOKENS, ())

@@ -160,7 +160,7 @@ class WatchedPolicy(Policy):
 
 @contextlib.contextmanager
 def _interruptible() -> Iterator[None]:
-    """Let Ctrl-C end the reading at once: under asyncio the first one would only mark the task as cancelled."""
+    """Let Ctrl-C end the reading at once: under asyncio the first one would only mark the task as canceled."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

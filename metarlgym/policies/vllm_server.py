@@ -110,7 +110,7 @@ class VLLMServerPolicy(Policy):
     def forget(self, context: int) -> None:
         known = self._contexts.pop(context, None)
         if known is not None and known.task is not None:
-            known.task.cancel()  # its trial has ended; cancelling a finished task does nothing
+            known.task.cancel()  # its trial has ended; canceling a finished task does nothing
 
     async def _act(self, context: _Context, request: ActRequest, done: Callback) -> None:
         try:

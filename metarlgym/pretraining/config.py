@@ -97,7 +97,10 @@ class PretrainConfig(TrainingArguments):
         self.words_args = _mapping("words_args", self.words_args, '{"n": 5}')
         source = find_source(self.source, exact=True)
         if self.loss_on == "last" and not source.ends_in_target:
-            raise ConfigError(f"loss_on='last' is for source=rlm, not {self.source}: leave it out.")
+            raise ConfigError(
+                f"loss_on='last' is for sources whose sequences end in a target, such as rlm, not {self.source}: "
+                "leave it out."
+            )
         if self.gradient_chunk is not None and self.loss_on == "last":
             raise ConfigError("gradient_chunk goes with loss_on='all': most chunks would have no loss.")
         if self.variable_length and self.loss_on == "last":

@@ -9,15 +9,15 @@ last symbols together with the position.
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 
+from metarlgym.datatypes import ConfigError
 from metarlgym.sequences.predictors import exact_predictor
-from metarlgym.sequences.predictors.lin import Renewal
-from metarlgym.sequences.predictors.ptw import PTW
-from metarlgym.sequences.sources import Piecewise
+from metarlgym.sequences.sources import Source
 
 RECENT = 16
 """Number of symbols that the control without a network sees."""
@@ -25,14 +25,30 @@ RIDGE = 1e-2
 """Ridge penalty, for features of unit variance."""
 
 
+def find_log_ages(source: Source) -> Callable[[Any], np.ndarray]:
+    """`log_ages` of the exact predictor of a source with segments: posterior mean of log2(1 + age), `(B, T)`.
+
+    Raises:
+        ConfigError: the predictor has none.
+    """
+    predictor = exact_predictor(source)
+    found = getattr(predictor, "log_ages", None)
+    if found is None:
+        raise ConfigError(
+            f"source={type(source).__name__} has segments (in_segments), but its exact predictor, "
+            f"{type(predictor).__name__}, has no log_ages: define it, or leave in_segments out."
+        )
+    return found
+
+
 def probe(
-    model: Any, source: Piecewise, sequences: int = 400, start: int = 50_000, batch_size: int = 50
+    model: Any, source: Source, sequences: int = 400, start: int = 50_000, batch_size: int = 50
 ) -> dict[str, dict[str, float]]:
     """Fit linear probes and compute their R^2 on the second half of the sequences.
 
     Args:
         model: a causal model whose token ids are the source's symbols.
-        source: a piecewise source.
+        source: a source with segments (`in_segments`).
         sequences: number of held-out sequences.
         start: index of the first sequence.
         batch_size: sequences per forward pass.
@@ -41,15 +57,14 @@ def probe(
         `posterior`: R^2 of `network`, `untrained` and `recent_symbols` for the exact posterior's mean log-age; `truth`:
         the same for the true log-age, together with `exact_posterior`, the upper bound.
     """
-    batch = source.batch(start, sequences, "eval")
-    exact = exact_predictor(source)
-    assert isinstance(exact, Renewal | PTW)
-    believed = exact.log_ages(batch.tokens)[:, 1:]
-    true = _true_log_ages(batch.switches)[:, 1:]
+    columns = source.columns(start, sequences, "eval")
+    tokens, switches = columns["tokens"], columns["switches"]
+    believed = find_log_ages(source)(tokens)[:, 1:]
+    true = _true_log_ages(switches)[:, 1:]
     features = {
-        "network": _states(model, batch.tokens[:, :-1], batch_size),
-        "untrained": _states(_untrained(model), batch.tokens[:, :-1], batch_size),
-        "recent_symbols": _recent(batch.tokens[:, :-1], source.alphabet),
+        "network": _states(model, tokens[:, :-1], batch_size),
+        "untrained": _states(_untrained(model), tokens[:, :-1], batch_size),
+        "recent_symbols": _recent(tokens[:, :-1], source.vocab_size),
     }
     found = {
         "posterior": {name: _r2_of_fit(values, believed) for name, values in features.items()},

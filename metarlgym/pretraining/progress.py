@@ -18,7 +18,7 @@ class PretrainProgress(TrainerCallback):
             TextColumn("[bold]train"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[told]}"),
+            TextColumn("{task.fields[losses]}"),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
@@ -28,7 +28,7 @@ class PretrainProgress(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.is_world_process_zero:
-            self.task = self.bar.add_task("train", total=state.max_steps, completed=state.global_step, told="")
+            self.task = self.bar.add_task("train", total=state.max_steps, completed=state.global_step, losses="")
             if self.console.is_terminal:
                 self.bar.start()
 
@@ -40,11 +40,11 @@ class PretrainProgress(TrainerCallback):
         if self.task is None or not metrics:
             return
         gap = metrics["eval_gap"]
-        told = f"loss {metrics['eval_loss']:.4f}, floor {metrics['eval_floor']:.4f}"
-        told += "" if gap is None else f", gap {gap:.1%}"
-        self.bar.update(self.task, told=told)
+        losses = f"loss {metrics['eval_loss']:.4f}, floor {metrics['eval_floor']:.4f}"
+        losses += "" if gap is None else f", gap {gap:.1%}"
+        self.bar.update(self.task, losses=losses)
         if not self.console.is_terminal:
-            self.console.print(f"step {state.global_step}/{state.max_steps}  {told}", highlight=False)
+            self.console.print(f"step {state.global_step}/{state.max_steps}  {losses}", highlight=False)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.close()

@@ -11,20 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from rich.console import Console
 from transformers import PrinterCallback, set_seed
 
 from metarlgym.datatypes import ConfigError
-from metarlgym.files import expand, write_json
+from metarlgym.files import write_json
 from metarlgym.models.loading import load_config, load_model
 from metarlgym.models.networks import NetworkArguments, make_network
 from metarlgym.models.saveable import check_saveable, saveable
 from metarlgym.pretraining.config import PretrainConfig
-from metarlgym.pretraining.fields import REFUSED, check_conditions
-from metarlgym.pretraining.linear_probe import probe
+from metarlgym.pretraining.linear_probe import find_log_ages, probe
 from metarlgym.pretraining.plots import plot_curves, plot_dynamics
 from metarlgym.pretraining.progress import PretrainProgress
+from metarlgym.pretraining.refused_fields import REFUSED, check_conditions
 from metarlgym.pretraining.trainer import PretrainTrainer
 from metarlgym.runtime.before_claim import check_loggers, inputs_of, mode_of
 from metarlgym.runtime.integrity import marked
@@ -33,10 +32,10 @@ from metarlgym.runtime.layout import MODEL
 from metarlgym.runtime.metrics_file import MetricsFile
 from metarlgym.runtime.open_run import OpenRun, open_run
 from metarlgym.runtime.optimizer_check import check_optimizer
+from metarlgym.runtime.resume_check import check_same, everything
 from metarlgym.runtime.run_folder import Mode
-from metarlgym.runtime.run_settings import SETTINGS, as_text, check_same, everything
-from metarlgym.sequences.scoring.expected_loss import Examination, curves, summarise
-from metarlgym.sequences.sources import Piecewise, Source
+from metarlgym.sequences.scoring.expected_loss import HeldOutLoss, curves, summarize
+from metarlgym.sequences.sources import Source
 from metarlgym.settings.flat import plain, read_flat
 from metarlgym.settings.given import values_given
 from metarlgym.settings.ranges import check_values
@@ -121,7 +120,9 @@ def run_pretraining(settings: PretrainSettings, console: Console | None = None) 
     if run.threads:
         torch.set_num_threads(run.threads)
     source = args.make_source()
-    examination = Examination(source, args.final_eval_sequences, start=args.eval_sequences, last_only=_last(args))
+    if source.in_segments:
+        find_log_ages(source)  # fail early if there are none
+    held_out = HeldOutLoss(source, args.final_eval_sequences, start=args.eval_sequences, last_only=_last(args))
     quiet()
     check_loggers(args)
     main = args.distributed_state.is_main_process if args.distributed_state else True
@@ -135,11 +136,11 @@ def run_pretraining(settings: PretrainSettings, console: Console | None = None) 
         check_same(held, _everything(settings), MAY_CHANGE)
 
     with open_run(opened, mode, inputs, check, console):
-        return _train(settings, source, examination, opened, main, console)
+        return _train(settings, source, held_out, opened, main, console)
 
 
 def _train(
-    settings: PretrainSettings, source: Source, examination: Examination, opened: OpenRun, main: bool, console: Console
+    settings: PretrainSettings, source: Source, held_out: HeldOutLoss, opened: OpenRun, main: bool, console: Console
 ) -> dict[str, Any] | None:
     """Execute the run in its claimed folder; returns the same as `run_pretraining`."""
     args, folder = settings.config, opened.path
@@ -147,12 +148,12 @@ def _train(
     model = _model(settings, source)
     size = model.num_parameters()  # ZeRO-3 partitions the weights later
 
-    def tell(line: str) -> None:
+    def notify(line: str) -> None:
         console.print(f"warning: {line}", style="yellow", highlight=False, soft_wrap=True)
 
     progress = PretrainProgress(console)
     args.disable_tqdm = True
-    callbacks = [opened, MetricsFile(folder, tell), progress]
+    callbacks = [opened, MetricsFile(folder, notify), progress]
     trainer = PretrainTrainer(model, args, source, opened.first_step, callbacks)
     trainer.remove_callback(PrinterCallback)
     console.print(
@@ -171,9 +172,9 @@ def _train(
         for name in ("final", "best"):
             with _marked(folder / name, trainer, main):
                 trainer.words.tokenizer().save_pretrained(folder / name)
-    with console.status("examining the final model"):
-        line = examination.model(trainer.model, prefix=trainer.prefix)
-        summary = summarise(line, examination.exact)
+    with console.status("evaluating the final model"):
+        line = held_out.model(trainer.model, prefix=trainer.prefix)
+        summary = summarize(line, held_out.exact)
     summary |= {
         "source": args.source,
         "source_args": args.source_args,
@@ -186,13 +187,13 @@ def _train(
         "seed": args.seed,
         "version": __version__,
     }
-    if isinstance(source, Piecewise) and source.length > 1 and trainer.words is None:
+    if source.in_segments and source.length > 1 and trainer.words is None:
         with console.status("probing for the last switch"):
             summary["probe"] = probe(trainer.model, source, min(400, 2 * args.final_eval_sequences))
     if not main:
         return None
     write_json(summary, folder / "summary.json")
-    found = curves(line, examination.exact)
+    found = curves(line, held_out.exact)
     (folder / "curves.json").write_text(json.dumps(found) + "\n", encoding="utf-8")
     plot_curves(found, f"{type(model).__name__} on {args.source}", folder / "curves.png")
     plot_dynamics(folder / "metrics.jsonl", folder / "dynamics.png")
@@ -240,12 +241,7 @@ def _open(settings: PretrainSettings) -> tuple[OpenRun, Mode, dict[str, Any]]:
         words_args=args.words_args,
         deepspeed=args.deepspeed,
     )
-    texts = {
-        "config.yaml": yaml.safe_dump(settings.resolved(), sort_keys=False, allow_unicode=True),
-        SETTINGS: as_text(_everything(settings)),
-        "version.txt": f"metarlgym {__version__}\n",
-    }
-    opened = OpenRun(Path(expand(str(args.output_dir))), "pretrain", settings.arguments, texts)
+    opened = OpenRun.of(args.output_dir, "pretrain", settings.arguments, settings.resolved(), _everything(settings))
     return opened, mode_of(run.resume, run.overwrite), inputs
 
 

@@ -27,7 +27,7 @@ from metarlgym.runtime.integrity import marked
 from metarlgym.runtime.layout import MODEL
 from metarlgym.seeding import derive
 from metarlgym.sequences.data.torch_dataset import IGNORED, BatchStream, SequenceStream
-from metarlgym.sequences.scoring.expected_loss import Examination, summarise
+from metarlgym.sequences.scoring.expected_loss import HeldOutLoss, summarize
 from metarlgym.sequences.sources import Source
 
 
@@ -95,7 +95,7 @@ class PretrainTrainer(CheckpointMixin, Trainer):
         """Time spent generating sequences since the start of training, in seconds."""
         self.train_seconds = 0.0
         self._train_start = time.perf_counter()
-        self.examination = Examination(self.source, args.eval_sequences, last_only=args.loss_on == "last")
+        self.held_out = HeldOutLoss(self.source, args.eval_sequences, last_only=args.loss_on == "last")
         spaced = SpacedCheckpoints(spaced_steps(args.max_steps, args.checkpoints))
         super().__init__(
             model=model,
@@ -173,7 +173,7 @@ class PretrainTrainer(CheckpointMixin, Trainer):
             memory = _carried(outputs)
         return total
 
-    # ------------------------------------------------------------------ optimiser and data
+    # ------------------------------------------------------------------ optimizer and data
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
         if self.args.optim == "sgd" and self.optimizer is None:
@@ -234,8 +234,8 @@ class PretrainTrainer(CheckpointMixin, Trainer):
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Expected loss, floor and gap on held-out sequences; the best model so far is saved to `best/`."""
-        line = self.examination.model(self.model, prefix=self.prefix)
-        found = summarise(line, self.examination.exact)
+        line = self.held_out.model(self.model, prefix=self.prefix)
+        found = summarize(line, self.held_out.exact)
         # Before this step's checkpoint is written, so that saved checkpoints are always finite.
         self._check_finite("held-out loss", found["final_loss"], self.state.global_step)
         metrics = {

@@ -60,7 +60,7 @@ class TextEncoder:
         if not hasattr(getattr(tokenizer, "backend_tokenizer", None), "to_str"):
             raise ConfigError(
                 f"tokenizer {tokenizer.name_or_path!r} ({type(tokenizer).__name__}) has no tokenizer.json, so its "
-                "control tokens cannot be told from text: convert it to a fast tokenizer."
+                "control tokens cannot be distinguished from text: convert it to a fast tokenizer."
             )
         self.marks = control_tokens(tokenizer)
         """Control tokens: text to id."""

@@ -29,7 +29,7 @@ AWKWARD = (
     "\N{WINKING FACE}\N{VARIATION SELECTOR-16} u\N{COMBINING DIAERESIS} \N{LATIN SMALL LIGATURE FI}",
     "<b>[1]</b> {{ x }} {% y %} </s",
 )
-"""Texts without control tokens: leading and trailing whitespace, emoji, text changed by Unicode normalisation, markup.
+"""Texts without control tokens: leading and trailing whitespace, emoji, text changed by Unicode normalization, markup.
 """
 
 _NEXT_ACTION = Message("assistant", "NEXTSENTINEL")
@@ -75,7 +75,7 @@ def prove_chat(template: ChatTemplate) -> None:
     """Check that segments equal the template's own ids, forged turns remain text, and earlier turns are kept.
 
     Raises:
-        ConfigError: naming the text, or the template's behaviour.
+        ConfigError: naming the text, or the template's behavior.
     """
     encoder = template.encoder
     with _refused(encoder):

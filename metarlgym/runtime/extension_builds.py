@@ -22,23 +22,23 @@ def folder() -> Path:
     return Path(given) if given else Path.home() / ".cache" / "torch_extensions"
 
 
-def await_builds(tell: Callable[[str], None], wait: float = 0.5) -> None:
+def await_builds(notify: Callable[[str], None], wait: float = 0.5) -> None:
     """Return when no extension is being compiled; locks left behind are removed.
 
     Args:
-        tell: prints a line, once for each lock.
+        notify: prints a line, once for each lock.
         wait: seconds between two looks.
     """
     for lock in folder().glob("*/*/lock"):
-        told = False
+        notified = False
         while (age := _age(lock)) is not None:
             if not _held(lock) and age > ORPHANED_SECONDS:
                 lock.unlink(missing_ok=True)
-                tell(f"{lock} was left by a process that was killed while it compiled: removed.")
+                notify(f"{lock} was left by a process that was killed while it compiled: removed.")
                 break
-            if not told:
-                tell(f"waiting for another process that compiles {lock.parent.name} ({lock}).")
-                told = True
+            if not notified:
+                notify(f"waiting for another process that compiles {lock.parent.name} ({lock}).")
+                notified = True
             time.sleep(wait)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 
 from metarlgym.author_errors import error_text
 
@@ -22,6 +23,8 @@ EXTRA = {
     "requests",
 }
 """Packages of the extra `train` that commands import directly."""
+LAST_PYTHON = (3, 12)
+"""The newest Python that training supports; the gym alone supports newer ones."""
 FIXES = {
     errno.EACCES: PLACE,
     errno.EPERM: PLACE,
@@ -53,7 +56,7 @@ def describe_fault(error: BaseException) -> str | None:
         if (error.name or "").partition(".")[0] == "metarlgym":
             return None
         if isinstance(error, ModuleNotFoundError) and error.name in EXTRA:
-            return f"models and training need {error.name}, which is not installed: pip install 'metarlgym[train]'."
+            return f"models and training need {error.name}, which is not installed: {_install_train()}."
         return f"{_line(error)}: this package is missing or broken; install it again."
     if isinstance(error, OSError):
         files = [repr(os.fsdecode(name)) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
@@ -64,6 +67,14 @@ def describe_fault(error: BaseException) -> str | None:
     if isinstance(error, ValueError) and _raised_by_matplotlib(error) and "backend" in error_text(error):
         return backend_fault()
     return None
+
+
+def _install_train() -> str:
+    install = "pip install 'metarlgym[train]'"
+    if sys.version_info[:2] > LAST_PYTHON:
+        this, last = (".".join(map(str, version)) for version in (sys.version_info[:2], LAST_PYTHON))
+        return f"{install} under Python 3.11 or {last}; this is {this}"
+    return install
 
 
 def describe_exit(error: SystemExit) -> str:

@@ -13,6 +13,8 @@ from metarlgym.datatypes import MetaRLGymError
 
 INTERRUPTED, TERMINATED = 130, 143
 """Exit statuses: 128 plus the signal number."""
+PREEMPTED = 75
+"""Exit status of a run that stopped on request: EX_TEMPFAIL of sysexits.h, try again later."""
 
 
 class Terminated(KeyboardInterrupt):
@@ -25,6 +27,10 @@ class Interrupted(MetaRLGymError):
     def __init__(self, text: str, status: int = INTERRUPTED) -> None:
         super().__init__(text)
         self.status = status
+
+
+class Preempted(MetaRLGymError):
+    """The run stopped on request, on all its processes; its checkpoint holds all progress."""
 
 
 _seen: type[BaseException] | None = None

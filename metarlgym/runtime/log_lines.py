@@ -51,11 +51,11 @@ class Lines:
 
     Args:
         path: the file; created with the first line.
-        tell: called with a message once when writing fails, and again when it recovers.
+        notify: called with a message once when writing fails, and again when it recovers.
     """
 
-    def __init__(self, path: Path, tell: Callable[[str], None]) -> None:
-        self.path, self.tell = path, tell
+    def __init__(self, path: Path, notify: Callable[[str], None]) -> None:
+        self.path, self.notify = path, notify
         self.waiting: list[str] = []
         """Lines not yet written to the file."""
 
@@ -71,13 +71,13 @@ class Lines:
             with contextlib.suppress(OSError), self.path.open("r+b") as file:
                 file.truncate(size)  # remove a partial line
             if not failed:
-                self.tell(
+                self.notify(
                     f"{self.path} cannot be written ({error.strerror}): its lines are kept until there is room again; "
                     "training continues."
                 )
             return
         if failed:
-            self.tell(f"{self.path} is written again, {len(self.waiting)} lines at once.")
+            self.notify(f"{self.path} is written again, {len(self.waiting)} lines at once.")
         self.waiting = []
 
     def close(self) -> None:
@@ -85,4 +85,4 @@ class Lines:
         if self.waiting:
             self.write()
         if self.waiting:
-            self.tell(f"{self.path}: the last {len(self.waiting)} lines could not be written and are lost.")
+            self.notify(f"{self.path}: the last {len(self.waiting)} lines could not be written and are lost.")

@@ -18,25 +18,25 @@ class MetricsFile(TrainerCallback):
 
     Args:
         folder: the run's folder.
-        tell: called with a message when writing fails; default: a warning.
+        notify: called with a message when writing fails; default: a warning.
     """
 
-    def __init__(self, folder: Path, tell: Callable[[str], None] = warnings.warn) -> None:
-        self.lines = Lines(folder / "metrics.jsonl", tell)
+    def __init__(self, folder: Path, notify: Callable[[str], None] = warnings.warn) -> None:
+        self.lines = Lines(folder / "metrics.jsonl", notify)
         self.start = time.monotonic()
-        self.summarised = False
+        self.summarized = False
         """Whether this is a finished run, reopened, whose summary line is already in the file."""
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         nothing_left = state.global_step >= state.max_steps
-        self.summarised = nothing_left and self.lines.path.is_file() and any(map(is_summary, self._read()))
+        self.summarized = nothing_left and self.lines.path.is_file() and any(map(is_summary, self._read()))
 
     def _read(self) -> list[str]:
         return self.lines.path.read_text(encoding="utf-8", errors="replace").split("\n")
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         if state.is_world_process_zero and logs:
-            if self.summarised and SUMMARY in logs:
+            if self.summarized and SUMMARY in logs:
                 return
             seconds = round(time.monotonic() - self.start, 3)
             self.lines.write({"step": state.global_step, "seconds": seconds, **logs})

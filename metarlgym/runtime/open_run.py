@@ -9,18 +9,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from rich.console import Console
 from transformers import TrainerCallback
 
 from metarlgym.datatypes import ConfigError, MetaRLGymError
+from metarlgym.files import expand
 from metarlgym.runtime.agreement import agree
 from metarlgym.runtime.checkpoint import COMPLETE, checkpoints, latest_complete
 from metarlgym.runtime.integrity import damage
 from metarlgym.runtime.interrupt import Interrupted, status_of, stopped_by
 from metarlgym.runtime.log_lines import cut_lines
+from metarlgym.runtime.resume_check import SETTINGS, as_text
 from metarlgym.runtime.run_folder import Mode, RunFolder
+from metarlgym.version import __version__
 
 
 @dataclass
@@ -44,6 +48,31 @@ class OpenRun(TrainerCallback):
     """The final model, once it is completely written."""
     made: bool = field(default=False)
     """Whether the starting model is kept."""
+
+    @classmethod
+    def of(
+        cls,
+        output_dir: str | None,
+        command: str,
+        arguments: Sequence[str],
+        config: Mapping[str, Any],
+        settings: Mapping[str, Any],
+    ) -> OpenRun:
+        """A run whose folder is not claimed yet.
+
+        Args:
+            output_dir: the run's folder.
+            command: `train` or `pretrain`.
+            arguments: the command line as given.
+            config: content of `config.yaml`, which reproduces the run.
+            settings: all settings, with which a resumed run is compared.
+        """
+        texts = {
+            "config.yaml": yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True),
+            SETTINGS: as_text(settings),
+            "version.txt": f"metarlgym {__version__}\n",
+        }
+        return cls(Path(expand(str(output_dir))), command, arguments, texts)
 
     @property
     def first_step(self) -> int:
@@ -154,8 +183,7 @@ def open_run(
         ConfigError: on all processes, if the folder cannot be claimed.
     """
     problem: Exception | None = None
-    ended: BaseException | None = None
-    try:
+    with closing_folder(lambda: run.folder, run.stopped):
         if PartialState().is_main_process:
             try:
                 _claim(run, mode, inputs, check, console)
@@ -169,16 +197,31 @@ def open_run(
             broadcast_object_list(found)
         run.resume_from = found[0]
         yield run
+
+
+@contextmanager
+def closing_folder(
+    folder: Callable[[], RunFolder | None], stopped: Callable[[type[BaseException]], Interrupted]
+) -> Iterator[None]:
+    """Close a run's folder at the end, however it comes, and turn a stop by signal into a one-line error.
+
+    Args:
+        folder: returns the folder, or None if it is not claimed (yet, or by this process).
+        stopped: makes the error from `KeyboardInterrupt` or `Terminated`.
+    """
+    ended: BaseException | None = None
+    try:
+        yield
     except BaseException as error:
         ended = error
         by = stopped_by(error)
         if by is None:
             raise
         ended = by()
-        raise run.stopped(by) from None
+        raise stopped(by) from None
     finally:
-        if run.folder is not None:
-            run.folder.close(ended)
+        if (claimed := folder()) is not None:
+            claimed.close(ended)
 
 
 def _claim(

@@ -24,7 +24,7 @@ from typing import Any, Literal, Self
 import yaml
 
 from metarlgym.datatypes import ConfigError, MetaRLGymError
-from metarlgym.files import expand, renamed
+from metarlgym.files import expand, replacing
 from metarlgym.runtime.layout import LAYOUTS, RUN, entries, foreign, remove, remove_tree
 from metarlgym.runtime.lock import LOCK, STALE, Lock
 from metarlgym.version import __version__
@@ -301,7 +301,7 @@ class RunFolder:
 
 def replace_text(path: Path, text: str) -> None:
     """Write a UTF-8 file atomically; raises OSError."""
-    with renamed(path, path.with_name(path.name + ".part")) as file:
+    with replacing(path, path.with_name(path.name + ".part")) as file:
         file.write(text.encode())
 
 

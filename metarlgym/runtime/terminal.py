@@ -93,3 +93,9 @@ def say(text: str, stopped: bool = False, by_all: bool = True) -> None:
     if not by_all or os.environ.get("RANK", "0") == "0":
         mark = "[bold yellow]stopped:[/]" if stopped else "[bold red]error:[/]"
         Console(stderr=True).print(f"{mark} {escape(text)}", highlight=False, soft_wrap=True)
+
+
+def note(text: str) -> None:
+    """Print a line on stderr, on the first process of each machine only."""
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        Console(stderr=True).print(text, markup=False, highlight=False, soft_wrap=True)

@@ -22,7 +22,7 @@ class Course:
 
     Attributes:
         steps: steps of the checks.
-        own: the loss that the model minimises.
+        own: the loss that the model minimizes.
         true: the true held-out loss.
         hack_step: step of the hack, one of `steps`, or None.
         alarm_step: step of the detector's alarm, or None.

@@ -5,7 +5,7 @@ An experiment is a module with
 - `Config`: a dataclass of settings, validated in `__post_init__`;
 - `variants(config)`: names of its runs, such as `live-0` (critic, seed);
 - `run_variant(config, variant, log)`: runs one of them; returns its results as JSON values;
-- `summarise(config, results)`: the contents of `summary.json`, from the results of all variants by name;
+- `summarize(config, results)`: the contents of `summary.json`, from the results of all variants by name;
 - `pictures(config, results)`: the figures of the report page.
 
 Variants are independent, so that they can run in parallel and finished ones need not be repeated after a crash.
@@ -51,6 +51,6 @@ class Experiment(Protocol):
 
     def run_variant(self, config: Any, variant: str, log: Log) -> dict[str, Any]: ...
 
-    def summarise(self, config: Any, results: dict[str, dict[str, Any]]) -> dict[str, Any]: ...
+    def summarize(self, config: Any, results: dict[str, dict[str, Any]]) -> dict[str, Any]: ...
 
     def pictures(self, config: Any, results: dict[str, dict[str, Any]]) -> list[Picture]: ...

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from metarlgym.datatypes import ConfigError
 
 
 def progress(folder: Path, name: str) -> str:
@@ -19,12 +22,33 @@ def progress(folder: Path, name: str) -> str:
         return name
 
 
+class Result(dict[str, Any]):
+    """A JSON object of a result file. Reading a key that is not there names the file.
+
+    Args:
+        values: the object.
+        path: the file.
+    """
+
+    def __init__(self, values: Mapping[str, Any], path: Path) -> None:
+        super().__init__(values)
+        self.path = path
+
+    def __missing__(self, key: str) -> Any:
+        raise ConfigError(
+            f"{self.path} lacks {key!r}, which the summary needs: delete the file and start again with --resume, which "
+            "runs this variant again."
+        )
+
+
 def result_path(folder: Path, name: str) -> Path:
     return folder / "variants" / f"{name}.json"
 
 
 def result_of(folder: Path, name: str) -> dict[str, Any]:
-    return json.loads(result_path(folder, name).read_text(encoding="utf-8"))
+    """The result of a finished variant; a key that is missing in it, at any depth, raises `ConfigError` when read."""
+    path = result_path(folder, name)
+    return json.loads(path.read_text(encoding="utf-8"), object_hook=lambda values: Result(values, path))
 
 
 def results(folder: Path, names: list[str]) -> tuple[dict[str, dict[str, Any]], list[str]]:

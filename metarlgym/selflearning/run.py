@@ -23,10 +23,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from metarlgym.datatypes import ConfigError
 from metarlgym.files import expand, write_json
 from metarlgym.runtime.before_claim import inputs_of, mode_of
-from metarlgym.runtime.interrupt import INTERRUPTED, TERMINATED, Interrupted, Terminated, stopped_by
-from metarlgym.runtime.open_run import go_on
+from metarlgym.runtime.interrupt import Interrupted, status_of
+from metarlgym.runtime.open_run import closing_folder, go_on
+from metarlgym.runtime.resume_check import check_same, held_settings
 from metarlgym.runtime.run_folder import RunFolder
-from metarlgym.runtime.run_settings import check_same, held_settings
 from metarlgym.selflearning.experiment import Experiment
 from metarlgym.selflearning.html_report import write_report
 from metarlgym.selflearning.results import result_of, result_path, results
@@ -126,21 +126,15 @@ def run_selflearning(settings: SelfLearnSettings, console: Console | None = None
     path = Path(expand(run.output_dir))
     inputs = inputs_of(settings.arguments, "selflearn")
     folder = RunFolder.claim(path, "selflearn", mode_of(run.resume, run.overwrite), inputs)
-    ended: BaseException | None = None
-    try:
-        return _run(settings, experiment, every, names, folder, console)
-    except BaseException as error:
-        ended = error
-        by = stopped_by(error)
-        if by is None:
-            raise
-        ended = by()
+
+    def stopped(by: type[BaseException]) -> Interrupted:
         done = len(results(path, names)[0])
         saved = f"{done} of {len(names)} variants are done and kept; resume with: " if folder.committed else ""
         again = go_on("selflearn", settings.arguments) if saved else f"{path} is left as it was."
-        raise Interrupted(saved + again, TERMINATED if by is Terminated else INTERRUPTED) from None
-    finally:
-        folder.close(ended)
+        return Interrupted(saved + again, status_of(by))
+
+    with closing_folder(lambda: folder, stopped):
+        return _run(settings, experiment, every, names, folder, console)
 
 
 def _run(
@@ -178,7 +172,7 @@ def _run(
     finished, _ = results(folder, every)
     summary = {
         "experiment": run.experiment,
-        **experiment.summarise(config, finished),
+        **experiment.summarize(config, finished),
         "variant_seconds": {name: result["seconds"] for name, result in finished.items()},
         "config": {name: plain(value) for name, value in dataclasses.asdict(config).items()},
         "version": __version__,
@@ -205,13 +199,13 @@ def _run_all(
     with bar:
         task = bar.add_task("variants", total=total, completed=total - len(names))
 
-        def tell(running: str) -> None:
+        def notify(running: str) -> None:
             bar.update(task, description=f"variants [dim]{running}[/]" if running else "variants")
 
         if workers == 1:
-            done = in_turn(experiment, config, names, folder, tell)
+            done = in_turn(experiment, config, names, folder, notify)
         else:
-            done = side_by_side(experiment, config, names, folder, tell, workers)
+            done = side_by_side(experiment, config, names, folder, notify, workers)
         with closing(done):  # also ends the processes on an error here
             for name in done:
                 bar.update(task, advance=1)

@@ -21,12 +21,12 @@ from metarlgym.selflearning.experiment import Experiment
 from metarlgym.selflearning.results import progress, result_path
 
 NOTE = "in variant {name}; finished ones are kept, --resume runs the others"
-Tell = Callable[[str], None]
+Notify = Callable[[str], None]
 """Callback with the currently running variants, for a progress bar."""
 
 
 def in_turn(
-    experiment: Experiment, config: Any, names: list[str], folder: Path, tell: Tell
+    experiment: Experiment, config: Any, names: list[str], folder: Path, notify: Notify
 ) -> Generator[str, None, None]:
     """Run variants sequentially in this process, on one thread; yields the name of each finished variant.
 
@@ -40,7 +40,7 @@ def in_turn(
         for name in names:
             torch.set_num_threads(1)
             try:
-                run_one(experiment, config, name, folder, lambda step, total: tell(f"{name} {step}/{total}"))  # noqa: B023
+                run_one(experiment, config, name, folder, lambda step, total: notify(f"{name} {step}/{total}"))  # noqa: B023
             except MetaRLGymError as error:
                 raise type(error)(f"variant {name}: {error}") from error
             except Exception as error:
@@ -52,7 +52,7 @@ def in_turn(
 
 
 def side_by_side(
-    experiment: Experiment, config: Any, names: list[str], folder: Path, tell: Tell, workers: int
+    experiment: Experiment, config: Any, names: list[str], folder: Path, notify: Notify, workers: int
 ) -> Generator[str, None, None]:
     """Run variants in `workers` processes, one thread each; yields the name of each finished variant.
 
@@ -82,7 +82,7 @@ def side_by_side(
                     error.add_note(NOTE.format(name=name))
                     raise error  # its cause is the traceback in the other process
                 yield name
-            tell(", ".join(progress(folder, waiting[f]) for f in left if f.running()))
+            notify(", ".join(progress(folder, waiting[f]) for f in left if f.running()))
     finally:
         processes = list((pool._processes or {}).values())  # shutdown drops these references
         pool.shutdown(wait=False, cancel_futures=True)
@@ -93,7 +93,7 @@ def side_by_side(
 
 
 def run_one(
-    experiment: Experiment, config: Any, name: str, folder: Path, tell: Callable[[int, int], None] | None = None
+    experiment: Experiment, config: Any, name: str, folder: Path, notify: Callable[[int, int], None] | None = None
 ) -> None:
     """Run a variant, and write its measurements and its result."""
     place = folder / "variants" / f"{name}.jsonl"
@@ -104,8 +104,8 @@ def run_one(
             seconds = round(time.monotonic() - start, 2)
             file.write(json.dumps({"step": step, "of": total, "seconds": seconds, **values}) + "\n")
             file.flush()
-            if tell is not None:
-                tell(step, total)
+            if notify is not None:
+                notify(step, total)
 
         result = experiment.run_variant(config, name, log)
     # Written atomically: if the file exists, the variant is done.

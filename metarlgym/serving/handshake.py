@@ -68,7 +68,7 @@ def wait_for_server(url: str, timeout: float, waiting: Callable[[str], None] | N
         ConfigError: if nothing answers, or something that is not a vLLM server.
     """
     start = time.monotonic()
-    told = False
+    announced = False
     while True:
         try:
             status = HTTP.get(f"{url}/health", timeout=min(ANSWER_SECONDS, max(timeout, 5.0))).status_code
@@ -87,9 +87,9 @@ def wait_for_server(url: str, timeout: float, waiting: Callable[[str], None] | N
                 f"{FIELD}={url!r}: no vLLM server answered in {elapsed:.0f} s (vllm_server_timeout={timeout:.3g}; "
                 f"last: {problem}). Start one with `metarlgym serve --model ...`, or correct the address."
             )
-        if waiting is not None and not told:
+        if waiting is not None and not announced:
             waiting(f"waiting for a vLLM server at {url} ({timeout:g} s at most)")
-            told = True
+            announced = True
         time.sleep(min(1.0, timeout - elapsed))
 
 

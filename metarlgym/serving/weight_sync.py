@@ -152,7 +152,9 @@ class ServerGroupClient(VLLMClient):
             # TRL asks vLLM for the trainer's address; set it in case vLLM cannot determine it.
             os.environ.setdefault("VLLM_HOST_IP", address)
             self._check_port(address)
-            with last_resort(self.sync_timeout, f"joining the vLLM servers {', '.join(self.urls)}", self._told):
+            with last_resort(
+                self.sync_timeout, f"joining the vLLM servers {', '.join(self.urls)}", self._known_refusal
+            ):
                 super().init_communicator(device)
             return
         info = {
@@ -188,7 +190,7 @@ class ServerGroupClient(VLLMClient):
                 f"vllm_group_port={self.group_port} cannot be opened at {address} ({error.strerror}): give another"
             ) from None
 
-    def _told(self) -> str | None:
+    def _known_refusal(self) -> str | None:
         return self._refusal
 
     def close_communicator(self) -> None:
@@ -211,7 +213,7 @@ class ServerGroupClient(VLLMClient):
                 # Copy: TRL packs tensors with a delay, and the iteration ends by unmerging the LoRA adapter from the
                 # same memory in place.
                 copies = ((name, tensor.detach().clone()) for name, tensor in named_params)
-                with last_resort(self.sync_timeout, "sending weights to the vLLM servers", self._told):
+                with last_resort(self.sync_timeout, "sending weights to the vLLM servers", self._known_refusal):
                     super().update_named_params(metadata, copies)
             else:
                 self._send(metadata, named_params)

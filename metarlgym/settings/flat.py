@@ -19,13 +19,13 @@ from typing import Any, NoReturn, get_type_hints
 
 from metarlgym.datatypes import ConfigError, MetaRLGymError
 from metarlgym.files import expand
-from metarlgym.settings.renamed import renamed, renamed_options
+from metarlgym.settings.old_names import options_under_new_names, under_new_names
 from metarlgym.settings.value_types import accepts, fit, show
 from metarlgym.settings.yaml_file import is_file, read_yaml
 
 FOLDERS = {"train": "grpo", "pretrain": "pretrain", "selflearn": "selflearning"}
 """Folder of each command's configs among those that ship with the package."""
-RENAMED = {
+RENAMED_CONFIGS = {
     ("selflearn", "plan1"): "self_critic",
     ("selflearn", "plan2"): "gist_tokens",
     ("selflearn", "plan3"): "learned_loss",
@@ -54,7 +54,7 @@ def find_config(name: str, command: str = "train") -> Path:
     for candidate in (shipped / path.name, shipped / f"{path.name}.yaml"):
         if is_file(candidate):
             return candidate
-    if (now := RENAMED.get((command, path.stem))) is not None:
+    if (now := RENAMED_CONFIGS.get((command, path.stem))) is not None:
         raise ConfigError(f"config={show(name)} is called {now} now: give --config {now}.")
     names = ", ".join(sorted(p.stem for p in shipped.glob("*.yaml")))
     raise ConfigError(f"config={show(name)}: no such file, and none of that name ships with the package ({names}).")
@@ -152,7 +152,7 @@ def read_flat(
     Raises:
         ConfigError: on an invalid name or value.
     """
-    said = _read_options(renamed_options(arguments, warn=True), groups, command)
+    said = _read_options(options_under_new_names(arguments, warn=True), groups, command)
     configs = said.pop("config", [])
     if len(configs) > 1:
         raise ConfigError(f"--config is given {len(configs)} times: settings come from one file.")
@@ -160,7 +160,7 @@ def read_flat(
     folder = "runs/run"
     if configs:
         path = find_config(configs[0], command)
-        content = renamed(read_yaml(path), warn=True)
+        content = under_new_names(read_yaml(path), warn=True)
         folder = f"runs/{path.stem}"
     environment = _environment(content.pop("env", None))
     _check_names(list(content), str(configs[0]) if configs else "", groups, command)

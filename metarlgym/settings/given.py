@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from metarlgym.settings.flat import find_config
-from metarlgym.settings.renamed import renamed, renamed_options
+from metarlgym.settings.old_names import options_under_new_names, under_new_names
 from metarlgym.settings.yaml_file import read_yaml
 
 
@@ -41,7 +41,7 @@ def values_given(arguments: Sequence[str], command: str) -> Given:
     """
     words = [
         part
-        for a in renamed_options(arguments)
+        for a in options_under_new_names(arguments)
         for part in (a.split("=", 1) if a.startswith("--") and "=" in a else [a])
     ]
     line: dict[str, list[str]] = {}
@@ -53,7 +53,7 @@ def values_given(arguments: Sequence[str], command: str) -> Given:
         elif name:
             line[name].append(word)
     config = line.pop("config", [])
-    file = renamed(read_yaml(find_config(config[0], command))) if config else {}
+    file = under_new_names(read_yaml(find_config(config[0], command))) if config else {}
     file.pop("env", None)  # environment variables, as in TRL
     found: dict[str, Any] = {}
     for name, said in line.items():

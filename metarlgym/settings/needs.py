@@ -44,10 +44,10 @@ def check_needs(given: Given, changed: dict[str, Any], needs: Sequence[Needs], s
             continue
         overridden = any(name in given.line for name in need.by.split())
         own = [name for name in idle if name in given.line or not overridden]
-        told = ", ".join(f"{name}={changed[name]!r}" for name in own or idle)
+        listed = ", ".join(f"{name}={changed[name]!r}" for name in own or idle)
         if own:
             verb, them = ("it needs", "it") if len(own) == 1 else ("they need", "them")
-            raise ConfigError(f"{told} would have no effect: {verb} {need.what}. Change that, or leave {them} out.")
-        warnings.warn(f"{told} of the config file will have no effect: needs {need.what}.", stacklevel=4)
+            raise ConfigError(f"{listed} would have no effect: {verb} {need.what}. Change that, or leave {them} out.")
+        warnings.warn(f"{listed} of the config file will have no effect: needs {need.what}.", stacklevel=4)
         unused |= set(idle)
     return unused

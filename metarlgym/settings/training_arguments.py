@@ -111,7 +111,7 @@ def plain_value(setting: Any) -> Any:
     return getattr(setting, "value", setting)
 
 
-def optimiser(s: Any) -> str:
+def optimizer(s: Any) -> str:
     return str(plain_value(s.optim))
 
 
@@ -137,7 +137,7 @@ def training_needs(part: Callable[[Any], Any]) -> tuple[Needs, ...]:
             "adam_beta1 adam_beta2 adam_epsilon",
             "optim=adamw_torch or adamw_torch_fused",
             "optim",
-            lambda s: optimiser(part(s)).startswith("adamw"),
+            lambda s: optimizer(part(s)).startswith("adamw"),
         ),
         Needs("liger_kernel_config", "use_liger_kernel=true", "use_liger_kernel", lambda s: part(s).use_liger_kernel),
     )

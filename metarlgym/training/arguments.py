@@ -19,9 +19,9 @@ from metarlgym.settings.flat import plain, read_flat
 from metarlgym.settings.given import values_given
 from metarlgym.settings.ranges import check_values
 from metarlgym.settings.training_arguments import check_gpu
+from metarlgym.training.conditional_fields import check_conditions
 from metarlgym.training.config import MetaGRPOConfig
-from metarlgym.training.fields import REFUSED
-from metarlgym.training.needs import check_conditions
+from metarlgym.training.refused_fields import REFUSED
 
 
 @dataclass

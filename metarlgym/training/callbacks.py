@@ -24,8 +24,8 @@ BLOCKS = " ▁▂▃▄▅▆▇█"
 class TrialSamples:
     """Writes a few trials of a rollout to `trials.jsonl` in readable form; see `MetricsFile` for the arguments."""
 
-    def __init__(self, folder: Path, every: int, count: int, tell: Callable[[str], None] = warnings.warn) -> None:
-        self.lines = Lines(folder / "trials.jsonl", tell)
+    def __init__(self, folder: Path, every: int, count: int, notify: Callable[[str], None] = warnings.warn) -> None:
+        self.lines = Lines(folder / "trials.jsonl", notify)
         self.every, self.count = every, count
 
     def __call__(self, step: int, trajectories: list[MetaTrajectory]) -> None:

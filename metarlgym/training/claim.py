@@ -6,17 +6,14 @@ import re
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rich.console import Console
 
-from metarlgym.files import expand
 from metarlgym.runtime.before_claim import inputs_of, mode_of
 from metarlgym.runtime.open_run import OpenRun
+from metarlgym.runtime.resume_check import differences, everything, held_settings, refusal
 from metarlgym.runtime.run_folder import Mode
-from metarlgym.runtime.run_settings import SETTINGS, as_text, differences, everything, held_settings, refusal
 from metarlgym.settings.flat import plain
 from metarlgym.training.arguments import Settings
-from metarlgym.version import __version__
 
 FIXED = re.compile(
     r"env_id|env_args|task_seed|renderer|seed|data_seed|episodes|trials_per_task|memory|stop_on_success|max_total_turns"
@@ -40,12 +37,7 @@ def training_run(settings: Settings) -> tuple[OpenRun, Mode, dict[str, Any]]:
         env_args=run.env_args,
         deepspeed=args.deepspeed,
     )
-    texts = {
-        "config.yaml": yaml.safe_dump(settings.resolved(), sort_keys=False, allow_unicode=True),
-        SETTINGS: as_text(all_settings(settings)),
-        "version.txt": f"metarlgym {__version__}\n",
-    }
-    opened = OpenRun(Path(expand(str(args.output_dir))), "train", settings.arguments, texts)
+    opened = OpenRun.of(args.output_dir, "train", settings.arguments, settings.resolved(), all_settings(settings))
     return opened, mode_of(run.resume, run.overwrite), inputs
 
 

@@ -197,7 +197,7 @@ class MetaGRPOConfig(GRPOConfig):
             )
         if self.loss_type in ("grpo", "bnpo") and self.world_size > 1:
             warnings.warn(
-                f"loss_type={self.loss_type!r} normalises on each process, so results depend on their number; "
+                f"loss_type={self.loss_type!r} normalizes on each process, so results depend on their number; "
                 "'dapo' does not.",
                 stacklevel=2,
             )

@@ -41,8 +41,8 @@ def save_final(trainer: MetaGRPOTrainer, tokenizer: Any, settings: Settings, fol
         _write(trainer, tokenizer, settings, folder, final)
     except Exception as error:  # safetensors and tokenizers define their own exceptions
         failure = error
-    told = gather_object([f"{final} could not be written ({first_line(failure)})" if failure else None])
-    if problem := next((text for text in told if text), None):
+    failures = gather_object([f"{final} could not be written ({first_line(failure)})" if failure else None])
+    if problem := next((text for text in failures if text), None):
         trainer.stop_run(problem, cause=failure)
     return final
 

@@ -14,15 +14,9 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from transformers import TrainerCallback
 
-from metarlgym.datatypes import MetaRLGymError
+from metarlgym.runtime.interrupt import Preempted
 
 STOP, STOPPED = "STOP", "STOPPED"
-EXIT_STATUS = 75
-"""EX_TEMPFAIL of sysexits.h: try again later."""
-
-
-class Preempted(MetaRLGymError):
-    """The run was asked to stop; its checkpoint holds all progress."""
 
 
 class Preemption(TrainerCallback):
@@ -36,7 +30,7 @@ class Preemption(TrainerCallback):
         self.folder = folder
         self.step: int | None = None
         """The step at which the run was stopped."""
-        self._signalled = False
+        self._signaled = False
         self._before: Any = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -48,10 +42,10 @@ class Preemption(TrainerCallback):
             self._before = None  # not the main thread: only the file can request a stop
 
     def _note(self, *_: Any) -> None:
-        self._signalled = True
+        self._signaled = True
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        asked = self._signalled or (state.is_world_process_zero and (self.folder / STOP).exists())
+        asked = self._signaled or (state.is_world_process_zero and (self.folder / STOP).exists())
         if not any(gather_object([asked])):
             return
         cycle = args.steps_per_generation * args.num_iterations

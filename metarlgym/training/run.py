@@ -75,7 +75,7 @@ def _train(resolved: Run, opened: OpenRun, console: Console) -> EvalReport | Non
     progress = LiveProgress(console, optimum if optimum and optimum.total is not None else None)
     preemption = Preemption(folder)
 
-    def tell(line: str) -> None:
+    def notify(line: str) -> None:
         console.print(f"warning: {line}", style="yellow", highlight=False, soft_wrap=True)
 
     args.disable_tqdm = True
@@ -85,8 +85,8 @@ def _train(resolved: Run, opened: OpenRun, console: Console) -> EvalReport | Non
         group=group,
         processing_class=tokenizer,
         renderer=renderer,
-        on_trials=TrialSamples(folder, run.sample_every, run.sample_trials, tell),
-        callbacks=[opened, MetricsFile(folder, tell), progress, preemption],
+        on_trials=TrialSamples(folder, run.sample_every, run.sample_trials, notify),
+        callbacks=[opened, MetricsFile(folder, notify), progress, preemption],
         peft_config=get_peft_config(settings.model),
     )
     trainer.remove_callback(PrinterCallback)

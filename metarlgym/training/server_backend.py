@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 def connect(
-    args: MetaGRPOConfig, tokenizer: Any, texts: Sequence[str], tell: Callable[[str], None] | None = None
+    args: MetaGRPOConfig, tokenizer: Any, texts: Sequence[str], notify: Callable[[str], None] | None = None
 ) -> list[ServerInfo]:
     """Wait for the run's servers and check that they are suitable for training; every process does this itself.
 
@@ -43,7 +43,7 @@ def connect(
         args: provides the server URLs.
         tokenizer: tokenizer of the model to be trained.
         texts: texts that this tokenizer and the servers' tokenizers must encode to the same ids.
-        tell: called with a message while waiting.
+        notify: called with a message while waiting.
 
     Raises:
         AgreedError: if a server is missing, lacks what training needs, or has a different tokenizer.
@@ -55,7 +55,7 @@ def connect(
     deadline = time.monotonic() + args.vllm_server_timeout
     try:
         for url in args.server_urls:
-            wait_for_server(url, max(0.0, deadline - time.monotonic()), tell)
+            wait_for_server(url, max(0.0, deadline - time.monotonic()), notify)
             info = inspect(url)
             check_for_training(info, "nccl" if args.device.type == "cuda" else "gloo")
             check_tokenizer(info, tokenizer, texts)
@@ -100,8 +100,8 @@ class Servers(VLLMBackend):
             return
         client = trainer.vllm_generation.vllm_client if trainer.accelerator.is_main_process else None
         # This gather is also the barrier that keeps other processes from querying a server during an update.
-        told = gather_object([(client.failure, client.version) if client else None])
-        failure, version = next(pair for pair in told if pair)
+        states = gather_object([(client.failure, client.version) if client else None])
+        failure, version = next(pair for pair in states if pair)
         if failure:
             trainer.stop_run(f"the vLLM servers did not get the weights: {failure}")
         self.pool.weights = version
@@ -174,6 +174,6 @@ class Servers(VLLMBackend):
 
     def _stop_if(self, problem: str | None) -> None:
         """Stop the run if any process has a problem. Collective."""
-        told = next((text for text in gather_object([problem]) if text), None)
-        if told is not None:
-            self.trainer.stop_run(told)
+        first = next((text for text in gather_object([problem]) if text), None)
+        if first is not None:
+            self.trainer.stop_run(first)

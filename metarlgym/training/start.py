@@ -23,9 +23,9 @@ from metarlgym.models.loading import check_vocabulary, load_config, load_model, 
 from metarlgym.models.saveable import check_saveable, saveable
 from metarlgym.models.scratch import byte_tokenizer, scratch_model, word_tokenizer
 from metarlgym.policies.supported import check_config
-from metarlgym.rollout.context_limits import check_room
 from metarlgym.rollout.limits import Limits
 from metarlgym.rollout.make_renderer import make_renderer
+from metarlgym.rollout.prompt_room import check_room
 from metarlgym.rollout.render import Renderer
 from metarlgym.runtime.agreement import agree
 from metarlgym.runtime.integrity import COMPLETE, damage, marked

@@ -25,9 +25,9 @@ from trl import GRPOTrainer
 from metarlgym.author_errors import error_line, error_text
 from metarlgym.datatypes import ConfigError, MetaRLGymError, MetaTrajectory, Task
 from metarlgym.evaluation.evaluate import EvalSettings, evaluate
-from metarlgym.rollout.context_limits import no_room, stuck
 from metarlgym.rollout.manager import RolloutManager, TrialSpec
 from metarlgym.rollout.play_settings import PlaySettings
+from metarlgym.rollout.prompt_room import no_room, stuck
 from metarlgym.rollout.protocol import Policy
 from metarlgym.rollout.render import Renderer
 from metarlgym.runtime.agreement import AgreedError
@@ -238,10 +238,12 @@ class MetaGRPOTrainer(ReferenceMixin, CheckpointMixin, GRPOTrainer):
             problem = f"the rollout failed: {cause}"
         if errors and all(errors):
             problem = f"every trial of the rollout ended in an error, the first in {errors[0]}"
-        told = gather_object([(failure is not None, problem, any(t.turns for t in trajectories), stuck(trajectories))])
-        fatal = [text for broken, text, _, _ in told if broken] or [text for _, text, _, _ in told]
-        prompt = max((longest for *_, longest in told if longest is not None), default=None)
-        if not all(fatal) and prompt is not None and not any(acted for _, _, acted, _ in told):
+        gathered = gather_object(
+            [(failure is not None, problem, any(t.turns for t in trajectories), stuck(trajectories))]
+        )
+        fatal = [text for broken, text, _, _ in gathered if broken] or [text for _, text, _, _ in gathered]
+        prompt = max((longest for *_, longest in gathered if longest is not None), default=None)
+        if not all(fatal) and prompt is not None and not any(acted for _, _, acted, _ in gathered):
             fatal = [no_room(prompt, self.renderer.fixed_action_tokens or 1, self.rooms)]
         if not all(fatal):
             return

@@ -11,7 +11,7 @@ from broken_envs import BROKEN, OpensWithSecret, Safe
 
 from metarlgym import Trial, check_env, list_envs, make
 from metarlgym.contracts.check_env import CONTRACTS, ContractError, run_checks
-from metarlgym.contracts.leaks import told
+from metarlgym.contracts.leaks import revealed
 
 
 @pytest.mark.parametrize("env_id", [spec.env_id for spec in list_envs()])
@@ -104,10 +104,10 @@ def test_unknown_id():
 def test_told_needs_every_pair():
     """Feedback that happens to hold the value is no leak."""
     pairs = [({"n": n}, f"it was {n}.", {"n": n + 20}, f"it was {n + 20}.") for n in range(5)]
-    assert told(pairs) == "params['n']"
-    assert told([*pairs, ({"n": 1}, "3 right", {"n": 2}, "2 right")]) is None
-    assert told(pairs[:3]) is None
+    assert revealed(pairs) == "params['n']"
+    assert revealed([*pairs, ({"n": 1}, "3 right", {"n": 2}, "2 right")]) is None
+    assert revealed(pairs[:3]) is None
     plus = [({"n": n}, f"door {n + 1}", {"n": n + 3}, f"door {n + 4}") for n in range(5)]
-    assert told(plus) == "params['n']"
+    assert revealed(plus) == "params['n']"
     codes = [({"code": [n, 2, 3]}, f"code: {n}, 2, 3!", {"code": [n, 5, 3]}, f"code: {n}, 5, 3!") for n in range(4)]
-    assert told(codes) in ("params['code']", "params['code'][1]")
+    assert revealed(codes) in ("params['code']", "params['code'][1]")

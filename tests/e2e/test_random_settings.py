@@ -1,4 +1,4 @@
-"""Random settings that a run honours: it finishes, or it is refused in one line and leaves no folder."""
+"""Random settings that a run honors: it finishes, or it is refused in one line and leaves no folder."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from metarlgym.training.run import run_training
 pytestmark = pytest.mark.e2e
 
 BASE = {**TRAIN, "max_steps": 1, "sample_every": 1}
-HONOURED = {
+HONORED = {
     "env_args": [{"doors": 2, "style": "terse"}, {"doors": 3}, {"doors": 1}, {"rooms": 3}],
     "episodes": [1, 2, 3, 0, 2.0],
     "trials_per_task": [2, 4, 8, 3, 1],
@@ -75,8 +75,8 @@ HONOURED = {
     "gradient_checkpointing": [True, False],
     "mask_truncated_completions": [True, False],
 }
-drawn = st.lists(st.sampled_from(sorted(HONOURED)), min_size=2, max_size=4, unique=True).flatmap(
-    lambda names: st.fixed_dictionaries({name: st.sampled_from(HONOURED[name]) for name in names})
+drawn = st.lists(st.sampled_from(sorted(HONORED)), min_size=2, max_size=4, unique=True).flatmap(
+    lambda names: st.fixed_dictionaries({name: st.sampled_from(HONORED[name]) for name in names})
 )
 
 

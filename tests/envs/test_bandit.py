@@ -38,9 +38,9 @@ def exact_value_of_oracle(env, arms, pulls, free, invalid_first=False):
         s, f = records[arm]
         p = (s + 1) / (s + f + 2)
         total = p * float(done >= free)
-        for reward, chance, record in ((1.0, p, (s + 1, f)), (0.0, 1 - p, (s, f + 1))):
+        for reward, prob, record in ((1.0, p, (s + 1, f)), (0.0, 1 - p, (s, f + 1))):
             after = [*history, Episode("", [Turn(action, "", reward)])]
-            total += chance * value(after, [*records[:arm], record, *records[arm + 1 :]], done + 1)
+            total += prob * value(after, [*records[:arm], record, *records[arm + 1 :]], done + 1)
         return total
 
     wasted = [Episode("", [Turn("no", "invalid", 0.0, False)])] if invalid_first else []
@@ -133,15 +133,15 @@ def test_index_play_is_nearly_optimal():
     reached, total = {((0, 0),) * 5: 1.0}, 0.0
     for left in range(10, 0, -1):
         following = {}
-        for records, chance in reached.items():
+        for records, prob in reached.items():
             s, f = max(records, key=lambda record: table[left][record])
             p = (s + 1) / (s + f + 2)
-            total += chance * p
+            total += prob * p
             rest = list(records)
             rest.remove((s, f))
             for record, share in (((s + 1, f), p), ((s, f + 1), 1 - p)):
                 after = tuple(sorted([*rest, record]))
-                following[after] = following.get(after, 0.0) + chance * share
+                following[after] = following.get(after, 0.0) + prob * share
         reached = following
     assert total == pytest.approx(bandit_optimum.solve(5, 10).value, abs=1e-6)
     simulated = bandit_optimum.simulate(5, 10)

@@ -19,9 +19,9 @@ def brute_force(doors, safe, episodes, free):
             if found is not None:
                 options.append(weight * (door == found) + value(episode + 1, tried, found))
             elif door not in tried:
-                chance = 1 / (doors - len(tried))
+                prob = 1 / (doors - len(tried))
                 hit = weight + value(episode + 1, tried, door)
-                options.append(chance * hit + (1 - chance) * (chance < 1 and value(episode + 1, tried | {door}, None)))
+                options.append(prob * hit + (1 - prob) * (prob < 1 and value(episode + 1, tried | {door}, None)))
         return max(options)
 
     return value(0, frozenset(), None)

@@ -79,7 +79,7 @@ def test_the_table_tells_what_a_person_asks(report):
     console = quiet()
     console.print(report.table())
     text = console.file.getvalue()
-    for part in ("policy", "optimum (exact)", "random play", "memory wiped", "another's history", "normalised score"):
+    for part in ("policy", "optimum (exact)", "random play", "memory wiped", "another's history", "normalized score"):
         assert part in text
     assert "error" not in text
 

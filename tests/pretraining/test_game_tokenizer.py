@@ -11,7 +11,7 @@ from metarlgym.models.networks import NetworkArguments, make_network
 from metarlgym.pretraining.game_tokenizer import Words
 from metarlgym.pretraining.run import parse, run_pretraining
 from metarlgym.rollout.make_renderer import make_renderer
-from metarlgym.sequences.scoring.expected_loss import Examination
+from metarlgym.sequences.scoring.expected_loss import HeldOutLoss
 from metarlgym.sequences.sources import RLM, MetaLM
 from metarlgym.train import main as train_main
 
@@ -38,11 +38,11 @@ def test_nothing_is_predicted_within_the_prefix():
     assert found["labels"][0].tolist() == [-100] * len(words.prefix) + [3] * 4
 
 
-def test_examined_with_its_prefix():
+def test_evaluated_with_its_prefix():
     source = MetaLM(V=8, n=2, l=4, L=20, seed=0)
     words = Words("MetaLM-v0", GAME, source)
     network = make_network(NetworkArguments(hidden_size=16, num_heads=2), words.size, 32)
-    line = Examination(source, 3).model(network, prefix=words.prefix)
+    line = HeldOutLoss(source, 3).model(network, prefix=words.prefix)
     ids = torch.tensor([[*words.prefix, *source.tokens(0, 1, "eval")[0]]])
     logits = network(input_ids=ids).logits[0, len(words.prefix) :, :10].double()
     assert line.entropy[0] == pytest.approx(torch.distributions.Categorical(logits=logits).entropy().tolist())

@@ -7,19 +7,20 @@ import numpy as np
 import pytest
 import torch
 
+from metarlgym.datatypes import ConfigError
 from metarlgym.models.networks import NetworkArguments, make_network
-from metarlgym.pretraining.linear_probe import probe
-from metarlgym.sequences.predictors import LIN, PTW, exact_predictor
-from metarlgym.sequences.sources import Piecewise
+from metarlgym.pretraining.linear_probe import find_log_ages, probe
+from metarlgym.sequences.predictors import KT, LIN, PTW, exact_predictor
+from metarlgym.sequences.sources import Piecewise, Source
 
 
 def kt(symbols):
     """KT probability of a list of binary symbols."""
-    chance, counts = 1.0, [0, 0]
+    prob, counts = 1.0, [0, 0]
     for symbol in symbols:
-        chance *= (counts[symbol] + 0.5) / (sum(counts) + 1)
+        prob *= (counts[symbol] + 0.5) / (sum(counts) + 1)
         counts[symbol] += 1
-    return chance
+    return prob
 
 
 def lin_beliefs(sequence):
@@ -108,3 +109,42 @@ def test_every_network_can_be_probed(network):
     made = make_network(NetworkArguments(network=network, hidden_size=8), 2, 32).train()
     found = probe(made, Piecewise("ptw", 32, seed=0), sequences=20)
     assert made.training and all(-2 < value <= 1 for part in found.values() for value in part.values())
+
+
+class Halves(Source):
+    """Two segments of i.i.d. symbols: a source from outside, with PTW as its predictor."""
+
+    exact = f"{__name__}:make_ptw"
+    in_segments = True
+    vocab_size, length = 2, 16
+
+    def tokens(self, start, count, split="train"):
+        p = np.random.default_rng((self.seed, start)).random((count, 2)).repeat(8, 1)
+        return (np.random.default_rng((self.seed, start, 1)).random((count, 16)) < p).astype(np.int64)
+
+    def columns(self, start, count, split="train", optional=False):
+        switches = np.zeros((count, 16), bool)
+        switches[:, 8] = True
+        return {"tokens": self.tokens(start, count, split), "switches": switches}
+
+
+def make_ptw(source, *_):
+    return PTW(4)
+
+
+def make_kt(source, *_):
+    return KT()
+
+
+def test_a_source_from_outside_is_probed():
+    made = make_network(NetworkArguments(network="lstm", hidden_size=8), 2, 16)
+    found = probe(made, Halves(0), sequences=40)
+    assert 0.2 < found["truth"]["exact_posterior"] <= 1
+
+
+def test_a_predictor_without_ages_is_refused():
+    class AgelessHalves(Halves):
+        exact = f"{__name__}:make_kt"
+
+    with pytest.raises(ConfigError, match="its exact predictor, KT, has no log_ages"):
+        find_log_ages(AgelessHalves(0))

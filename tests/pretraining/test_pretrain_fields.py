@@ -22,7 +22,7 @@ from setting_fields import other, write
 from metarlgym import ConfigError
 from metarlgym.models.loading import load_model
 from metarlgym.pretraining import run as running
-from metarlgym.pretraining.fields import NEEDS, REFUSED
+from metarlgym.pretraining.refused_fields import NEEDS, REFUSED
 from metarlgym.pretraining.run import GROUPS, parse
 
 HERE = Path(__file__)
@@ -99,7 +99,7 @@ OWN_TESTS = {
     ),
     **dict.fromkeys(("logging_strategy", "logging_steps"), "test_lines_as_asked_for"),
     **dict.fromkeys(("report_to", "run_name", "project"), "test_metrics_are_reported"),
-    **dict.fromkeys(("eval_sequences", "final_eval_sequences", "context"), "test_sizes_of_examinations_and_context"),
+    **dict.fromkeys(("eval_sequences", "final_eval_sequences", "context"), "test_sizes_of_evaluations_and_context"),
     **dict.fromkeys(("words_of", "words_args"), "test_words_of_a_game"),
     "threads": "test_threads",
     "ddp_timeout": "test_the_timeout_of_processes",
@@ -285,7 +285,7 @@ def test_metrics_are_reported(start, monkeypatch):
     assert any("train/loss" in metrics for metrics in logged)
 
 
-def test_sizes_of_examinations_and_context(start):
+def test_sizes_of_evaluations_and_context(start):
     plain = start()
 
     def summary(folder):

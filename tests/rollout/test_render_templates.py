@@ -273,7 +273,7 @@ def test_a_tokenizer_that_makes_control_tokens_out_of_text_is_refused():
 
 
 def test_a_control_token_that_comes_out_of_text_ends_the_trial():
-    """The normaliser makes the copy's private name out of a word that no check at the start could foresee."""
+    """The normalizer makes the copy's private name out of a word that no check at the start could foresee."""
     renderer = PlainRenderer(ends(normalizer=normalizers.Replace("sesame", copy_name(ends()))))
     assert renderer.encode("say <end>") == [2, 0]
     with pytest.raises(AssertionError, match=r"MetaRLGymError: text would be encoded with the control tokens"):

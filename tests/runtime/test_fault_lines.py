@@ -41,6 +41,12 @@ def test_a_package_of_the_extra():
     assert told == "models and training need trl, which is not installed: pip install 'metarlgym[train]'."
 
 
+def test_a_missing_package_under_a_python_without_training(monkeypatch):
+    monkeypatch.setattr("sys.version_info", (3, 13, 1))
+    told = describe_fault(ModuleNotFoundError("No module named 'torch'", name="torch"))
+    assert told.endswith("pip install 'metarlgym[train]' under Python 3.11 or 3.12; this is 3.13.")
+
+
 def own_import():
     from metarlgym.runtime.faults import nothing  # noqa: F401
 

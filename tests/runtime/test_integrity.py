@@ -1,4 +1,4 @@
-"""Damaged checkpoints are recognised, named, and passed over."""
+"""Damaged checkpoints are recognized, named, and passed over."""
 
 import json
 import os

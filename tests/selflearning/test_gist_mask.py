@@ -101,9 +101,9 @@ def test_samples_from_gists_alone_follow_the_model():
     model = GistModel(CONFIG, 2, "gist", 0)
     own = sample(model, FIRST[:1], 4, 4000, torch.Generator().manual_seed(0))
     assert own.shape == (4000, 4) and own.max() < 6
-    chances = model.logits(FIRST[:1].expand(4000, -1), own)[1].softmax(-1)
+    probs = model.logits(FIRST[:1].expand(4000, -1), own)[1].softmax(-1)
     for place in range(4):  # counts of each symbol against the mean of what the model says along the samples
         counts = torch.bincount(own[:, place], minlength=6) / 4000
-        assert (counts - chances[:, place].mean(0)).abs().max() < 0.035, place
+        assert (counts - probs[:, place].mean(0)).abs().max() < 0.035, place
     with pytest.raises(ConfigError, match="view='no_gist'"):
         sample(GistModel(CONFIG, 2, "no_gist", 0), FIRST, 4, 2, torch.Generator())

@@ -112,8 +112,8 @@ def test_exact_losses_by_enumeration():
         for word in (*itertools.product((0, 1), repeat=2), *itertools.product((0, 1), repeat=3)):
             counted = word[skip:]
             p = (sum(counted) + 1) / (len(counted) + 2)
-            chance = grid ** sum(word) * (1 - grid) ** (len(word) - sum(word))
-            total -= float((chance * (grid * math.log(p) + (1 - grid) * math.log(1 - p))).mean())
+            prob = grid ** sum(word) * (1 - grid) ** (len(word) - sum(word))
+            total -= float((prob * (grid * math.log(p) + (1 - grid) * math.log(1 - p))).mean())
         return total / 2
 
     assert found["full_context"] == pytest.approx(loss(0), abs=0.005)
@@ -143,8 +143,8 @@ def test_scores():
     zero = torch.zeros(2, 3)
     assert torch.allclose(state_score(states, states, zero), torch.ones(5))
     assert torch.allclose(state_score(states, -states, zero), torch.zeros(5), atol=1e-6)
-    centre = torch.ones(2, 3)
-    assert torch.allclose(state_score(states + centre, 2 * states + centre, centre), torch.ones(5))
+    center = torch.ones(2, 3)
+    assert torch.allclose(state_score(states + center, 2 * states + center, center), torch.ones(5))
 
 
 def test_who_judges(config):
@@ -215,7 +215,7 @@ def test_results(config, ran):
 
 def test_summary_and_pictures(config, ran, tmp_path):
     results, _ = ran
-    summary = json.loads(json.dumps(gist_tokens.summarise(config, results), allow_nan=False))
+    summary = json.loads(json.dumps(gist_tokens.summarize(config, results), allow_nan=False))
     assert list(summary["loss_by_gist_tokens"]) == ["1", "2"] and summary["leak_max_abs"] == 0.0
     for k in (1, 2):
         bits = (summary["no_gist"] - summary["loss_by_gist_tokens"][str(k)]) * 6 / math.log(2) / k
@@ -230,11 +230,11 @@ def test_summary_and_pictures(config, ran, tmp_path):
 
 def test_summary_of_some_variants(config, ran):
     results, _ = ran
-    only_a = gist_tokens.summarise(config, {"no_gist-seed0": results["no_gist-seed0"]})
+    only_a = gist_tokens.summarize(config, {"no_gist-seed0": results["no_gist-seed0"]})
     assert only_a["no_bottleneck"] is None and only_a["space"] == {} and only_a["harder_space"] is None
     only_b = {"space-live-seed0": results["space-live-seed0"]}
     assert (
-        list(gist_tokens.summarise(config, only_b)["space"]) == ["live"]
+        list(gist_tokens.summarize(config, only_b)["space"]) == ["live"]
         and len(gist_tokens.pictures(config, only_b)) == 2
     )
 
@@ -243,7 +243,7 @@ def test_the_space_that_is_harder_to_hack(config, ran):
     results, _ = ran
     told = {name: dict(each) for name, each in results.items()}
     told["space-token-seed0"]["hack_step"], told["space-frozen-seed0"]["hack_step"] = 2, None
-    summary = gist_tokens.summarise(config, told)
+    summary = gist_tokens.summarize(config, told)
     assert summary["harder_space"] == "gist" and summary["space"]["frozen"]["median_hack_step"] == 4
     told["space-frozen-seed0"]["hack_step"] = 0
-    assert gist_tokens.summarise(config, told)["harder_space"] == "token"
+    assert gist_tokens.summarize(config, told)["harder_space"] == "token"

@@ -166,7 +166,7 @@ def test_arm_is_reproducible(results):
 
 def test_summary_and_pictures(results):
     config, found, _ = results
-    summary = learned_loss.summarise(config, found)
+    summary = learned_loss.summarize(config, found)
     assert summary["auc"] == found["weights-next-seed0"]["auc"]
     assert summary["uniform_val_loss"] == found["uniform-seed0"]["val_loss"]
     assert summary["by_seed"]["val_loss"] == [summary["val_loss"]]
@@ -181,7 +181,7 @@ def test_summary_and_pictures(results):
 def test_some_variants_alone(results):
     config, found, _ = results
     part = {"weights-random-seed0": found["weights-random-seed0"]}
-    summary = learned_loss.summarise(config, part)
+    summary = learned_loss.summarize(config, part)
     assert summary["auc"] is None and summary["validation"]["random"]["auc"] is not None
     assert len(learned_loss.pictures(config, part)) == 2
     assert learned_loss.pictures(config, {"hypergradient": found["hypergradient"]}) == []
@@ -204,7 +204,7 @@ def test_bad_settings(settings, told):
     assert told in str(error.value) and "\n" not in str(error.value)
 
 
-def test_unknown_arm():
+def test_unknown_variant():
     with pytest.raises(ConfigError, match="variant='gist-seed0' is not known"):
         learned_loss.run_variant(learned_loss.Config(**TINY), "gist-seed0", lambda step, total, **values: None)
 

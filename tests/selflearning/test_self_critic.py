@@ -12,8 +12,8 @@ from metarlgym import ConfigError, MetaRLGymError
 from metarlgym.cli.main import main
 from metarlgym.selflearning.self_critic import experiment as self_critic
 from metarlgym.selflearning.self_critic.actor_critic import ActorCritic
+from metarlgym.selflearning.self_critic.config import Config
 from metarlgym.selflearning.self_critic.critics import Critic
-from metarlgym.selflearning.self_critic.experiment import Config
 from metarlgym.selflearning.self_critic.language import Language, distinct
 from metarlgym.selflearning.self_critic.score_form import ScoreForm, ScoreSizes
 from metarlgym.selflearning.self_critic.target_form import TargetForm
@@ -40,8 +40,8 @@ def test_truth_is_that_of_the_source():
         for t in range(1, 12):
             context = np.array([0, *tokens[b, t - 1 : t + 1].tolist()])
             assert truth[b, t].numpy() == pytest.approx(LANGUAGE.source.distribution(context), abs=1e-6)
-    _, chances = LANGUAGE.source.batch(0, 3)
-    expected = np.log(chances[:, 5:]).mean()
+    _, probs = LANGUAGE.source.batch(0, 3)
+    expected = np.log(probs[:, 5:]).mean()
     assert LANGUAGE.log_likelihood(tokens[:, :5], tokens[:, 5:]) == pytest.approx(expected, abs=1e-5)
 
 
@@ -93,9 +93,9 @@ def test_distinct():
 def test_samples_follow_the_network():
     made, prompts = actor(), torch.tensor([[1, 2]]).expand(4000, 2)
     drawn = made.sample(prompts, 2, generator())
-    chances = made.logits(prompts[:1])[0, -1].softmax(-1)
+    probs = made.logits(prompts[:1])[0, -1].softmax(-1)
     counts = torch.bincount(drawn[:, 0], minlength=5) / 4000
-    assert torch.allclose(counts, chances, atol=0.04)
+    assert torch.allclose(counts, probs, atol=0.04)
     # The second token is drawn given the first.
     after = made.logits(torch.tensor([[1, 2, 3]]))[0, -1].softmax(-1)
     given = drawn[drawn[:, 0] == 3, 1]
@@ -270,7 +270,7 @@ def test_a_run_and_its_resume(tmp_path, capsys):
     assert again["forms"] == summary["forms"]
 
 
-def test_damaged_results_of_an_arm_are_made_again(tmp_path, capsys):
+def test_damaged_results_of_a_variant_are_made_again(tmp_path, capsys):
     folder = tmp_path / "run"
     assert main(flags(folder)) == 0
     summary = json.loads((folder / "summary.json").read_text())
@@ -348,7 +348,7 @@ def test_overwrite_replaces_the_run_and_keeps_the_users_files(tmp_path, capsys, 
     assert (folder / "notes.md").read_text() == "mine" and sorted(p.name for p in folder.glob("*.png")) == pictures
 
 
-def test_an_arm_that_fails_is_named(tmp_path, capsys):
+def test_a_variant_that_fails_is_named(tmp_path, capsys):
     assert main(flags(tmp_path / "run", phase_a_lr="1e30", phase_a_steps=20)) == 2
     told = capsys.readouterr().err
     assert "variant score-" in told and "lower lr or phase_a_lr" in told

@@ -12,7 +12,7 @@ from random_settings import command_line
 
 from metarlgym import ConfigError
 from metarlgym.pretraining import run as pretraining
-from metarlgym.pretraining.fields import REFUSED as REFUSED_IN_PRETRAIN
+from metarlgym.pretraining.refused_fields import REFUSED as REFUSED_IN_PRETRAIN
 from metarlgym.selflearning import run as selflearning
 from metarlgym.settings.flat import FOLDERS, _kinds, read_flat
 from metarlgym.settings.ranges import BOUNDS, choices
@@ -21,7 +21,7 @@ from metarlgym.settings.yaml_file import read_yaml
 from metarlgym.train import main
 from metarlgym.training import arguments
 from metarlgym.training.config import MetaGRPOConfig
-from metarlgym.training.fields import REFUSED
+from metarlgym.training.refused_fields import REFUSED
 
 PARSE = {"train": arguments.parse, "pretrain": pretraining.parse, "selflearn": selflearning.parse}
 BASE = {

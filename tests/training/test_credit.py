@@ -220,7 +220,7 @@ def test_differential_is_mages_identity(gamma):
     close(actual[0], expected / expected.square().mean().sqrt(), atol=1e-12)
 
 
-def test_with_one_episode_all_centred_rules_agree():
+def test_with_one_episode_all_centered_rules_agree():
     returns = torch.rand(8, 1, generator=torch.Generator().manual_seed(0))
     groups = torch.arange(8) // 4
     first = advantages("return_to_go", returns, groups)

@@ -14,8 +14,8 @@ from setting_fields import other
 
 from metarlgym import ConfigError
 from metarlgym.training.arguments import GROUPS, parse
-from metarlgym.training.fields import REFUSED
-from metarlgym.training.needs import NEEDS
+from metarlgym.training.conditional_fields import NEEDS
+from metarlgym.training.refused_fields import REFUSED
 
 FIELDS = {item.name: item for group in GROUPS for item in dataclasses.fields(group)}
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from field_tables import NEEDS_A_GPU, SHOWN_BY, WEIGHTS
 
 from metarlgym.training.arguments import GROUPS
-from metarlgym.training.fields import REFUSED
+from metarlgym.training.refused_fields import REFUSED
 
 TESTS = Path(__file__).parents[1]
 

@@ -10,8 +10,8 @@ from tiny import byte_parts, make_trainer, terse, trial_maker, word_parts
 from metarlgym import ConfigError, Episode, MetaTrajectory, StopReason, Task
 from metarlgym.evaluation.evaluate import EvalSettings, evaluate
 from metarlgym.policies.in_process import InProcessPolicy
-from metarlgym.rollout.context_limits import check_room, no_room, stuck
 from metarlgym.rollout.limits import Limits
+from metarlgym.rollout.prompt_room import check_room, no_room, stuck
 from metarlgym.rollout.transcript import Transcript
 from metarlgym.runtime.agreement import AgreedError
 from metarlgym.training.batch import TrialBatch

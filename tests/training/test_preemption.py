@@ -6,8 +6,8 @@ import signal
 import pytest
 
 from metarlgym.runtime.checkpoint import COMPLETE
+from metarlgym.runtime.interrupt import PREEMPTED
 from metarlgym.train import main
-from metarlgym.training.preemption import EXIT_STATUS
 from tests.training.test_run import SMALL
 
 CHANGES = {"save_strategy": "no", "final_eval_trials": "0", "imitation_trials": "0"}
@@ -32,7 +32,7 @@ def test_a_run_that_is_asked_to_stop(how, tmp_path, capsys, monkeypatch):
 
     monkeypatch.setattr(metrics_file.MetricsFile, "on_log", log)
     before = signal.getsignal(signal.SIGTERM)
-    assert main([*SETTINGS, "--output_dir", str(folder)]) == EXIT_STATUS
+    assert main([*SETTINGS, "--output_dir", str(folder)]) == PREEMPTED
     assert "stopped after step 3 as asked; resume with --resume" in " ".join(capsys.readouterr().err.split())
     assert (folder / "checkpoint-3" / COMPLETE).exists() and not (folder / "final").exists()
     assert (folder / "STOPPED").read_text() == "3\n" and not (folder / "STOP").exists()

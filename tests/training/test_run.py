@@ -400,7 +400,7 @@ def test_contradictions_between_trial_and_group_come_first(tmp_path):
     assert not (tmp_path / "new").exists()
 
 
-def test_an_unknown_group_is_told_with_its_neighbours(tmp_path):
+def test_an_unknown_group_is_told_with_its_neighbors(tmp_path):
     with pytest.raises(ConfigError, match="Did you mean Doors-v0"):
         run(tmp_path / "new", env_id="Door-v0")
 

@@ -124,7 +124,7 @@ def test_an_entropy_schedule_that_starts_at_0_turns_the_bonus_on():
 @pytest.mark.parametrize("loss_type", ["grpo", "bnpo"])
 def test_losses_that_depend_on_the_process_count_warn(monkeypatch, loss_type):
     monkeypatch.setattr(MetaGRPOConfig, "world_size", property(lambda self: 2))
-    with pytest.warns(UserWarning, match="normalises on each process"):
+    with pytest.warns(UserWarning, match="normalizes on each process"):
         config(loss_type=loss_type)
 
 

@@ -56,7 +56,7 @@ class Config:
     space_lr: float = field(default=1e-3, metadata={"help": "Phase B: learning rate."})
     tau: float = field(default=0.99, metadata={"help": "ema: decay of the moving average per step."})
     score_weight: float = field(default=1.0, metadata={"help": "live, guarded: weight of the score's own gradient."})
-    guard_weight: float = field(default=1.0, metadata={"help": "guarded: weight of the variance regulariser."})
+    guard_weight: float = field(default=1.0, metadata={"help": "guarded: weight of the variance regularizer."})
     check_every: int = field(default=10, metadata={"help": "Phase B: steps between checks."})
     check_sequences: int = field(default=128, metadata={"help": "Phase B: held-out prompts per check."})
     check_samples: int = field(default=4, metadata={"help": "Phase B: continuations per prompt of a check."})

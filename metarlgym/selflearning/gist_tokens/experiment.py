@@ -20,9 +20,9 @@ from metarlgym.selflearning.gist_tokens.model import held_out_loss, make_source,
 from metarlgym.selflearning.gist_tokens.plots import pictures
 from metarlgym.selflearning.gist_tokens.policy_learning import held_out, run_space
 from metarlgym.selflearning.gist_tokens.references import exact_losses
-from metarlgym.selflearning.gist_tokens.report import summarise
+from metarlgym.selflearning.gist_tokens.report import summarize
 
-__all__ = ["Config", "pictures", "run_variant", "summarise", "variants"]
+__all__ = ["Config", "pictures", "run_variant", "summarize", "variants"]
 
 CONTROLS = ("no_bottleneck", "no_gist")
 

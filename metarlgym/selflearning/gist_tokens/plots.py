@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from metarlgym.selflearning.curves import Course, how_to_read, self_against_truth
 from metarlgym.selflearning.experiment import Picture
 from metarlgym.selflearning.gist_tokens.config import Config
-from metarlgym.selflearning.gist_tokens.report import Results, summarise
+from metarlgym.selflearning.gist_tokens.report import Results, summarize
 
 GISTS, CONTROL, EXACT = "#0072B2", "#D55E00", "black"
 
@@ -18,7 +18,7 @@ GISTS, CONTROL, EXACT = "#0072B2", "#D55E00", "black"
 def pictures(config: Config, results: Results) -> list[Picture]:
     """Plots for the available variants: loss by number of gists, training curves of phase B, own loss against true
     loss."""
-    summary = summarise(config, results)
+    summary = summarize(config, results)
     found = []
     if summary["loss_by_gist_tokens"]:
         text = (

@@ -59,7 +59,7 @@ class Course:
         score = self.judge.score(own, true).view(-1, group).mean(1)
         self._start = score if self._start is None else self._start
         gain = score - self._start
-        chances = actor.logits(first, own)[1].softmax(-1)
+        probs = actor.logits(first, own)[1].softmax(-1)
         pairs = torch.unique(own[:, :-1] * config.alphabet + own[:, 1:]).numel()
         found = {
             "score": float(score.mean()),
@@ -68,7 +68,7 @@ class Course:
             "gist_score": float(self.judge.similarity(self.judge.at_start, own, true).mean()),
             "token_score": float(token_score(own, true).mean()),
             "true_loss": float(held_out_loss(actor, self.first, self.second, self.theta).mean()),
-            "entropy": float(-torch.special.xlogy(chances, chances).sum(-1).mean()),
+            "entropy": float(-torch.special.xlogy(probs, probs).sum(-1).mean()),
             "bigrams": pairs / (own.shape[0] * (own.shape[1] - 1)),
             "likelihood": float(theta.gather(1, own).clamp(min=SMALLEST).log().mean()),
             "state_std": self.judge.state_std(self.second),

@@ -12,7 +12,7 @@ from metarlgym.selflearning.gist_tokens.verdicts import correlation
 Results = dict[str, dict[str, Any]]
 
 
-def summarise(config: Config, results: Results) -> dict[str, Any]:
+def summarize(config: Config, results: Results) -> dict[str, Any]:
     """The summary of the available variants.
 
     Returns:

@@ -55,6 +55,6 @@ def sample(model: GistModel, first: Tensor, length: int, group: int, generator: 
                 attention_mask=torch.zeros(1, 1, 1, model.gists + place),  # everything in the cache is visible
                 use_cache=True,
             ).logits[:, -1]
-        chances = logits[:, : model.alphabet].softmax(-1)
-        symbols.append(torch.multinomial(chances, 1, generator=generator))
+        probs = logits[:, : model.alphabet].softmax(-1)
+        symbols.append(torch.multinomial(probs, 1, generator=generator))
     return torch.cat(symbols, dim=1)

@@ -29,18 +29,18 @@ def token_score(own: Tensor, true: Tensor) -> Tensor:
     return (own == true).float().mean(1)
 
 
-def state_score(own: Tensor, true: Tensor, centre: Tensor) -> Tensor:
-    """Similarity of gist states: cosine after subtracting a centre, averaged over gists and mapped to [0, 1].
+def state_score(own: Tensor, true: Tensor, center: Tensor) -> Tensor:
+    """Similarity of gist states: cosine after subtracting a center, averaged over gists and mapped to [0, 1].
 
     Args:
         own: `(B, k, D)`.
         true: `(B, k, D)`.
-        centre: `(k, D)`: the component shared by all chunks, which carries no information about any of them.
+        center: `(k, D)`: the component shared by all chunks, which carries no information about any of them.
 
     Returns:
         `(B,)`.
     """
-    return (1 + functional.cosine_similarity(own - centre, true - centre, dim=-1).mean(1)) / 2
+    return (1 + functional.cosine_similarity(own - center, true - center, dim=-1).mean(1)) / 2
 
 
 class Judge:
@@ -49,7 +49,7 @@ class Judge:
     Args:
         space: one of `SPACES`.
         actor: the model in training.
-        chunks: true chunks, `(B, n2)`, used to estimate the centre and spread of gist states at the start.
+        chunks: true chunks, `(B, n2)`, used to estimate the center and spread of gist states at the start.
         tau: decay of the moving average per step.
 
     Raises:
@@ -67,7 +67,7 @@ class Judge:
             self.average = AveragedModel(actor, multi_avg_fn=get_ema_multi_avg_fn(tau)).requires_grad_(False)
         with torch.no_grad():
             states = self.at_start.states(chunks)
-        self.centre, self.spread = states.mean(0), states.std(0)
+        self.center, self.spread = states.mean(0), states.std(0)
         self._turns = self._directions(states).std(0)
 
     @property
@@ -99,17 +99,17 @@ class Judge:
     @torch.no_grad()
     def similarity(self, encoder: GistModel, own: Tensor, true: Tensor) -> Tensor:
         """The gist score under any encoder, `(B,)`."""
-        return state_score(encoder.states(own), encoder.states(true), self.centre)
+        return state_score(encoder.states(own), encoder.states(true), self.center)
 
     def live_loss(self, own: Tensor, true: Tensor, score_weight: float, guard_weight: float) -> Tensor:
         """Loss that `live` and `guarded` add to the policy gradient: the negative score, with the true side detached,
         and the guard: the relative shortfall of each state's standard deviation below its initial value.
 
-        The guard applies to directions from the centre, since the score depends only on them: states with a large
+        The guard applies to directions from the center, since the score depends only on them: states with a large
         variance may still point in the same direction.
         """
         states, target = self.actor.states(own), self.actor.states(true)
-        loss = -score_weight * state_score(states, target.detach(), self.centre).mean()
+        loss = -score_weight * state_score(states, target.detach(), self.center).mean()
         if self.space == "guarded":
             for each in (states, target):
                 deviation = (self._directions(each).var(0) + 1e-8).sqrt() / (self._turns + 1e-4)
@@ -117,7 +117,7 @@ class Judge:
         return loss
 
     def _directions(self, states: Tensor) -> Tensor:
-        return functional.normalize(states - self.centre, dim=-1)
+        return functional.normalize(states - self.center, dim=-1)
 
     @torch.no_grad()
     def state_std(self, chunks: Tensor) -> float:

@@ -64,7 +64,7 @@ class Config:
     loss_rate: float = field(default=0.003, metadata={"help": "Learning rate of the loss (Adam)."})
     loss_width: int = field(default=16, metadata={"help": "Hidden units of the network that computes the weights."})
     gist_size: int = field(default=16, metadata={"help": "Dimension of a gist."})
-    gist_window: int = field(default=4, metadata={"help": "Number of neighbouring positions that share a gist."})
+    gist_window: int = field(default=4, metadata={"help": "Number of neighboring positions that share a gist."})
     offline_runs: int = field(
         default=3,
         metadata={"help": "Number of fresh learners, each with its own language, for pretraining the loss offline."},

@@ -14,10 +14,10 @@ from metarlgym.datatypes import ConfigError
 from metarlgym.selflearning.experiment import Log
 from metarlgym.selflearning.learned_loss.config import FIXED, LEARNED, Config
 from metarlgym.selflearning.learned_loss.plots import pictures
-from metarlgym.selflearning.learned_loss.report import summarise
+from metarlgym.selflearning.learned_loss.report import summarize
 from metarlgym.selflearning.learned_loss.variants import run_check, run_fixed, run_learned
 
-__all__ = ["Config", "pictures", "run_variant", "summarise", "variants"]
+__all__ = ["Config", "pictures", "run_variant", "summarize", "variants"]
 
 CHECK = "hypergradient"
 REDRAWN = {"redrawn": "weights-next", "redrawn_uniform": "uniform"}

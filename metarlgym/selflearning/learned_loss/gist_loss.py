@@ -2,7 +2,7 @@
 
 The third experiment of METALEARN uses the distance between a gist of the model's own output and a gist of output and
 ground truth, and learns the map to gists with the second-order gradient instead of a separate bottleneck. Here the gist
-of a few neighbouring positions is a learned map of their hidden states and token embeddings, pooled with learned
+of a few neighboring positions is a learned map of their hidden states and token embeddings, pooled with learned
 weights:
 
     own = tanh(sum_t a_t (A h_t + sum_v p_t(v) E_v)),   truth = tanh(sum_t a_t (A h_t + E_{y_t})),
@@ -32,7 +32,7 @@ class GistLoss(nn.Module):
         vocab_size: vocabulary size.
         hidden_size: hidden size of the learner.
         gist_size: dimension of a gist.
-        window: number of neighbouring positions that share a gist.
+        window: number of neighboring positions that share a gist.
         with_cross_entropy: add the cross-entropy, weighted with the same weights.
         width: units of the weight network's hidden layers.
         seed: seed of the parameters.

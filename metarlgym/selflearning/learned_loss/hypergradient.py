@@ -139,7 +139,7 @@ def finite_difference_error(
         way = [torch.randn(part.shape, generator=generator, dtype=part.dtype) for part in phi]
         length = torch.sqrt(sum((part.square().sum() for part in way), torch.zeros((), dtype=way[0].dtype)))
         way = [part / length for part in way]
-        told = sum((slope * part).sum().item() for slope, part in zip(slopes, way, strict=True))
+        predicted = sum((slope * part).sum().item() for slope, part in zip(slopes, way, strict=True))
         ends = []
         for sign in (1, -1):
             with torch.no_grad():
@@ -147,7 +147,7 @@ def finite_difference_error(
                     part.copy_(start + sign * size * step)
             ends.append(hypergradient(inner, outer, params, phi, rate, steps).outer)
         found = (ends[0] - ends[1]) / (2 * size)
-        worst = max(worst, abs(told - found) / max(abs(found), 1e-12))
+        worst = max(worst, abs(predicted - found) / max(abs(found), 1e-12))
     with torch.no_grad():
         for part, start in zip(phi, kept, strict=True):
             part.copy_(start)

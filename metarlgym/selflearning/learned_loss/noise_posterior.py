@@ -116,7 +116,7 @@ def _kept(source: MetaLM) -> float:
 
 def _length_prior(mean: float, most: int) -> np.ndarray:
     """Probabilities of element lengths 0..most; the last one covers all lengths from `most` on."""
-    chances = np.array([math.exp(k * math.log(mean) - mean - math.lgamma(k + 1.0)) for k in range(most)])
-    chances[MIN_ELEMENT] = chances[: MIN_ELEMENT + 1].sum()
-    chances[:MIN_ELEMENT] = 0.0
-    return np.append(chances, max(0.0, 1 - chances.sum()))
+    probs = np.array([math.exp(k * math.log(mean) - mean - math.lgamma(k + 1.0)) for k in range(most)])
+    probs[MIN_ELEMENT] = probs[: MIN_ELEMENT + 1].sum()
+    probs[:MIN_ELEMENT] = 0.0
+    return np.append(probs, max(0.0, 1 - probs.sum()))

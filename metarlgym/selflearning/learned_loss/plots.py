@@ -55,7 +55,7 @@ def _losses(config: Config, found: dict[str, dict[str, Any]], seed: int) -> Pict
     axes.legend(fontsize=8, title="true loss, held out", title_fontsize=8)
     text = (
         f"Seed {seed}. Solid: cross-entropy on clean held-out labels. Dotted: the loss that the variant goes down, on "
-        f"noisy targets. Up to the grey line (step {config.warm_steps}) all variants have uniform weights. A self-loss "
+        f"noisy targets. Up to the gray line (step {config.warm_steps}) all variants have uniform weights. A self-loss "
         "that falls while the true loss does not would be a hack."
     )
     return Picture("Self-loss and true loss", text, figure)

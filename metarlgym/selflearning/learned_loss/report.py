@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,10 @@ Results = dict[str, dict[str, Any]]
 def of_kind(results: Results, kind: str, config: Config) -> list[dict[str, Any]]:
     """Available results of one kind of variant with their `seed`, in the order of the seeds."""
     names = {seed: f"{kind}-seed{seed}" for seed in config.seeds}
-    return [{**results[name], "seed": seed} for seed, name in names.items() if name in results]
+    found = [(seed, copy.copy(results[name])) for seed, name in names.items() if name in results]  # keeps the type
+    for seed, result in found:
+        result["seed"] = seed
+    return [result for _, result in found]
 
 
 def mean(found: list[dict[str, Any]], figure: str) -> float | None:
@@ -25,7 +29,7 @@ def mean(found: list[dict[str, Any]], figure: str) -> float | None:
     return float(np.mean(values)) if values else None
 
 
-def summarise(config: Config, results: Results) -> dict[str, Any]:
+def summarize(config: Config, results: Results) -> dict[str, Any]:
     """Means over seeds, with the individual values of the main figures."""
     runs = {kind: of_kind(results, kind, config) for kind in (*FIXED, *LEARNED, "redrawn", "redrawn_uniform")}
     learned, redrawn = runs["weights-next"], runs["redrawn"]

@@ -104,7 +104,7 @@ def run_check(config: Config, log: Log) -> dict[str, Any]:
         generator = torch.Generator().manual_seed(derive(0, "directions", name) % 2**31)
         learner, loss = make_learner(config, setting, 0).double(), make_loss(config, name, 0).double()
         with torch.no_grad():
-            # Move away from the initialisation, where most gradients are 0.
+            # Move away from the initialization, where most gradients are 0.
             for part in loss.parameters():
                 part.add_(0.3 * torch.randn(part.shape, generator=generator, dtype=part.dtype))
         chunks = [read_chunk(source, 4 * k, 4) for k in range(3)]

@@ -64,9 +64,9 @@ class ActorCritic(nn.Module):
         cache, step, out = DynamicCache(), prompts, []
         for _ in range(count):
             found = self.lm(input_ids=step, past_key_values=cache, use_cache=True, logits_to_keep=1)
-            chances = found.logits[:, -1, : self.V].float().softmax(-1)
-            if not bool(torch.isfinite(chances).all()):
+            probs = found.logits[:, -1, : self.V].float().softmax(-1)
+            if not bool(torch.isfinite(probs).all()):
                 raise MetaRLGymError("the network's probabilities are no numbers: lower lr or phase_a_lr.")
-            step = torch.multinomial(chances, 1, generator=generator)
+            step = torch.multinomial(probs, 1, generator=generator)
             out.append(step)
         return torch.cat(out, 1)

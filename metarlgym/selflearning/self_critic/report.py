@@ -7,11 +7,12 @@ from typing import Any
 
 from metarlgym.selflearning.curves import Course, how_to_read, self_against_truth
 from metarlgym.selflearning.experiment import Picture
+from metarlgym.selflearning.self_critic.config import Config
 
 STEPS = ("hack_step", "critic_side_step", "data_side_step", "alarm_step")
 
 
-def summarise(config: Any, results: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def summarize(config: Config, results: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """The summary: by form, hack steps of every critic over seeds, the detector's alarms, and ratios of medians."""
     forms = {form: _form(config, form, results) for form in config.forms}
     first = forms.get("score", next(iter(forms.values())))
@@ -33,7 +34,7 @@ def summarise(config: Any, results: dict[str, dict[str, Any]]) -> dict[str, Any]
     }
 
 
-def _form(config: Any, form: str, results: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def _form(config: Config, form: str, results: dict[str, dict[str, Any]]) -> dict[str, Any]:
     critics: dict[str, Any] = {}
     for critic in config.critics:
         runs = [results[f"{form}-{critic}-{seed}"] for seed in config.seeds if f"{form}-{critic}-{seed}" in results]
@@ -99,7 +100,7 @@ def _ratio(critics: dict[str, Any], one: str, other: str) -> float | None:
     return round(critics[one]["median_hack_step"] / below, 3)
 
 
-def pictures(config: Any, results: dict[str, dict[str, Any]]) -> list[Picture]:
+def pictures(config: Config, results: dict[str, dict[str, Any]]) -> list[Picture]:
     """One figure per form: own loss against truth on one axis, one panel per critic."""
     found = []
     for form in config.forms:

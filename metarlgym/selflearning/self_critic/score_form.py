@@ -1,4 +1,4 @@
-"""Self-generated scores: an actor maximises its critic's score with the group-relative policy gradient of GRPO.
+"""Self-generated scores: an actor maximizes its critic's score with the group-relative policy gradient of GRPO.
 
 Phase A: next-token loss on real tokens, while the critic learns to distinguish real continuations from the actor's own.
 Phase B: no targets. The actor samples G continuations of each real prefix; the score is the critic's output in [0, 1];
@@ -171,14 +171,14 @@ class ScoreForm:
             score = critic.judge.score(whole, s.prompt)
             score0 = critic.at_start.score(whole, s.prompt)
         logits = actor.logits(self.held)
-        chances = torch.softmax(actor.logits(whole)[:, s.prompt - 1 : -1], -1)
+        probs = torch.softmax(actor.logits(whole)[:, s.prompt - 1 : -1], -1)
         return {
             "signal": float(score.mean()),
             "signal_se": float(score.std() / len(score) ** 0.5),
             "signal0": float(score0.mean()),
             "true_loss": self.language.true_loss(logits, self.held, s.prompt - 1),
             "agreement": float((logits[:, s.prompt - 1 : -1].argmax(-1) == self.real).float().mean()),
-            "entropy": float(-torch.special.xlogy(chances, chances).sum(-1).mean()),
+            "entropy": float(-torch.special.xlogy(probs, probs).sum(-1).mean()),
             "distinct": distinct(own) / distinct(self.real),
             "likelihood": self.language.log_likelihood(prompts, own) - self._real_likelihood(),
             **more,

@@ -87,8 +87,8 @@ class TargetForm:
         """Pseudo-targets `(B, T - 1)` from the critic's logits."""
         if self.targets == "argmax":
             return verdict.argmax(-1)
-        chances = verdict.softmax(-1)
-        return torch.multinomial(chances.flatten(0, 1), 1, generator=generator).view(chances.shape[:2])
+        probs = verdict.softmax(-1)
+        return torch.multinomial(probs.flatten(0, 1), 1, generator=generator).view(probs.shape[:2])
 
     def step_loss(self, actor: ActorCritic, critic: Critic, start: int) -> Tensor:
         """Loss of a phase B step; it contains no real next token, unless the critic copied one."""
@@ -133,5 +133,5 @@ def _cross_entropy(logits: Tensor, targets: Tensor, reduction: str = "mean") -> 
 
 
 def _entropy(logits: Tensor) -> float:
-    chances = logits.softmax(-1)
-    return float(-torch.special.xlogy(chances, chances).sum(-1).mean())
+    probs = logits.softmax(-1)
+    return float(-torch.special.xlogy(probs, probs).sum(-1).mean())

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from metarlgym.datatypes import ConfigError
-from metarlgym.files import real_path, renamed
+from metarlgym.files import real_path, replacing
 from metarlgym.sequences.data.tables import KEY, Export
 from metarlgym.sequences.data.verify import DamagedError, read_head, tables, verify
 
@@ -128,7 +128,7 @@ class _Writer:
             self.progress(self.done)
             for part in missing:
                 if part in self.damaged:
-                    self._tell(part, self.damaged[part])
+                    self._warn(part, self.damaged[part])
                 self._write_part(part)
                 self.done += self.parts[part][1]
             if self.single:
@@ -170,7 +170,7 @@ class _Writer:
     def _verify(self, file: Path) -> None:
         verify(file, self.schema, self.export.first, self.export.stop - self.export.first)
 
-    def _tell(self, part: Path, why: str) -> None:
+    def _warn(self, part: Path, why: str) -> None:
         self.notice(f"{str(part)!r} was damaged ({why}) and is made again; the other parts are kept.")
 
     def _report(self, fresh: bool) -> Written:
@@ -213,12 +213,12 @@ class _Writer:
             tables.append(self.export.table(first, size).replace_schema_metadata(self.schema.metadata))
             self.progress(self.done + first + size - start)
         table = pa.concat_tables(tables)
-        with renamed(part, part.with_name(f".{part.name}.tmp")) as file:
+        with replacing(part, part.with_name(f".{part.name}.tmp")) as file:
             pq.write_table(table, file, row_group_size=max(1, count), compression="zstd", write_page_checksum=True)
 
     def _merge(self) -> None:
         temporary = self.folder / MERGED
-        with renamed(self.out, temporary) as file:
+        with replacing(self.out, temporary) as file:
             with pq.ParquetWriter(file, self.schema, compression="zstd", write_page_checksum=True) as merged:
                 for part in self.parts:
                     for table in self._sound(part):
@@ -238,7 +238,7 @@ class _Writer:
         try:
             return list(tables(part, self.schema, *place))
         except DamagedError as error:
-            self._tell(part, str(error))
+            self._warn(part, str(error))
         self._write_part(part)
         try:
             return list(tables(part, self.schema, *place))

@@ -48,10 +48,10 @@ class SequenceStream(IterableDataset):
         start: index of the first sequence.
         count: number of sequences over all processes; None for an endless stream.
         labels: `next` or `shifted`.
-        last_only: RLM only: make the last token of a sequence the only target.
+        last_only: make the last token of a sequence the only target; for sources with `ends_in_target`, such as RLM.
         block_size: sequences generated at a time; None for about 65,000 tokens per block.
-        rank: rank of this process; None for the rank in `torch.distributed` if initialised, else 0.
-        world_size: number of processes; None for that of `torch.distributed` if initialised, else 1.
+        rank: rank of this process; None for the rank in `torch.distributed` if initialized, else 0.
+        world_size: number of processes; None for that of `torch.distributed` if initialized, else 1.
 
     Raises:
         ConfigError: an invalid value.
@@ -78,7 +78,10 @@ class SequenceStream(IterableDataset):
         if labels not in ("next", "shifted"):
             raise ConfigError(f"labels={labels!r} is not known: use 'next' or 'shifted'.")
         if last_only and not source.ends_in_target:
-            raise ConfigError(f"last_only=True is for RLM, not {type(source).__name__}: leave it out.")
+            raise ConfigError(
+                f"last_only=True is for sources whose sequences end in a target (ends_in_target), such as RLM, not "
+                f"{type(source).__name__}: leave it out."
+            )
         if source.length == 1 and not (source.labelled and labels == "next"):
             raise ConfigError(
                 f"source: sequences of 1 token leave nothing to predict with labels={labels!r}: use longer."
@@ -138,7 +141,7 @@ class SequenceStream(IterableDataset):
         return self._run(share, self._done, int(self._epoch))
 
     def __getstate__(self) -> dict[str, Any]:
-        # torch.distributed is not initialised in a spawned worker process.
+        # torch.distributed is not initialized in a spawned worker process.
         return self.__dict__ | {"_process": self._rank_and_world()}
 
     def _run(self, share: dict[str, int], done: int, epoch: int) -> Iterator[dict[str, torch.Tensor]]:

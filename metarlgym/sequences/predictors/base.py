@@ -79,9 +79,9 @@ class Predictor:
             targets = found
         out = np.empty(found.shape)
         for part in self._chunks(found):
-            chances = np.take_along_axis(self.predictions(found[part]), targets[part][..., None], 2)[..., 0]
+            probs = np.take_along_axis(self.predictions(found[part]), targets[part][..., None], 2)[..., 0]
             with np.errstate(divide="ignore"):  # a probability of 0 gives an infinite loss
-                out[part] = -np.log(chances)
+                out[part] = -np.log(probs)
         return out if labels is None else out[:, 1:]
 
     def _chunks(self, sequences: np.ndarray) -> Iterator[slice]:

@@ -40,16 +40,16 @@ class NGram(Predictor):
         self._context: tuple[int, ...] = ()
 
     def predict(self) -> np.ndarray:
-        chances = np.full(self.alphabet, 1 / self.alphabet)
+        probs = np.full(self.alphabet, 1 / self.alphabet)
         for k in range(len(self._context) + 1):
             counts = self._after.get(self._context[len(self._context) - k :])
             if counts is None:
                 break  # longer contexts have not been seen either
-            chances *= len(counts)
+            probs *= len(counts)
             for symbol, count in counts.items():
-                chances[symbol] += count
-            chances /= sum(counts.values()) + len(counts)
-        return chances
+                probs[symbol] += count
+            probs /= sum(counts.values()) + len(counts)
+        return probs
 
     def update(self, symbol: int) -> None:
         self._check_symbol(symbol)
@@ -80,10 +80,10 @@ class LempelZiv(Predictor):
         self._at = 0
 
     def predict(self) -> np.ndarray:
-        chances = np.full(self.alphabet, 1 / self.alphabet)
+        probs = np.full(self.alphabet, 1 / self.alphabet)
         for symbol, count in self._counts[self._at].items():
-            chances[symbol] += count
-        return chances / (1 + sum(self._counts[self._at].values()))
+            probs[symbol] += count
+        return probs / (1 + sum(self._counts[self._at].values()))
 
     def update(self, symbol: int) -> None:
         self._check_symbol(symbol)

@@ -1,4 +1,4 @@
-"""LIN (Willems 1996, "Coding for a binary independent piecewise-identically-distributed source") and generalisations.
+"""LIN (Willems 1996, "Coding for a binary independent piecewise-identically-distributed source") and generalizations.
 
 Exact Bayesian prediction when symbols within a segment are i.i.d. under a Dirichlet(alpha) prior and a segment ends
 after its m-th symbol with probability `hazard[m]`. There is one hypothesis for each possible start of the current
@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from metarlgym.datatypes import ConfigError
-from metarlgym.sequences.predictors.base import Predictor, as_array
+from metarlgym.sequences.predictors.base import as_array
+from metarlgym.sequences.predictors.segment_predictor import SegmentPredictor
 from metarlgym.sequences.sources.base import check_concentration
 from metarlgym.sequences.sources.compiled import compiled
 
@@ -24,7 +25,7 @@ CAPACITY = 64
 """Initial capacity of the online state, in symbols."""
 
 
-class Renewal(Predictor):
+class Renewal(SegmentPredictor):
     """Exact Bayesian prediction for segments whose end depends only on their age.
 
     Args:
@@ -58,47 +59,28 @@ class Renewal(Predictor):
 
     def predict(self) -> np.ndarray:
         self._check_length(self._seen + 1)
-        chances, weights = np.empty(self.alphabet), np.empty(self._alive)
+        probs, weights = np.empty(self.alphabet), np.empty(self._alive)
         state = self._logs, self._starts, self._before, self._alive, self._seen, self._totals
-        _predict(*state, self.alpha, weights, chances)
-        return chances
+        _predict(*state, self.alpha, weights, probs)
+        return probs
 
     def update(self, symbol: int) -> None:
         self._check_symbol(symbol)
         self._check_length(self._seen + 1)
         if self._seen + 1 >= self._logs.size:
             self._room(2 * self._logs.size, self._alive)
-        chances, weights = np.empty(self.alphabet), np.empty(self._alive)
+        probs, weights = np.empty(self.alphabet), np.empty(self._alive)
         state = self._logs, self._starts, self._before, self._alive, self._seen, self._totals
-        rounding = _predict(*state, self.alpha, weights, chances)
+        rounding = _predict(*state, self.alpha, weights, probs)
         hazard = self._hazards(self._logs.size)
         tables = self._tables(self._logs.size, hazard)
-        self._alive = _update(symbol, *state, self.alpha, hazard, tables, weights, chances, rounding)
+        self._alive = _update(symbol, *state, self.alpha, hazard, tables, weights, probs, rounding)
         self._seen += 1
 
-    def predictions(self, sequences: Any) -> np.ndarray:
-        found = self.check_sequences(sequences)
-        self._check_length(found.shape[1])
-        out = np.empty((*found.shape, self.alphabet))
-        hazard = self._hazards(found.shape[1])
-        _predictions(found, hazard, self._tables(found.shape[1], hazard), self.alpha, out)
-        return out
-
-    def log_ages(self, sequences: Any) -> np.ndarray:
-        """Posterior mean of log2(1 + m), where m is the age of the next symbol's segment: its number of earlier
-        symbols.
-
-        Args:
-            sequences: `(B, T)` or `(T,)` integers.
-
-        Returns:
-            `(B, T)`; entry t is the belief before symbol t is seen.
-        """
-        found = self.check_sequences(sequences)
-        self._check_length(found.shape[1])
-        out, hazard = np.empty(found.shape), self._hazards(found.shape[1])
-        _log_ages(found, hazard, self._tables(found.shape[1], hazard), self.alpha, self.alphabet, out)
-        return out
+    def _run(self, sequences: np.ndarray, out: np.ndarray, ages: np.ndarray) -> None:
+        length = sequences.shape[1]
+        hazard = self._hazards(length)
+        _run(sequences, hazard, self._tables(length, hazard), self.alpha, out, ages)
 
     def _tables(self, length: int, hazard: np.ndarray) -> np.ndarray:
         """Tables of logarithms for sequences up to `length`, `(2, >= length + 1)`: log(c + alpha) for each count c, and
@@ -158,11 +140,11 @@ class LIN(Renewal):
 
 
 @compiled()
-def _predict(logs, starts, before, alive, seen, totals, alpha, weights, chances):
-    """Fill `weights` (posterior of the hypotheses) and `chances`. Returns the log of the sum of the weights, which is 0
+def _predict(logs, starts, before, alive, seen, totals, alpha, weights, probs):
+    """Fill `weights` (posterior of the hypotheses) and `probs`. Returns the log of the sum of the weights, which is 0
     up to rounding; it is subtracted at every step, so that rounding errors do not accumulate."""
     A = totals.size
-    chances[:] = 0.0
+    probs[:] = 0.0
     high = -np.inf
     for k in range(alive):
         high = max(high, logs[k])
@@ -171,21 +153,21 @@ def _predict(logs, starts, before, alive, seen, totals, alpha, weights, chances)
         weights[k] = w = math.exp(logs[k] - high) if logs[k] - high > NEGLIGIBLE else 0.0
         w /= seen - starts[k] + A * alpha
         for a in range(A):
-            chances[a] += w * (totals[a] - before[k, a] + alpha)
-    total = chances.sum()  # the sum of the weights, since each hypothesis' probabilities sum to 1
+            probs[a] += w * (totals[a] - before[k, a] + alpha)
+    total = probs.sum()  # the sum of the weights, since each hypothesis' probabilities sum to 1
     for a in range(A):
-        chances[a] /= total
+        probs[a] /= total
     for k in range(alive):
         weights[k] /= total
     return high + math.log(total)
 
 
 @compiled()
-def _update(symbol, logs, starts, before, alive, seen, totals, alpha, hazard, tables, weights, chances, rounding):
-    """Observe a symbol; `weights`, `chances`, `rounding` come from `_predict`. Returns the number of hypotheses."""
+def _update(symbol, logs, starts, before, alive, seen, totals, alpha, hazard, tables, weights, probs, rounding):
+    """Observe a symbol; `weights`, `probs`, `rounding` come from `_predict`. Returns the number of hypotheses."""
     A = totals.size
     new, kept = 0.0, 0
-    given = math.log(chances[symbol]) + rounding
+    given = math.log(probs[symbol]) + rounding
     for k in range(alive):
         m = seen + 1 - starts[k]
         count = totals[symbol] - before[k, symbol]
@@ -199,7 +181,7 @@ def _update(symbol, logs, starts, before, alive, seen, totals, alpha, hazard, ta
             kept += 1
     totals[symbol] += 1
     if new > 0.0:
-        logs[kept] = math.log(new / chances[symbol])
+        logs[kept] = math.log(new / probs[symbol])
         starts[kept] = seen + 1
         before[kept] = totals
         kept += 1
@@ -207,7 +189,16 @@ def _update(symbol, logs, starts, before, alive, seen, totals, alpha, hazard, ta
 
 
 @compiled()
-def _predictions(sequences, hazard, tables, alpha, out):
+def _log_age(starts, alive, seen, weights):
+    """Posterior mean of log2(1 + age of the next symbol's segment); `weights` comes from `_predict`."""
+    total = 0.0
+    for k in range(alive):
+        total += weights[k] * math.log2(1.0 + seen - starts[k])
+    return total
+
+
+@compiled()
+def _run(sequences, hazard, tables, alpha, out, ages):
     T, A = sequences.shape[1], out.shape[2]
     logs, weights = np.empty(T + 1), np.empty(T + 1)
     starts, before = np.empty(T + 1, np.int64), np.empty((T + 1, A), np.int64)
@@ -217,40 +208,10 @@ def _predictions(sequences, hazard, tables, alpha, out):
         before[0] = 0
         totals[:] = 0
         for t in range(T):
-            chances, symbol = out[b, t], sequences[b, t]
-            rounding = _predict(logs, starts, before, alive, t, totals, alpha, weights, chances)
+            probs, symbol = out[b, t], sequences[b, t]
+            rounding = _predict(logs, starts, before, alive, t, totals, alpha, weights, probs)
+            if ages.size > 0:
+                ages[b, t] = _log_age(starts, alive, t, weights)
             alive = _update(
-                symbol, logs, starts, before, alive, t, totals, alpha, hazard, tables, weights, chances, rounding
-            )
-
-
-@compiled()
-def _log_ages(sequences, hazard, tables, alpha, A, out):
-    T = sequences.shape[1]
-    logs, weights = np.empty(T + 1), np.empty(T + 1)
-    starts, before = np.empty(T + 1, np.int64), np.empty((T + 1, A), np.int64)
-    totals, chances = np.empty(A, np.int64), np.empty(A)
-    for b in range(sequences.shape[0]):
-        logs[0], starts[0], alive = 0.0, 0, 1
-        before[0] = 0
-        totals[:] = 0
-        for t in range(T):
-            rounding = _predict(logs, starts, before, alive, t, totals, alpha, weights, chances)
-            out[b, t] = 0.0
-            for k in range(alive):
-                out[b, t] += weights[k] * math.log2(1.0 + t - starts[k])
-            alive = _update(
-                sequences[b, t],
-                logs,
-                starts,
-                before,
-                alive,
-                t,
-                totals,
-                alpha,
-                hazard,
-                tables,
-                weights,
-                chances,
-                rounding,
+                symbol, logs, starts, before, alive, t, totals, alpha, hazard, tables, weights, probs, rounding
             )

@@ -63,9 +63,9 @@ class MetaLMFilter(Predictor):
         self._place = 0
 
     def predict(self) -> np.ndarray:
-        chances = np.empty(self.alphabet)
-        _predict(self._logs, self._place, *self._only(), self._separator, self._noise, self._noisy, chances)
-        return chances
+        probs = np.empty(self.alphabet)
+        _predict(self._logs, self._place, *self._only(), self._separator, self._noise, self._noisy, probs)
+        return probs
 
     def update(self, symbol: int) -> None:
         self._check_symbol(symbol)
@@ -98,9 +98,9 @@ class MetaLMFilter(Predictor):
             raise ConfigError(f"labels has shape {wanted.shape}: it must have that of sequences, {found.shape}.")
         out = np.empty(found.shape)
         for part in self._chunks(found):
-            chances = self._run(found[part], self._books(len(found), part), 0 if labels is None else 1)
+            probs = self._run(found[part], self._books(len(found), part), 0 if labels is None else 1)
             with np.errstate(divide="ignore"):
-                out[part] = -np.log(np.take_along_axis(chances, wanted[part][..., None], 2)[..., 0])
+                out[part] = -np.log(np.take_along_axis(probs, wanted[part][..., None], 2)[..., 0])
         return out
 
     def fill(self, sequences: Any, places: Any) -> np.ndarray:
@@ -149,25 +149,25 @@ class MetaLMFilter(Predictor):
 
 
 @compiled()
-def _predict(logs, place, symbols, offsets, separator, noise, noisy, chances):
-    chances[:] = 0.0
+def _predict(logs, place, symbols, offsets, separator, noise, noisy, probs):
+    probs[:] = 0.0
     high, total, content = logs.max(), 0.0, 0.0
     for k in range(logs.size):
         weight = math.exp(logs[k] - high)
         total += weight
         at = offsets[k] + place
         if at < offsets[k + 1]:
-            chances[symbols[at]] += weight
+            probs[symbols[at]] += weight
             content += weight
         elif at == offsets[k + 1]:
-            chances[separator] += weight
-    for a in range(chances.size):
-        chances[a] /= total
+            probs[separator] += weight
+    for a in range(probs.size):
+        probs[a] /= total
     if noisy:
         content /= total
         for a in range(1, separator - 1):
-            chances[a] = chances[a] * (noise[2] - noise[1]) + content * noise[1]
-        chances[0] = content * noise[0]
+            probs[a] = probs[a] * (noise[2] - noise[1]) + content * noise[1]
+        probs[0] = content * noise[0]
 
 
 @compiled()
@@ -179,10 +179,10 @@ def _update(symbol, logs, place, symbols, offsets, separator, noise):
         if symbol == separator:
             possible = possible or (logs[k] > -np.inf and at == offsets[k + 1])
             continue
-        chance = 0.0
+        likelihood = 0.0
         if at < offsets[k + 1] and symbol < separator - 1:
-            chance = noise[0] if symbol == 0 else noise[2] if symbol == symbols[at] else noise[1]
-        logs[k] = logs[k] + math.log(chance) if chance > 0.0 else -np.inf
+            likelihood = noise[0] if symbol == 0 else noise[2] if symbol == symbols[at] else noise[1]
+        logs[k] = logs[k] + math.log(likelihood) if likelihood > 0.0 else -np.inf
     if symbol == separator:
         logs[:] = 0.0
         return 0 if possible else -1
@@ -219,7 +219,7 @@ def _fill(sequences, places, symbols, offsets, separator, noise, out):
     B, T = sequences.shape
     n = offsets.shape[1] - 1
     logs, trial = np.empty(n), np.empty(n)
-    chances, ahead = np.empty(out.shape[1]), np.empty(out.shape[1])
+    probs, ahead = np.empty(out.shape[1]), np.empty(out.shape[1])
     for b in range(B):
         logs[:] = 0.0
         place = 0
@@ -229,23 +229,23 @@ def _fill(sequences, places, symbols, offsets, separator, noise, out):
                 break
         out[b] = -np.inf
         if place >= 0:
-            _predict(logs, place, symbols[b], offsets[b], separator, noise, False, chances)
+            _predict(logs, place, symbols[b], offsets[b], separator, noise, False, probs)
             for a in range(out.shape[1]):
-                if chances[a] > 0.0:
+                if probs[a] > 0.0:
                     # The elements that remain possible if the clean symbol is a.
                     now = 0 if a == separator else place + 1
                     for k in range(n):
                         at = offsets[b, k] + place
                         fits = a == separator or (at < offsets[b, k + 1] and symbols[b, at] == a)
                         trial[k] = 0.0 if a == separator else logs[k] if fits else -np.inf
-                    total = math.log(chances[a])
+                    total = math.log(probs[a])
                     for t in range(places[b] + 1, T):
                         _predict(trial, now, symbols[b], offsets[b], separator, noise, True, ahead)
-                        chance = ahead[sequences[b, t]]
-                        if chance == 0.0:
+                        likelihood = ahead[sequences[b, t]]
+                        if likelihood == 0.0:
                             total = -np.inf
                             break
-                        total += math.log(chance)
+                        total += math.log(likelihood)
                         now = _update(sequences[b, t], trial, now, symbols[b], offsets[b], separator, noise)
                     out[b, a] = total
         high = out[b].max()

@@ -15,17 +15,16 @@ When the left half of a block ends, its factor of the product stays in r_j, and 
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 
 from metarlgym.datatypes import ConfigError
-from metarlgym.sequences.predictors.base import Predictor
+from metarlgym.sequences.predictors.segment_predictor import SegmentPredictor
 from metarlgym.sequences.sources.base import check_concentration, check_whole
 from metarlgym.sequences.sources.compiled import compiled
 
 
-class PTW(Predictor):
+class PTW(SegmentPredictor):
     """Partition Tree Weighting; O(depth) time per symbol and O(depth) memory.
 
     Args:
@@ -47,42 +46,22 @@ class PTW(Predictor):
 
     def predict(self) -> np.ndarray:
         self._check_length(self._time + 1)
-        chances = np.empty((self.depth + 1, self.alphabet))
+        probs = np.empty((self.depth + 1, self.alphabet))
         _enter(self._time, self._odds, self._counts)
-        _predict(self._odds, self._counts, self.alpha, chances)
-        return chances[0]
+        _predict(self._odds, self._counts, self.alpha, probs)
+        return probs[0]
 
     def update(self, symbol: int) -> None:
         self._check_symbol(symbol)
         self._check_length(self._time + 1)
-        chances = np.empty((self.depth + 1, self.alphabet))
+        probs = np.empty((self.depth + 1, self.alphabet))
         _enter(self._time, self._odds, self._counts)
-        _predict(self._odds, self._counts, self.alpha, chances)
-        _update(symbol, self._odds, self._counts, self.alpha, chances)
+        _predict(self._odds, self._counts, self.alpha, probs)
+        _update(symbol, self._odds, self._counts, self.alpha, probs)
         self._time += 1
 
-    def predictions(self, sequences: Any) -> np.ndarray:
-        found = self.check_sequences(sequences)
-        self._check_length(found.shape[1])
-        out = np.empty((*found.shape, self.alphabet))
-        _predictions(found, self.depth, self.alpha, out)
-        return out
-
-    def log_ages(self, sequences: Any) -> np.ndarray:
-        """Posterior mean of log2(1 + m), where m is the age of the next symbol's segment: its number of earlier
-        symbols.
-
-        Args:
-            sequences: `(B, T)` or `(T,)` integers.
-
-        Returns:
-            `(B, T)`; entry t is the belief before symbol t is seen.
-        """
-        found = self.check_sequences(sequences)
-        self._check_length(found.shape[1])
-        out = np.empty(found.shape)
-        _log_ages(found, self.depth, self.alpha, self.alphabet, out)
-        return out
+    def _run(self, sequences: np.ndarray, out: np.ndarray, ages: np.ndarray) -> None:
+        _run(sequences, self.depth, self.alpha, out, ages)
 
     def _check_length(self, length: int) -> None:
         if length > 2**self.depth:
@@ -108,57 +87,51 @@ def _enter(time, odds, counts):
 
 
 @compiled()
-def _predict(odds, counts, alpha, chances):
-    """Fill `chances[j]` with the prediction inside the block of level j."""
-    depth, A = odds.size - 1, chances.shape[1]
+def _predict(odds, counts, alpha, probs):
+    """Fill `probs[j]` with the prediction inside the block of level j."""
+    depth, A = odds.size - 1, probs.shape[1]
     for j in range(depth, -1, -1):
         seen = counts[j].sum()
         share = 1.0 / (1.0 + math.exp(-odds[j])) if j < depth else 1.0
         for a in range(A):
             kt = (counts[j, a] + alpha) / (seen + A * alpha)
-            chances[j, a] = kt if j == depth else share * kt + (1.0 - share) * chances[j + 1, a]
+            probs[j, a] = kt if j == depth else share * kt + (1.0 - share) * probs[j + 1, a]
 
 
 @compiled()
-def _update(symbol, odds, counts, alpha, chances):
-    A = chances.shape[1]
+def _update(symbol, odds, counts, alpha, probs):
+    A = probs.shape[1]
     for j in range(odds.size - 1):
         kt = (counts[j, symbol] + alpha) / (counts[j].sum() + A * alpha)
-        odds[j] += math.log(kt / chances[j + 1, symbol])
+        odds[j] += math.log(kt / probs[j + 1, symbol])
     for j in range(odds.size):
         counts[j, symbol] += 1
 
 
 @compiled()
-def _predictions(sequences, depth, alpha, out):
-    A = out.shape[2]
-    odds = np.empty(depth + 1)
-    counts = np.empty((depth + 1, A), np.int64)
-    chances = np.empty((depth + 1, A))
-    for b in range(sequences.shape[0]):
-        odds[:] = 0.0
-        counts[:] = 0
-        for t in range(sequences.shape[1]):
-            _enter(t, odds, counts)
-            _predict(odds, counts, alpha, chances)
-            out[b, t] = chances[0]
-            _update(sequences[b, t], odds, counts, alpha, chances)
+def _log_age(odds, counts):
+    """Posterior mean of log2(1 + age of the next symbol's segment)."""
+    left, total = 1.0, 0.0  # `left`: probability not yet assigned to unsplit blocks
+    for j in range(odds.size):
+        share = 1.0 / (1.0 + math.exp(-odds[j])) if j < odds.size - 1 else 1.0
+        total += left * share * math.log2(1.0 + counts[j].sum())
+        left *= 1.0 - share
+    return total
 
 
 @compiled()
-def _log_ages(sequences, depth, alpha, A, out):
+def _run(sequences, depth, alpha, out, ages):
+    A = out.shape[2]
     odds = np.empty(depth + 1)
     counts = np.empty((depth + 1, A), np.int64)
-    chances = np.empty((depth + 1, A))
+    probs = np.empty((depth + 1, A))
     for b in range(sequences.shape[0]):
         odds[:] = 0.0
         counts[:] = 0
         for t in range(sequences.shape[1]):
             _enter(t, odds, counts)
-            left, out[b, t] = 1.0, 0.0  # probability not yet assigned to unsplit blocks
-            for j in range(depth + 1):
-                share = 1.0 / (1.0 + math.exp(-odds[j])) if j < depth else 1.0
-                out[b, t] += left * share * math.log2(1.0 + counts[j].sum())
-                left *= 1.0 - share
-            _predict(odds, counts, alpha, chances)
-            _update(sequences[b, t], odds, counts, alpha, chances)
+            _predict(odds, counts, alpha, probs)
+            out[b, t] = probs[0]
+            if ages.size > 0:
+                ages[b, t] = _log_age(odds, counts)
+            _update(sequences[b, t], odds, counts, alpha, probs)

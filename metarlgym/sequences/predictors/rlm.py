@@ -60,21 +60,21 @@ class RLMPredictor(Predictor):
 
     def reset(self) -> None:
         self._walk: Walk | None = self._node(self._prior[None], self.depth)
-        self._chances = next(self._walk)
+        self._probs = next(self._walk)
 
     def predict(self) -> np.ndarray:
         if self._walk is None:
             raise ConfigError(
                 f"depth={self.depth}: a sequence has {2**self.depth} tokens, all were seen. Call reset()."
             )
-        return self._chances[0].copy()
+        return self._probs[0].copy()
 
     def update(self, symbol: int) -> None:
         self._check_symbol(symbol)
         self.predict()
         assert self._walk is not None
         try:
-            self._chances = self._walk.send(np.array([symbol]))
+            self._probs = self._walk.send(np.array([symbol]))
         except StopIteration:
             self._walk = None
         except ConfigError:
@@ -100,9 +100,9 @@ class RLMPredictor(Predictor):
     def entropy(self, sequences: Any) -> np.ndarray:
         """Entropy of the exact prediction at each position, `(B, T)` nats. Its mean over sequences estimates the floor
         of the loss with less variance than `log_loss`."""
-        chances = self.predictions(sequences)
+        probs = self.predictions(sequences)
         with np.errstate(divide="ignore", invalid="ignore"):
-            return -np.where(chances > 0, chances * np.log(chances), 0.0).sum(-1)
+            return -np.where(probs > 0, probs * np.log(probs), 0.0).sum(-1)
 
     def _node(self, outside: np.ndarray, depth: int) -> Walk:
         """Walk over a subtree. `outside`: `(B, V)`; returns inside, `(B, V)`."""

@@ -14,7 +14,7 @@ see the same sequences, so the difference between them is far more precise than 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -75,22 +75,20 @@ class Block:
 
 
 @dataclass
-class Examination:
-    """A fixed evaluation set of held-out sequences, with the results of the exact predictors on it.
+class HeldOutLoss:
+    """Evaluation on a fixed set of held-out sequences, of models and of the exact predictors.
 
     Args:
         source: generates the sequences, from its eval split.
         sequences: number of sequences N.
         start: index of the first sequence.
         last_only: evaluate only the last symbol of each sequence (RLM).
-        length: truncate sequences to this length; None for the source's own length.
     """
 
     source: Source
     sequences: int
     start: int = 0
     last_only: bool = False
-    _lines: dict[str, Line] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         exact_predictor(self.source)  # fail early if there is none
@@ -140,7 +138,7 @@ class Examination:
         model.eval()
         with torch.no_grad():  # not inference_mode: ZeRO-3 reuses the gathered parameters in the next backward pass
             for block in self.blocks():
-                chances = []
+                probs = []
                 for first in range(0, len(block.inputs), batch_size):
                     ids = torch.from_numpy(block.inputs[first : first + batch_size]).to(model.device)
                     if prefix:
@@ -149,9 +147,9 @@ class Examination:
                     logits = model(input_ids=ids).logits[:, len(prefix) :, :size].double()
                     if self.last_only:
                         logits = logits[:, -1:]
-                    chances.append(logits.softmax(-1).cpu().numpy())
+                    probs.append(logits.softmax(-1).cpu().numpy())
                 truth = block.truth[:, -1:] if self.last_only else block.truth
-                lines.append(Line.of(truth, np.concatenate(chances)))
+                lines.append(Line.of(truth, np.concatenate(probs)))
         model.train(was_training)
         return Line.join(lines)
 
@@ -159,7 +157,7 @@ class Examination:
         return Line.of(truth[:, -1:], predicted[:, -1:]) if self.last_only else Line.of(truth, predicted)
 
 
-def summarise(line: Line, exact: dict[str, Line]) -> dict[str, Any]:
+def summarize(line: Line, exact: dict[str, Line]) -> dict[str, Any]:
     """The figures of `summary.json`.
 
     Returns:

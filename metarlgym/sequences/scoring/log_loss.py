@@ -102,7 +102,7 @@ def read_in_process(
         sequences: `(B, T)`.
         labels: `(B, T)`; if given, entry t is the loss of label t after symbols 0..t, unshifted. Requires that every
             symbol is a single token.
-        renormalise: restrict the distribution to the alphabet's tokens and renormalise it. Requires that every symbol
+        renormalise: restrict the distribution to the alphabet's tokens and renormalize it. Requires that every symbol
             is a single token.
         progress: called with the number of newly finished sequences.
 
@@ -247,10 +247,10 @@ def read_from_server(
             raise MetaRLGymError(f"server={url!r} does not answer ({type(error).__name__}): is it running?") from None
         if answer.status_code != 200:
             raise MetaRLGymError(f"server={url!r} answers HTTP {answer.status_code}: {answer.text.strip()[:300]}")
-        told = answer.json()["choices"][0].get("prompt_logprobs")
-        if not told or len(told) != len(ids):
+        places = answer.json()["choices"][0].get("prompt_logprobs")
+        if not places or len(places) != len(ids):
             raise MetaRLGymError(f"server={url!r} gives no prompt log-probabilities: use a vLLM server.")
-        pairs = zip(told[1:], ids[1:], strict=True)
+        pairs = zip(places[1:], ids[1:], strict=True)
         token_losses = np.array([np.nan, *(-place[str(token)]["logprob"] for place, token in pairs)])
         losses[row] = codec.losses(token_losses, ends)
         return row

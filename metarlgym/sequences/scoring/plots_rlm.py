@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#999999")
-"""The colour-blind-safe palette of Okabe and Ito."""
+"""The color-blind-safe palette of Okabe and Ito."""
 DEEPEST = 7
 """Maximum depth of a drawn tree: with 2^7 leaves the symbols are just legible."""
 
@@ -36,10 +36,10 @@ class Entropies(NamedTuple):
     """Relative variance of the frequencies of the V^2 sibling pairs."""
 
 
-def entropy(chances: np.ndarray) -> np.ndarray:
+def entropy(probs: np.ndarray) -> np.ndarray:
     """Entropy over the last axis, in nats; 0 log 0 counts as 0."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        return -np.where(chances > 0, chances * np.log(chances), 0.0).sum(-1)
+        return -np.where(probs > 0, probs * np.log(probs), 0.0).sum(-1)
 
 
 def grammar_entropies(rules: np.ndarray) -> Entropies:
@@ -111,10 +111,10 @@ def plot_tree(source: RLM, index: int = 0, split: str = "train", path: Path | No
     for k, (above, below) in enumerate(itertools.pairwise(levels)):
         lines, widths = [], []
         for i, symbol in enumerate(above):
-            chance = source.M[symbol, below[2 * i], below[2 * i + 1]]
+            prob = source.M[symbol, below[2 * i], below[2 * i + 1]]
             for j in (2 * i, 2 * i + 1):
                 lines.append([(places[k][i], -k), (places[k + 1][j], -k - 1)])
-                widths.append(0.6 + 4 * float(chance))
+                widths.append(0.6 + 4 * float(prob))
         axes.add_collection(LineCollection(lines, linewidths=widths, colors="#888888", zorder=1))
     for k, symbols in enumerate(levels):
         fill, ink = _symbol_colors(symbols, source.v)
@@ -153,8 +153,8 @@ def plot_tokens(sources: Sequence[RLM], path: Path | None = None, dpi: int = 140
             # Ranked within each symbol and then averaged: a typical rule set, unlike the pairs above.
             rules: np.sort(source.M.reshape(source.v, -1), 1)[:, ::-1].mean(0),
         }
-        for axes, chances in by_rank.items():
-            ranked = np.sort(chances)[::-1]
+        for axes, probs in by_rank.items():
+            ranked = np.sort(probs)[::-1]
             mark = "o-" if axes is tokens and source.v <= 40 else "-"
             label = f"beta = {source.beta:g}"
             axes.plot(1 + np.arange(ranked.size), ranked, mark, color=color, markersize=3, label=label)
@@ -232,14 +232,14 @@ def finish(figure: Figure, path: Path | None) -> Figure:
 
 
 def _shades(count: int) -> list[Any]:
-    """Colours for an ordered family of curves, dark to light, without the lightest yellow."""
+    """Colors for an ordered family of curves, dark to light, without the lightest yellow."""
     from matplotlib import colormaps
 
     return [colormaps["viridis"](x) for x in np.linspace(0, 0.85, count)]
 
 
 def _symbol_colors(symbols: np.ndarray, v: int) -> tuple[list[Any], list[str]]:
-    """Fill and text colour of each symbol. Beyond the palette's size, only the numbers tell neighbours apart."""
+    """Fill and text color of each symbol. Beyond the palette's size, only the numbers tell neighbors apart."""
     from matplotlib import colormaps
     from matplotlib.colors import to_rgb
 

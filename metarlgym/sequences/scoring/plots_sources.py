@@ -81,9 +81,9 @@ def plot_piecewise(
     upper.scatter(times[ones], np.full(ones.sum(), 1.06), **marks)
     upper.scatter(times[~ones], np.full((~ones).sum(), -0.06), **marks)
     for name, predictor in piecewise_predictors(source).items():
-        chances = predictor.predictions(tokens)
-        total = regret(theta, chances[0]).cumsum()
-        upper.plot(times, chances[0, :, 1], color=COLORS[name], linewidth=1.2, label=name)
+        probs = predictor.predictions(tokens)
+        total = regret(theta, probs[0]).cumsum()
+        upper.plot(times, probs[0, :, 1], color=COLORS[name], linewidth=1.2, label=name)
         lower.plot(times, total, color=COLORS[name], linewidth=1.5, label=f"{name}: {total[-1]:.1f}")
     upper.set_ylim(-0.12, 1.12)
     upper.set_ylabel("probability of symbol 1")

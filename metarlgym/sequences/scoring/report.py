@@ -36,8 +36,8 @@ def yardstick_losses(source: Source, start: int, count: int, with_labels: bool) 
     found = {FLOOR: (source.exact_name, losses(exact, count))}
     for name, predictor in references(source).items():
         few = min(count, CHEAP) if predictor.slow else count
-        told = f"{name} ({few} sequences)" if predictor.slow else name
-        found[name] = (told, losses(predictor, few))
+        label = f"{name} ({few} sequences)" if predictor.slow else name
+        found[name] = (label, losses(predictor, few))
     return found
 
 
@@ -102,7 +102,7 @@ def plot_reading(found: dict[str, Any], title: str, path: Path, bins: int = 64) 
 
 
 def _binned(values: np.ndarray, bins: int) -> tuple[np.ndarray, np.ndarray]:
-    """Bin neighbouring positions into at most `bins` means; returns their centres too."""
+    """Bin neighboring positions into at most `bins` means; returns their centers too."""
     places = np.arange(1, len(values) + 1)
     kept = ~np.isnan(values)
     places, values = places[kept], values[kept]

@@ -41,6 +41,9 @@ class Source:
     """Whether each token comes with the clean next token, in the column `labels`."""
     ends_in_target: ClassVar[bool] = False
     """Whether predicting the last token of a sequence is a task of its own."""
+    in_segments: ClassVar[bool] = False
+    """Whether sequences consist of segments: there is a column `switches`, bool, True where a new segment begins, and
+    the exact predictor has `log_ages`."""
     optional_columns: ClassVar[tuple[str, ...]] = ()
     """Columns that are generated only on request."""
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import importlib
+import operator
 from collections.abc import Callable
 from functools import cached_property
 from typing import Any
@@ -11,8 +13,11 @@ from typing import Any
 class Compiled:
     """A function that numba compiles on its first call, because importing numba takes longer than most commands.
 
+    Pickled like a function, by module and name.
+
     Args:
-        function: Python function; `Compiled` functions that it calls by name are compiled with it.
+        function: Python function at the top level of a module; `Compiled` functions that it calls by name are compiled
+            with it.
         options: options of `numba.njit`.
     """
 
@@ -41,6 +46,14 @@ class Compiled:
 
     def __call__(self, *args: Any) -> Any:
         return self.dispatcher(*args)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _load, (self.function.__module__, self.function.__qualname__)
+
+
+def _load(module: str, name: str) -> Callable[..., Any]:
+    """The function of this name: a `Compiled`, or numba's dispatcher where a caller has put that in its place."""
+    return operator.attrgetter(name)(importlib.import_module(module))
 
 
 def compiled(**options: Any) -> Callable[[Callable[..., Any]], Compiled]:

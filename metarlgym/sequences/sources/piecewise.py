@@ -91,6 +91,7 @@ class Piecewise(Source):
 
     exact = "metarlgym.sequences.predictors.exact:known_law"
     references = "metarlgym.sequences.predictors.exact:universal"
+    in_segments = True
     optional_columns = ("theta",)
 
     @property

@@ -1,7 +1,7 @@
 """A pseudo-language: a random n-gram network with exactly known next-token probabilities.
 
-Xenoverse's metalang v2 (`metalangv2.py`), the successor of MetaLM, with one change: logits are normalised within each
-sequence. The original normalises over the whole batch, so that its samples depend on the batch size.
+Xenoverse's metalang v2 (`metalangv2.py`), the successor of MetaLM, with one change: logits are normalized within each
+sequence. The original normalizes over the whole batch, so that its samples depend on the batch size.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from metarlgym.sequences.sources.random_streams import open_stream, uniform
 
 
 class PseudoLanguage(Source):
-    """One language: token t is drawn from softmax(scale * normalised logits) of a network over the previous n_gram
+    """One language: token t is drawn from softmax(scale * normalized logits) of a network over the previous n_gram
     tokens.
 
     `h = mean_i w_i tanh(E[x_i] W_i + b_i)` with weights `w = 0, 1, ..., n_gram - 1` from the oldest token to the
     newest (so the oldest has no effect, as in the original) and `z = h W_o + b_o`; all parameters are standard normal.
-    The logits are z, standardised over the vocabulary, times `scale`. Generation starts from a context of zeros, which
+    The logits are z, standardized over the vocabulary, times `scale`. Generation starts from a context of zeros, which
     is not part of the sequence.
 
     Args:
@@ -69,10 +69,10 @@ class PseudoLanguage(Source):
         self._check_range(start, count)
         check_memory("batch_size", count, 16.0 * count * self.length, "the batch")
         tokens = np.empty((count, self.length), np.int64)
-        chances = np.empty((count, self.length))
+        probs = np.empty((count, self.length))
         key = self._key(split, "sequence")
-        _write(key, start, self._parts, self._out, self._bias, self.scale, tokens, chances)
-        return tokens, chances
+        _write(key, start, self._parts, self._out, self._bias, self.scale, tokens, probs)
+        return tokens, probs
 
     def columns(self, start: int, count: int, split: str = "train", optional: bool = False) -> dict[str, np.ndarray]:
         tokens, probabilities = self.batch(start, count, split)
@@ -122,7 +122,7 @@ def _next(context, parts, out, bias, scale, probabilities):
 
 
 @compiled()
-def _write(key, start, parts, out, bias, scale, tokens, chances):
+def _write(key, start, parts, out, bias, scale, tokens, probs):
     state = np.empty(2, np.uint64)
     context = np.empty(parts.shape[0], np.int64)
     probabilities = np.empty(bias.size)
@@ -138,7 +138,7 @@ def _write(key, start, parts, out, bias, scale, tokens, chances):
                 token += 1
                 total += probabilities[token]
             tokens[b, t] = token
-            chances[b, t] = probabilities[token]
+            probs[b, t] = probabilities[token]
             for i in range(context.size - 1):
                 context[i] = context[i + 1]
             context[-1] = token

@@ -57,8 +57,8 @@ def test_columns_are_what_the_source_says(source, split, tmp_path):
         assert table["switches"].to_pylist() == [np.flatnonzero(row).tolist() for row in truth.switches]
         assert sum(map(len, table["switches"].to_pylist())) > 0
     else:
-        x, chances = PseudoLanguage(**SMALL[source], seed=5).batch(0, 23, split)
-        assert (tokens == x).all() and (column(table, "probabilities") == chances).all()
+        x, probs = PseudoLanguage(**SMALL[source], seed=5).batch(0, 23, split)
+        assert (tokens == x).all() and (column(table, "probabilities") == probs).all()
 
 
 @pytest.mark.parametrize("source", SMALL)

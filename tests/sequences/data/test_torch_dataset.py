@@ -191,7 +191,7 @@ def test_epochs_reach_workers_that_stay():
         ({"count": 0}, "count=0 must be at least 1"),
         ({"count": 2.5}, "count=2.5 must be a whole number"),
         ({"labels": "raw"}, "labels='raw' is not known"),
-        ({"last_only": True}, "last_only=True is for RLM, not Piecewise"),
+        ({"last_only": True}, "such as RLM, not Piecewise: leave it out"),
         ({"block_size": 0}, "block_size=0 must be at least 1"),
         ({"rank": 0}, "belong together"),
         ({"rank": 2, "world_size": 2}, "rank=2 must be at most 1"),

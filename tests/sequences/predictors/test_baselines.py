@@ -60,7 +60,7 @@ def test_lempel_ziv_by_hand():
 
 
 @pytest.mark.parametrize("predictor", [NGram(3, 2), LempelZiv(3), NGram(3, 0)])
-def test_normalised(predictor):
+def test_normalized(predictor):
     strings = np.array(list(itertools.product(range(3), repeat=6)))
     found = predictor.predictions(strings)
     assert (found > 0).all()

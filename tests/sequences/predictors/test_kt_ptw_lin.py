@@ -195,7 +195,7 @@ def test_deepcopy_goes_its_own_way(name):
 
 @pytest.mark.parametrize("make, T", [(KT, 65_536), (lambda: PTW(16), 65_536), (LIN, 8192)])
 def test_long_sequences(make, T):
-    """Constant, random and alternating: finite, normalised, and sure of itself where it should be."""
+    """Constant, random and alternating: finite, normalized, and sure of itself where it should be."""
     rng = np.random.default_rng(5)
     x = np.stack([np.zeros(T, int), rng.integers(2, size=T), np.arange(T) % 2, np.arange(T) >= T // 2]).astype(int)
     found = make().predictions(x)

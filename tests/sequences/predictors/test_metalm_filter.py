@@ -38,7 +38,7 @@ def clean_sequences(elements: list[list[int]], length: int) -> dict[tuple[int, .
     return total
 
 
-def seen_chance(seen: int, clean: int, e: float) -> float:
+def likelihood(seen: int, clean: int, e: float) -> float:
     if V + 1 in (seen, clean):
         return float(seen == clean)
     if seen == 0:
@@ -50,9 +50,9 @@ def bayes(elements: list[list[int]], e: float, x: list[int], noisy: bool) -> np.
     """Distribution of what follows `x`: the next clean symbol, or it as it will be seen."""
     out = np.zeros(V + 2)
     for clean, p in clean_sequences(elements, len(x) + 1).items():
-        weight = p * math.prod(seen_chance(s, c, e) for s, c in zip(x, clean))
+        weight = p * math.prod(likelihood(s, c, e) for s, c in zip(x, clean))
         for symbol in range(V + 2) if noisy else ():
-            out[symbol] += weight * seen_chance(symbol, clean[-1], e)
+            out[symbol] += weight * likelihood(symbol, clean[-1], e)
         if not noisy:
             out[clean[-1]] += weight
     return out / out.sum()
@@ -157,8 +157,8 @@ def test_fill_is_bayes_from_both_sides(name, e):
     for b, place in enumerate(places):
         wanted = np.zeros(V + 2)
         for clean, p in clean_sequences(elements, 8).items():
-            chances = [seen_chance(s, c, e) for s, c in zip(x[b], clean)]
-            wanted[clean[place]] += p * math.prod(chances[:place]) * math.prod(chances[place + 1 :])
+            probs = [likelihood(s, c, e) for s, c in zip(x[b], clean)]
+            wanted[clean[place]] += p * math.prod(probs[:place]) * math.prod(probs[place + 1 :])
         assert np.abs(found[b] - wanted / wanted.sum()).max() < 1e-12
 
 

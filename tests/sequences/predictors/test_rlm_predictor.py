@@ -26,8 +26,8 @@ def joint(source: RLM) -> np.ndarray:
 
 
 def wanted(p: np.ndarray, before: tuple[int, ...]) -> np.ndarray:
-    chances = p[before].reshape(p.shape[0], -1).sum(1)
-    return chances / chances.sum()
+    probs = p[before].reshape(p.shape[0], -1).sum(1)
+    return probs / probs.sum()
 
 
 @pytest.mark.parametrize(

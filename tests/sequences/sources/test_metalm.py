@@ -16,7 +16,7 @@ from metarlgym.datatypes import ConfigError
 from metarlgym.sequences.sources import MetaLM
 
 WORDS = [[1, 2, 3, 4], [1, 3, 2, 4], [1, 4, 4, 4], [1, 1, 2, 2], [1, 5, 6, 6], [1, 6, 5, 2], [1, 2, 2, 2]]
-"""All begin with 1 and have 4 symbols, so that cutting the sequence favours none."""
+"""All begin with 1 and have 4 symbols, so that cutting the sequence favors none."""
 
 
 def parse(clean: np.ndarray, elements: list[list[int]], separator: int) -> list[int]:
@@ -29,9 +29,9 @@ def parse(clean: np.ndarray, elements: list[list[int]], separator: int) -> list[
     return found
 
 
-def pooled(counts: np.ndarray, chances: np.ndarray) -> float:
+def pooled(counts: np.ndarray, probs: np.ndarray) -> float:
     """p-value of a chi-square test, cells expected below 8 taken together."""
-    expected = chances * counts.sum()
+    expected = probs * counts.sum()
     rare = expected < 8
     expected, counts = (np.append(a[~rare], a[rare].sum()) for a in (expected, np.asarray(counts, float)))
     if expected[-1] < 1e-9:
@@ -45,10 +45,10 @@ def test_element_lengths(mean):
     lengths = np.diff(MetaLM(n=10, l=mean, seed=1).dictionaries(0, 1500).offsets).ravel()
     assert lengths.min() >= 3
     k = np.arange(400)
-    chances = stats.poisson.pmf(k, mean)
-    chances[3] += chances[:3].sum()
-    chances[:3] = 0
-    assert pooled(np.bincount(lengths, minlength=400), chances) > 1e-3
+    probs = stats.poisson.pmf(k, mean)
+    probs[3] += probs[:3].sum()
+    probs[:3] = 0
+    assert pooled(np.bincount(lengths, minlength=400), probs) > 1e-3
 
 
 def test_element_symbols_are_independent_and_uniform():
@@ -61,7 +61,7 @@ def test_element_symbols_are_independent_and_uniform():
     pairs = np.concatenate([e[:-1] * 6 + e[1:] for e in words])
     assert stats.chisquare(np.bincount(pairs, minlength=36).reshape(6, 6)[1:, 1:].ravel()).pvalue > 1e-3
     firsts = np.array([[e[0] for e in book.elements(b)] for b in range(1000)])
-    across = np.histogram2d(firsts[:-1, 0], firsts[1:, 0], 5, [[1, 6]] * 2)[0]  # of neighbouring samples
+    across = np.histogram2d(firsts[:-1, 0], firsts[1:, 0], 5, [[1, 6]] * 2)[0]  # of neighboring samples
     assert stats.chisquare(across.ravel()).pvalue > 1e-3
     within = np.histogram2d(firsts[:, 0], firsts[:, 2], 5, [[1, 6]] * 2)[0]
     assert stats.chisquare(within.ravel()).pvalue > 1e-3
@@ -118,8 +118,8 @@ def test_noise(e):
     assert ((seen == V + 1) == separators).all()
     c, s = clean[~separators], seen[~separators]
     counts = np.array([(s == 0).sum(), ((s != 0) & (s != c)).sum(), (s == c).sum()])
-    chances = np.array([0.3 * e, 0.7 * e * (V - 2) / (V - 1), 1 - e + 0.7 * e / (V - 1)])
-    assert pooled(counts, chances) > 1e-3
+    probs = np.array([0.3 * e, 0.7 * e * (V - 2) / (V - 1), 1 - e + 0.7 * e / (V - 1)])
+    assert pooled(counts, probs) > 1e-3
     for symbol in (1, 4):  # changed to any other symbol alike
         others = np.bincount(s[(c == symbol) & (s != c) & (s != 0)], minlength=V)[1:]
         assert others[symbol - 1] == 0

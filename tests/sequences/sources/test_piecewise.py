@@ -66,9 +66,9 @@ def exact(law: str, T: int, period: int = 20, low: int = 1, high: int = 39) -> d
     return by_length(T, lengths[law])
 
 
-def pooled(counts: np.ndarray, chances: np.ndarray) -> float:
+def pooled(counts: np.ndarray, probs: np.ndarray) -> float:
     """p-value of a chi-square test, cells expected below 8 taken together."""
-    expected, counts = chances * counts.sum(), np.asarray(counts, float)
+    expected, counts = probs * counts.sum(), np.asarray(counts, float)
     rare = expected < 8
     expected, counts = (np.append(a[~rare], a[rare].sum()) for a in (expected, counts))
     if expected[-1] < 5:
@@ -123,27 +123,27 @@ def test_gaps_of_random_are_uniform_and_independent(low, high):
 
 
 @pytest.mark.parametrize("T", [64, 37, 100])
-def test_ptw_chance_of_a_switch_at_each_time(T):
+def test_ptw_probability_of_a_switch_at_each_time(T):
     """By recursion over blocks: a block's middle is a switch if it is cut; its halves likewise, given that."""
-    chances = np.zeros(T)
+    probs = np.zeros(T)
 
     def halve(start: int, size: int, reached: float) -> None:
         if size > 1 and start < T:
             if start + size // 2 < T:
-                chances[start + size // 2] += reached / 2
+                probs[start + size // 2] += reached / 2
             halve(start, size // 2, reached / 2)
             halve(start + size // 2, size // 2, reached / 2)
 
     halve(0, 128 if T > 64 else 64, 1.0)
     count = 30_000
     switches = Piecewise("ptw", T=T, seed=3).batch(0, count).switches
-    z = (switches.mean(0) - chances)[1:] / np.sqrt(chances * (1 - chances) / count)[1:]
+    z = (switches.mean(0) - probs)[1:] / np.sqrt(probs * (1 - probs) / count)[1:]
     assert np.abs(z).max() < 4.5
     assert (z**2).mean() < 1.6
     if T == 64:
-        assert chances.sum() == 3  # d / 2
+        assert probs.sum() == 3  # d / 2
     number = switches.sum(1)
-    assert abs(number.mean() - chances.sum()) < 4 * number.std() / math.sqrt(count)
+    assert abs(number.mean() - probs.sum()) < 4 * number.std() / math.sqrt(count)
 
 
 def test_lin_hazard_at_every_age():
@@ -161,7 +161,7 @@ def test_lin_hazard_at_every_age():
 
 
 def test_hazard():
-    """Chance to end after m symbols for a segment that reached m, from the law of lengths."""
+    """Probability of ending after m symbols for a segment that reached m, from the law of lengths."""
     for law, settings, lengths in [
         ("regular", {"period": 7}, {7: 1.0}),
         ("random", {"low": 3, "high": 9}, dict.fromkeys(range(3, 10), 1 / 7)),

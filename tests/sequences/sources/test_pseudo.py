@@ -71,15 +71,15 @@ def test_logits_have_the_scale():
 def test_samples_follow_the_distribution(n_gram):
     """Tokens after each context of two, by chi-square; and the probability given with each token is exact."""
     source = PseudoLanguage(V=4, n_gram=n_gram, scale=0.6, L=40, seed=2)
-    tokens, chances = source.batch(0, 4000)
-    assert tokens.shape == chances.shape == (4000, 40)
+    tokens, probs = source.batch(0, 4000)
+    assert tokens.shape == probs.shape == (4000, 40)
     before = np.zeros((4000, n_gram), np.int64)
     counts = np.zeros((4,) * n_gram + (4,))
     for t in range(40):
         np.add.at(counts, (*before.T, tokens[:, t]), 1)
         if t in (0, 1, 17):
             exact = np.array([source.distribution(c)[a] for c, a in zip(before[:300], tokens[:300, t])])
-            assert (exact == chances[:300, t]).all()
+            assert (exact == probs[:300, t]).all()
         before = np.column_stack([before[:, 1:], tokens[:, t]])
     pvalues = []
     for context in itertools.product(range(4), repeat=n_gram):
@@ -96,9 +96,9 @@ def test_samples_follow_the_distribution(n_gram):
 def test_mean_loss_is_the_mean_entropy():
     """Of a sharp language: what was drawn is as probable as it should be."""
     source = PseudoLanguage(V=64, L=200, seed=3)
-    tokens, chances = source.batch(0, 50)
+    tokens, probs = source.batch(0, 50)
     gain = []
-    for row, p in zip(tokens[:25], chances):
+    for row, p in zip(tokens[:25], probs):
         padded = np.append([0, 0, 0], row)
         for t in range(200):
             q = source.distribution(padded[t : t + 3])
@@ -111,11 +111,11 @@ def test_samples_do_not_depend_on_the_batch():
     def source(**changes) -> PseudoLanguage:
         return PseudoLanguage(**{"V": 12, "L": 50, "language": 4, "seed": 5} | changes)
 
-    tokens, chances = source().batch(0, 40)
+    tokens, probs = source().batch(0, 40)
     for first, count in [(0, 1), (39, 1), (10, 25)]:
         found = source().batch(first, count)
         assert (found[0] == tokens[first : first + count]).all()
-        assert (found[1] == chances[first : first + count]).all()
+        assert (found[1] == probs[first : first + count]).all()
     assert (source().tokens(5, 3) == tokens[5:8]).all()
     assert (source(L=20).tokens(0, 40) == tokens[:, :20]).all()
     for other in [source(seed=6).tokens(0, 40), source().tokens(0, 40, "eval")]:

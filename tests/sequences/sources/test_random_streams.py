@@ -83,7 +83,7 @@ def test_one_stream_is_uniform():
 
 
 @pytest.mark.parametrize("place", [0, 1, 9])
-def test_the_same_draw_of_neighbouring_streams_is_uniform(place):
+def test_the_same_draw_of_neighboring_streams_is_uniform(place):
     u = uniforms(200_000, 10)[:, place]
     assert stats.kstest(u, "uniform").pvalue > 1e-3
     assert abs(np.corrcoef(u[:-1], u[1:])[0, 1]) < 4 / math.sqrt(u.size)

@@ -7,7 +7,7 @@ from metarlgym import ConfigError
 from metarlgym.sequences.data.tables import Export
 from metarlgym.sequences.predictors import exact_predictor
 from metarlgym.sequences.predictors.kt import KT
-from metarlgym.sequences.scoring.expected_loss import Examination
+from metarlgym.sequences.scoring.expected_loss import HeldOutLoss
 from metarlgym.sequences.scoring.report import yardstick_losses
 from metarlgym.sequences.sources import Source, find_source, register_source
 
@@ -44,7 +44,7 @@ def test_it_is_found_written_and_scored():
     assert export.schema.names == ["index", "tokens"] and export.table(0, 5).num_rows == 5
     source = Coins(seed=0)
     assert exact_predictor(source).log_loss(source.tokens(0, 3)) == pytest.approx(np.log(2))
-    assert set(Examination(source, 4).exact) == {"floor"}
+    assert set(HeldOutLoss(source, 4).exact) == {"floor"}
     assert set(yardstick_losses(source, 0, 4, False)) == {"floor", "n-gram", "LZ"}
 
 

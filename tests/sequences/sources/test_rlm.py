@@ -15,7 +15,7 @@ from metarlgym.sequences.predictors import RLMPredictor
 from metarlgym.sequences.sources import RLM
 
 
-def sequence_chances(rules: np.ndarray, prior: np.ndarray, depth: int) -> dict[tuple[int, ...], float]:
+def sequence_probs(rules: np.ndarray, prior: np.ndarray, depth: int) -> dict[tuple[int, ...], float]:
     """Probability of every sequence of leaves, straight from the definition."""
     V = len(prior)
     below = [{(a,): 1.0} for a in range(V)]  # by root: the leaves of a tree of depth 0
@@ -32,9 +32,9 @@ def sequence_chances(rules: np.ndarray, prior: np.ndarray, depth: int) -> dict[t
     return total
 
 
-def pooled(counts: np.ndarray, chances: np.ndarray) -> float:
+def pooled(counts: np.ndarray, probs: np.ndarray) -> float:
     """p-value of a chi-square test, cells expected below 8 taken together; what cannot be must not have been."""
-    expected = (chances * counts.sum()).ravel()
+    expected = (probs * counts.sum()).ravel()
     counts = counts.ravel().astype(float)
     assert (counts[expected == 0] == 0).all()
     rare = expected < 8
@@ -204,7 +204,7 @@ def test_marginal():
     prior = np.array([0.2, 0.5, 0.3])
     source = RLM(v=3, L=2, beta=2, seed_rules=6, probs=prior, seed_samples=6)
     exact = np.zeros(3)
-    for leaves, p in sequence_chances(source.rules, prior, 2).items():
+    for leaves, p in sequence_probs(source.rules, prior, 2).items():
         exact += p * np.bincount(leaves, minlength=3) / 4
     assert np.abs(source.marginal() - exact).max() < 1e-14
     assert np.abs(source.marginal(0) - prior).max() == 0
@@ -216,10 +216,10 @@ def test_marginal():
 @pytest.mark.parametrize("L", [1, 2])
 def test_samples_have_the_exact_distribution(L):
     source = RLM(v=3, L=L, beta=1.2, seed_rules=7, seed_samples=7)
-    exact = sequence_chances(source.rules, np.full(3, 1 / 3), L)
+    exact = sequence_probs(source.rules, np.full(3, 1 / 3), L)
     codes = source.tokens(0, 50_000) @ 3 ** np.arange(2**L)[::-1]
-    chances = np.array([exact[s] for s in itertools.product(range(3), repeat=2**L)])
-    assert pooled(np.bincount(codes, minlength=chances.size), chances) > 1e-3
+    probs = np.array([exact[s] for s in itertools.product(range(3), repeat=2**L)])
+    assert pooled(np.bincount(codes, minlength=probs.size), probs) > 1e-3
 
 
 def test_samples_do_not_depend_on_the_batch():
@@ -235,7 +235,7 @@ def test_samples_do_not_depend_on_the_batch():
 @pytest.mark.parametrize("prior", [None, [0.7, 0.3, 0.0]])
 def test_predictor_equals_brute_force_over_all_81_strings(prior):
     source = RLM(v=3, L=2, beta=2.0, seed_rules=1, probs=prior)
-    exact = sequence_chances(source.rules, source.prior, 2)
+    exact = sequence_probs(source.rules, source.prior, 2)
     assert abs(sum(exact.values()) - 1) < 1e-13
     strings = np.array(list(itertools.product(range(3), repeat=4)))
     found = RLMPredictor(source).predictions(strings)

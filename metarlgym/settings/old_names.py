@@ -8,7 +8,7 @@ from typing import Any
 
 from metarlgym.datatypes import ConfigError
 
-RENAMED = {
+RENAMED_SETTINGS = {
     "warmup_trials": "imitation_trials",
     "warmup_max_steps": "imitation_max_steps",
     "warmup_batch_size": "imitation_batch_size",
@@ -17,7 +17,7 @@ RENAMED = {
 """Old name -> new name. (`warmup_steps` is transformers': the warm-up of the learning rate.)"""
 
 
-def renamed(values: Mapping[str, Any], warn: bool = False) -> dict[str, Any]:
+def under_new_names(values: Mapping[str, Any], warn: bool = False) -> dict[str, Any]:
     """The values under their new names.
 
     Raises:
@@ -25,7 +25,7 @@ def renamed(values: Mapping[str, Any], warn: bool = False) -> dict[str, Any]:
     """
     out: dict[str, Any] = {}
     for name, value in values.items():
-        new = RENAMED.get(name, name)
+        new = RENAMED_SETTINGS.get(name, name)
         if new in out or (new != name and new in values):
             raise ConfigError(f"{name} is the old name of {new}, and both are given: leave {name} out.")
         if new != name and warn:
@@ -34,7 +34,7 @@ def renamed(values: Mapping[str, Any], warn: bool = False) -> dict[str, Any]:
     return out
 
 
-def renamed_options(arguments: Sequence[str], warn: bool = False) -> list[str]:
+def options_under_new_names(arguments: Sequence[str], warn: bool = False) -> list[str]:
     """A command line with the new names of its options.
 
     Raises:
@@ -44,7 +44,7 @@ def renamed_options(arguments: Sequence[str], warn: bool = False) -> list[str]:
     out = []
     for word in arguments:
         old = _option(word)
-        new = RENAMED.get(old)
+        new = RENAMED_SETTINGS.get(old)
         if new in given:
             raise ConfigError(f"--{old} is the old name of --{new}, and both are given: leave --{old} out.")
         if new and warn:

@@ -1,7 +1,6 @@
 """Fields of transformers' TrainingArguments that a pretraining run rejects, always or depending on other settings.
 
-All other fields have an effect, which `tests/pretraining/test_pretrain_fields.py` shows for each. Only fields set by
-the user are rejected.
+All other fields have an effect, as a test shows for each. Only fields set by the user are rejected.
 """
 
 from __future__ import annotations
@@ -19,12 +18,12 @@ if TYPE_CHECKING:
 
 REFUSED: dict[str, str] = {
     **UNUSED,
-    "per_device_eval_batch_size": "is not used: examinations have batches of their own; leave it out.",
+    "per_device_eval_batch_size": "is not used: evaluations have batches of their own; leave it out.",
     "data_seed": "is not used: sequences come from source_seed, weights from seed; set those.",
     "logging_first_step": "is not used: the first step has a checkpoint, and so a line, always; leave it out.",
     **dict.fromkeys(
         ("eval_strategy", "eval_steps", "eval_delay", "eval_on_start"),
-        "is not used: the model is examined at every one of its `checkpoints`; set checkpoints.",
+        "is not used: the model is evaluated at every one of its `checkpoints`; set checkpoints.",
     ),
     **dict.fromkeys(
         ("load_best_model_at_end", "metric_for_best_model", "greater_is_better"),

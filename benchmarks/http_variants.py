@@ -1,6 +1,6 @@
 """The variants of `rollout_http`: clients that play the same trials against the same server, one process per run:
 
-    python benchmarks/http_arms.py ours '{"url": "http://127.0.0.1:8000", "trials": 8}'
+    python benchmarks/http_variants.py ours '{"url": "http://127.0.0.1:8000", "trials": 8}'
 
 so that each measures its own CPU time and peak memory.
 """
@@ -221,8 +221,8 @@ def bare_client(case: Case) -> list[MetaTrajectory]:
     return []
 
 
-Arm = Callable[[Case], list[MetaTrajectory]]
-ARMS: dict[str, Arm] = {
+Variant = Callable[[Case], list[MetaTrajectory]]
+VARIANTS: dict[str, Variant] = {
     "ours": ours,
     "pooled": pooled,
     "loop": loop_alone,
@@ -247,14 +247,14 @@ class Measurement:
     """Peak memory of the client process, including imports."""
 
 
-def measure(arm: str, case: Case) -> Measurement:
+def measure(variant: str, case: Case) -> Measurement:
     """Measure a variant's run, after a warm-up of one trial."""
-    ARMS[arm](replace(case, trials=1, repetition=-1))
+    VARIANTS[variant](replace(case, trials=1, repetition=-1))
     # Exclude imported objects from garbage collection, or variants with more imports would pay more.
     gc.collect()
     gc.freeze()
     cpu, start = processor_time(), time.perf_counter()
-    played = ARMS[arm](case)
+    played = VARIANTS[variant](case)
     wall, cpu = time.perf_counter() - start, processor_time() - cpu
     for trajectory in played:
         if trajectory.error is not None:
@@ -278,8 +278,8 @@ def peak_mib() -> float:
 
 def main() -> None:
     allow_files()
-    arm, settings = sys.argv[1:]
-    print(json.dumps(asdict(measure(arm, Case(**json.loads(settings))))))
+    variant, settings = sys.argv[1:]
+    print(json.dumps(asdict(measure(variant, Case(**json.loads(settings))))))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Settings that have an effect only in combination with others, and what they require; complements `fields.py`."""
+"""Settings that have an effect only in combination with others, and what they require. See also `refused_fields`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from metarlgym.settings.needs import Needs, check_needs
 from metarlgym.settings.training_arguments import (
     WITHOUT_SETTINGS,
     check_training,
-    optimiser,
+    optimizer,
     plain_value,
     saves,
     training_needs,
@@ -89,7 +89,7 @@ NEEDS: tuple[Needs, ...] = (
         "optim_args",
         "optim=sgd, adagrad or rmsprop",
         "optim",
-        lambda s: optimiser(s.grpo) in ("sgd", "adagrad", "rmsprop"),
+        lambda s: optimizer(s.grpo) in ("sgd", "adagrad", "rmsprop"),
     ),
     Needs(
         "lr_scheduler_kwargs",

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from metarlgym.datatypes import ConfigError
-from metarlgym.settings.renamed import renamed
+from metarlgym.settings.old_names import under_new_names
 
 SETTINGS = "settings.json"
 PROCESSES = "processes"
@@ -58,10 +58,10 @@ def held_settings(folder: Path) -> dict[str, Any]:
         except (ValueError, yaml.YAMLError):
             content = None
         if not isinstance(content, dict):
-            raise ConfigError(f"{folder / name} is damaged: --resume cannot tell the settings of the run.")
-        return renamed(content)
+            raise ConfigError(f"{folder / name} is damaged: the settings of the run to resume are unknown.")
+        return under_new_names(content)
     raise ConfigError(
-        f"{folder} holds neither {SETTINGS} nor config.yaml: --resume cannot tell the settings of the run. Bring one "
+        f"{folder} holds neither {SETTINGS} nor config.yaml: the settings of the run to resume are unknown. Bring one "
         "back, or start a new run in another --output_dir."
     )
 

@@ -1,4 +1,4 @@
-"""Fields of TRL's GRPOConfig and ModelConfig that no run uses; `needs.py` lists those that only some runs use.
+"""Fields of TRL's GRPOConfig and ModelConfig that no run uses; for those that some runs use, see `conditional_fields`.
 
 Every other field has an effect, as `tests/training/test_field_tables.py` shows. Fields are refused only when given.
 """
@@ -36,7 +36,7 @@ REFUSED: dict[str, str] = {
     "router_aux_loss_coef": "is not supported: the model's own coefficient is used; set it in its config.json.",
     **unused(
         "load_in_8bit load_in_4bit bnb_4bit_quant_type use_bnb_nested_quant bnb_4bit_quant_storage",
-        "is not supported: quantised models are not trained here; leave it out, or set dtype=bfloat16 and use_peft.",
+        "is not supported: quantized models are not trained here; leave it out, or set dtype=bfloat16 and use_peft.",
     ),
     "lora_task_type": "is not used: policies are causal models; leave it out.",
 }
