@@ -25,7 +25,7 @@ class Stopping(Doors):
 @pytest.fixture(autouse=True)
 def stopping(monkeypatch):
     monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))
-    monkeypatch.setattr(registry, "_tell_gymnasium", lambda env_id: None)
+    monkeypatch.setattr(registry, "_register_in_gymnasium", lambda env_id: None)
     registry.register("Stopping-v0", Stopping)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     yield

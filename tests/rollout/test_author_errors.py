@@ -132,7 +132,7 @@ def test_texts_beyond_ascii_are_as_good_as_any():
 @pytest.fixture
 def broken_group(monkeypatch):
     monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))
-    monkeypatch.setattr(registry, "_tell_gymnasium", lambda env_id: None)
+    monkeypatch.setattr(registry, "_register_in_gymnasium", lambda env_id: None)
     register("Raising-v0", Raising)
 
     def group(**broken):
