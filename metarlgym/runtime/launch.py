@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 
@@ -35,17 +36,35 @@ def end_processes(status: int) -> int:
     return status
 
 
-def leave_processes() -> None:
-    """Close the process group of a finished run.
+_finished = False
+"""Whether the run of this process finished; see `skip_teardown`."""
 
-    Otherwise its threads end with the interpreter, which occasionally aborts the process (SIGABRT), and the launcher
-    reports a finished run as failed.
+
+def skip_teardown() -> None:
+    """Arrange that a process of several that finishes its run ends right after the exit handlers of all libraries.
+
+    The threads of process groups and stores outlive Python's own teardown, and now and then one of them aborts the
+    process (SIGABRT): the launcher then reports a finished run as failed. Call this before libraries are imported,
+    since the handler that is registered first runs last.
     """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        atexit.register(_end_finished)
+
+
+def _end_finished() -> None:
+    if _finished:
+        end_processes(0)
+
+
+def leave_processes() -> None:
+    """Close the process group of a finished run, when all processes have come so far."""
+    global _finished
     from torch import distributed
 
     if distributed.is_available() and distributed.is_initialized():
         distributed.barrier()
         distributed.destroy_process_group()
+    _finished = True
 
 
 def without_gpu() -> None:

@@ -10,7 +10,7 @@ from metarlgym.datatypes import MetaRLGymError
 from metarlgym.runtime.extension_builds import await_builds
 from metarlgym.runtime.faults import describe_exit, describe_fault
 from metarlgym.runtime.interrupt import PREEMPTED, Interrupted, Preempted, status_of, stoppable
-from metarlgym.runtime.launch import end_processes, leave_processes, without_gpu
+from metarlgym.runtime.launch import end_processes, leave_processes, skip_teardown, without_gpu
 from metarlgym.runtime.terminal import note, prepare_output, say
 
 
@@ -25,6 +25,7 @@ def run_process(work: Callable[[], object], report_stop: bool = True) -> int:
         The exit status.
     """
     prepare_output()
+    skip_teardown()
     try:
         with stoppable():
             without_gpu()
