@@ -1,4 +1,4 @@
-"""Settings shared by train and eval, under their names in a run's config."""
+"""Settings shared by train, eval and play, under their names in a run's config."""
 
 from __future__ import annotations
 
