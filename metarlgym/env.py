@@ -65,6 +65,10 @@ class Env(gymnasium.Env[str, str]):
     """Set to True if the texts always show part of the task (a question, a map, a stream): `check_env` then does not
     compare the texts of different tasks.
     """
+    uniform_tasks: ClassVar[bool] = False
+    """Set to True if `sample_task` draws each of `all_tasks` with the same probability: training then deals the tasks
+    like a shuffled deck, so that batches are balanced.
+    """
     metadata: dict[str, Any] = {"render_modes": ["ansi"]}
 
     @cached_property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import Any
@@ -14,6 +15,8 @@ from metarlgym.trial import Trial, TrialSettings
 
 EVAL_SHARE = 5
 """One task in this many of a `content` group goes to the eval split."""
+DECK_LIMIT = 10_000
+"""Larger families are drawn: a deck of this size makes little difference to a batch."""
 
 
 class TaskGroup:
@@ -22,6 +25,10 @@ class TaskGroup:
     Groups with `split = "trial"` draw train and eval tasks from the same prior, so that an optimum over the prior holds
     for both; only the trial and episode seeds are held out. Groups with `split = "content"` keep the two disjoint by
     `Task.key`: the eval tasks are the environment's `held_out_tasks`, or else one in five of `all_tasks`.
+
+    The train tasks of a finite family whose tasks are equally likely (`Env.uniform_tasks`) are dealt like a deck of cards
+    that is shuffled anew for each round: any stretch of them is as balanced as it can be. With few tasks in a batch, drawing
+    with replacement would often put most of them behind the same door, and a language model learns that at once.
 
     Args:
         env_id: registered id, such as `Doors-v0`.
@@ -73,6 +80,14 @@ class TaskGroup:
                 )
         return {"eval": [Task(t.env_id, t.params, "eval") for t in held_out], "train": tasks}
 
+    @cached_property
+    def _deck(self) -> list[Task] | None:
+        """The tasks to deal; None if they must be drawn, because they are not equally likely or too many to list."""
+        if not self.env.uniform_tasks or (everything := self.env.all_tasks()) is None:
+            return None
+        listed = list(itertools.islice(everything, DECK_LIMIT + 1))
+        return self._ordered(listed) if 0 < len(listed) <= DECK_LIMIT else None
+
     def _ordered(self, everything: Iterable[JSON]) -> list[Task]:
         """Tasks without duplicates, ordered by a hash of the key.
 
@@ -90,11 +105,11 @@ class TaskGroup:
 
     def task(self, index: int, split: str = "train") -> Task:
         """Task number `index` of a split, independent of anything else drawn."""
-        if self.content_split:
-            tasks = self._content[split]
+        dealt = self._content[split] if self.content_split else self._deck if split == "train" else None
+        if dealt is not None:
             # Each epoch goes through the tasks in a new order.
-            epoch, place = divmod(index, len(tasks))
-            return tasks[self._order(epoch, len(tasks))[place] if split == "train" else place]
+            epoch, place = divmod(index, len(dealt))
+            return dealt[self._order(epoch, len(dealt))[place] if split == "train" else place]
         return self.env.new_task(split, self.seed, index, split=split)
 
     def tasks(self, n: int, split: str = "train") -> list[Task]:

@@ -234,6 +234,17 @@ class ListsTwice(Digits):
 
 
 @breaks("all_tasks")
+class OneMoreOften(Digits):
+    uniform_tasks = True
+
+    def sample_task(self, rng):
+        return {"digit": min(rng.randrange(12), 9)}
+
+    def all_tasks(self):
+        return [{"digit": d} for d in range(10)]
+
+
+@breaks("all_tasks")
 class ContentWithoutTasks(Safe):
     split = "content"
 

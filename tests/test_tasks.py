@@ -185,3 +185,25 @@ def test_environment_of_the_group():
     assert group.make_env() is not group.make_env()
     with pytest.raises(ConfigError, match="is not registered"):
         TaskGroup("Dors-v0")
+
+
+def test_equally_likely_tasks_are_dealt(monkeypatch):
+    for uniform, counts in ((True, {8}), (False, None)):
+        monkeypatch.setattr(Words, "uniform_tasks", uniform)
+        drawn = keys(TaskGroup("Words-v0", {"size": 5, "split": "trial"}).tasks(40))
+        rounds = [set(drawn[i : i + 5]) for i in range(0, 40, 5)]
+        assert all(len(round_) == 5 for round_ in rounds) == uniform
+        assert ({drawn.count(key) for key in set(drawn)} == counts) == uniform
+    group = TaskGroup("Doors-v0", {"doors": 2})
+    train = [task.params["prize"] for task in group.tasks(200)]
+    assert all(set(train[i : i + 2]) == {0, 1} for i in range(0, 200, 2))
+    assert len({tuple(train[i : i + 2]) for i in range(0, 200, 2)}) == 2  # shuffled anew in each round
+    evaluated = [task.params["prize"] for task in group.tasks(200, "eval")]  # independent draws: intervals rely on it
+    assert any(len(set(evaluated[i : i + 2])) == 1 for i in range(0, 200, 2))
+
+
+def test_families_that_cannot_be_listed_are_drawn(monkeypatch):
+    monkeypatch.setattr(Words, "uniform_tasks", True)
+    monkeypatch.setattr("metarlgym.tasks.DECK_LIMIT", 4)
+    drawn = keys(TaskGroup("Words-v0", {"size": 5, "split": "trial"}).tasks(40))
+    assert any(len(set(drawn[i : i + 5])) < 5 for i in range(0, 40, 5))

@@ -5,9 +5,11 @@ from __future__ import annotations
 import copy
 import itertools
 import json
+import math
 import os
 import pickle
 import random
+from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
 
@@ -34,6 +36,10 @@ from metarlgym.trial import Trial, TrialSettings
 
 MAX_TASKS = 100_000
 """Families with more tasks than this are not enumerated."""
+MAX_UNIFORM = 2_000
+"""Families with more tasks than this are not tested for equal probabilities."""
+DRAWS = 50
+"""Draws for each task of such a family."""
 
 
 def task_json(s: Subject) -> str | None:
@@ -89,6 +95,21 @@ def all_tasks(s: Subject) -> str | None:
     for i in range(10 * s.trials):
         if (drawn := env.new_task("all", s.seed, i)).key not in keys:
             return f"all_tasks() lacks {shorten(drawn.params)}, which sample_task() draws: list every task."
+    return _unequal(s, env, len(params)) if env.uniform_tasks else None
+
+
+def _unequal(s: Subject, env: Env, size: int) -> str | None:
+    """Whether some task is drawn far more or less often than the others, for families that promise otherwise."""
+    if size > MAX_UNIFORM:
+        return None
+    counts = Counter(env.new_task("uniform", s.seed, i).key for i in range(DRAWS * size))
+    # Six standard deviations: a fair family fails once in 10^8 checks.
+    worst = max(abs(count - DRAWS) for count in (*counts.values(), *([0] if len(counts) < size else [])))
+    if worst > 6 * math.sqrt(DRAWS):
+        return (
+            f"uniform_tasks is True, but one of the {size} tasks was drawn {worst} times more or less often than expected "
+            f"in {DRAWS * size} draws: leave uniform_tasks out."
+        )
     return None
 
 

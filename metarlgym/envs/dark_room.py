@@ -37,6 +37,7 @@ class DarkRoom(Env):
     """
 
     action_words = 1
+    uniform_tasks = True
 
     def __init__(self, size: int = 3, steps: int | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)

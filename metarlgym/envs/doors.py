@@ -28,6 +28,7 @@ class Doors(Env):
 
     max_turns = 1
     action_words = 1
+    uniform_tasks = True
 
     def __init__(self, doors: int = 4, safe: float = 0.4, **kwargs: Any) -> None:
         super().__init__(**kwargs)

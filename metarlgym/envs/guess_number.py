@@ -28,6 +28,7 @@ class GuessNumber(Env):
     """
 
     action_words = 1
+    uniform_tasks = True
 
     def __init__(self, numbers: int = 20, guesses: int = 3, **kwargs: Any) -> None:
         super().__init__(**kwargs)

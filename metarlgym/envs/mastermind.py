@@ -35,6 +35,8 @@ class Mastermind(Env):
         guesses: turns of an episode, at least 1.
     """
 
+    uniform_tasks = True
+
     def __init__(
         self, length: int = 3, symbols: int = 6, repeats: bool = False, guesses: int = 3, **kwargs: Any
     ) -> None:

@@ -43,6 +43,7 @@ class PiecewiseGame(PredictionGame):
     """
 
     word = "piecewise"
+    uniform_tasks = True
 
     def __init__(
         self,

