@@ -26,9 +26,9 @@ class TaskGroup:
     for both; only the trial and episode seeds are held out. Groups with `split = "content"` keep the two disjoint by
     `Task.key`: the eval tasks are the environment's `held_out_tasks`, or else one in five of `all_tasks`.
 
-    The train tasks of a finite family whose tasks are equally likely (`Env.uniform_tasks`) are dealt like a deck of cards
-    that is shuffled anew for each round: any stretch of them is as balanced as it can be. With few tasks in a batch, drawing
-    with replacement would often put most of them behind the same door, and a language model learns that at once.
+    The train tasks of a finite family whose tasks are equally likely (`Env.uniform_tasks`) are dealt like a deck of
+    cards that is shuffled anew for each round, so that every batch is as balanced as it can be. Drawn with
+    replacement, most tasks of a small batch are often alike, and a language model learns that at once.
 
     Args:
         env_id: registered id, such as `Doors-v0`.

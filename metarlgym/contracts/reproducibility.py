@@ -107,8 +107,8 @@ def _unequal(s: Subject, env: Env, size: int) -> str | None:
     worst = max(abs(count - DRAWS) for count in (*counts.values(), *([0] if len(counts) < size else [])))
     if worst > 6 * math.sqrt(DRAWS):
         return (
-            f"uniform_tasks is True, but one of the {size} tasks was drawn {worst} times more or less often than expected "
-            f"in {DRAWS * size} draws: leave uniform_tasks out."
+            f"uniform_tasks is True, but in {DRAWS * size} draws from {size} tasks the count of one is {worst} off: leave "
+            "uniform_tasks out."
         )
     return None
 
