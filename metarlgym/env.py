@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from functools import cached_property
 from typing import Any, ClassVar, Literal
 
@@ -32,6 +32,7 @@ import gymnasium
 
 from metarlgym.author_values import RewardError, checked_flag, checked_step, checked_text, encodable
 from metarlgym.datatypes import JSON, ConfigError, Episode, EpisodeOver, MetaRLGymError, Optimum, Step, StopReason, Task
+from metarlgym.parsing import parse_action
 from metarlgym.seeding import derive, stream
 from metarlgym.spaces import AnyText
 
@@ -46,6 +47,8 @@ class Env(gymnasium.Env[str, str]):
             scratch; rules and rewards are the same.
         split: `trial` draws train and eval tasks from the same prior (only the trial seeds are held out), `content`
             keeps them disjoint by `Task.key`. Default: the class's own.
+        strict: accept an action in brackets only, such as `[2]`; otherwise other ways to name one legal action are
+            forgiven, see `parse_action`. For the chat style.
     """
 
     env_id: str = ""
@@ -81,7 +84,9 @@ class Env(gymnasium.Env[str, str]):
         """All strings."""
         return AnyText()
 
-    def __init__(self, *, style: Style = "chat", split: Literal["trial", "content"] | None = None) -> None:
+    def __init__(
+        self, *, style: Style = "chat", split: Literal["trial", "content"] | None = None, strict: bool = False
+    ) -> None:
         if style not in ("chat", "terse"):
             raise ConfigError(f"style={style!r} is not known: use 'chat' or 'terse'.")
         if split is not None:
@@ -90,6 +95,11 @@ class Env(gymnasium.Env[str, str]):
             self.split = split
         self.env_id = self.env_id or type(self).__name__
         self.style = style
+        if not isinstance(strict, bool):
+            raise ConfigError(f"strict={strict!r} must be true or false.")
+        if strict and style == "terse":
+            raise ConfigError("strict=True has no effect with style='terse', whose actions are words without brackets.")
+        self.strict = strict
         self.horizon = 0
         """Number of episodes of the surrounding trial (0: not in a trial); for oracles, which may know it."""
         self.horizon_free = 0
@@ -101,6 +111,10 @@ class Env(gymnasium.Env[str, str]):
         self._success = False
         self._observation: str | None = None
         self._stop: StopReason | None = None
+
+    def parse(self, action: str, legal: Container[str] | None = None) -> str:
+        """The action in a policy's message, see `parse_action`; strict if this environment is."""
+        return parse_action(action, legal, self.strict)
 
     # ------------------------------------------------------------------ what an author writes
 

@@ -137,7 +137,16 @@ class Trial(Env):
     # ------------------------------------------------------------------ Env
 
     def rules(self) -> str:
-        return checked_text(self.env_id, "rules() returned", self.env.rules())
+        """The environment's rules; in chat style followed by the goal of the trial."""
+        rules = checked_text(self.env_id, "rules() returned", self.env.rules())
+        return f"{rules} {self._goal()}".strip() if self.env.style == "chat" and self.episodes > 1 else rules
+
+    def _goal(self) -> str:
+        goal = f"You play {self.episodes} episodes. Your goal is the highest total of points over all episodes"
+        if not self.free_shots:
+            return f"{goal}."
+        practice = "the first is" if self.free_shots == 1 else f"the first {self.free_shots} are"
+        return f"{goal} that count; {practice} practice."
 
     def sample_task(self, rng: Any) -> Any:
         return self.env.sample_task(rng)

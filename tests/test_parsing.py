@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from metarlgym import parse_action, parsing
+from metarlgym import ConfigError, make, parse_action, parsing
 
 
 @pytest.mark.parametrize(
@@ -41,6 +41,59 @@ from metarlgym import parse_action, parsing
 )
 def test_rule(text, action):
     assert parse_action(text) == action
+
+
+DOORS = {"1", "2", "safe"}
+
+
+@pytest.mark.parametrize(
+    ("text", "action"),
+    [
+        ("[2]", "2"),
+        ("[Safe]", "safe"),
+        ("[Door 2]", "2"),
+        ("\\boxed{2}", "2"),
+        ("So I say \\boxed{2}. [hm", "2"),
+        ("<answer>2</answer>", "2"),
+        ("<Answer> door 2 </Answer>", "2"),
+        ("Door 2", "2"),
+        ("I will open door 2, please.", "2"),
+        ("(2)", "2"),
+        ("2.", "2"),
+        ("**2**", "2"),
+        ('"safe"', "safe"),
+        ("The SAFE door!", "safe"),
+        ("door 1 or door 2", "door 1 or door 2"),  # which?
+        ("-2", "-2"),
+        ("2.5", "2.5"),
+        ("12", "12"),
+        ("[3]", "3"),  # no other door is meant
+        ("[3] or rather 2", "3"),
+        ("<think>door 2</think>", ""),
+        ("<think>[2] is bad", ""),
+        ("", ""),
+    ],
+)
+def test_ways_to_name_a_legal_action(text, action):
+    assert parse_action(text, DOORS) == action
+
+
+@pytest.mark.parametrize("text", ["2", "Door 2", "(2)", "\\boxed{2}", "<answer>2</answer>"])
+def test_strict(text):
+    assert parse_action(text, DOORS, strict=True) == "" == parse_action(text, strict=True)
+    assert parse_action(f"{text} [2]", DOORS, strict=True) == "2"
+
+
+def test_strict_environments():
+    for name, args in (("Doors-v0", {}), ("Bandit-v0", {}), ("GuessNumber-v0", {}), ("DarkRoom-v0", {"size": 3})):
+        move = "up" if name == "DarkRoom-v0" else "2"
+        for strict in (False, True):
+            env = make(name, strict=strict, **args)
+            for text, valid in ((f"[{move}]", True), (move, not strict), (f"I take {move}.", not strict)):
+                env.reset(options={"task": env.new_task("train", 0), "episode_seed": 0})
+                assert env.step(text).info["valid"] == valid, (name, strict, text)
+    with pytest.raises(ConfigError, match="strict=True has no effect with style='terse'"):
+        make("Doors-v0", style="terse", strict=True)
 
 
 def test_docstring():

@@ -13,7 +13,6 @@ from typing import Any
 from metarlgym.datatypes import JSON, Episode, Optimum, Step
 from metarlgym.env import Env
 from metarlgym.envs import bandit_optimum as best
-from metarlgym.parsing import parse_action
 from metarlgym.whole_numbers import check_whole
 
 BLIND_LEFT = 10
@@ -37,7 +36,7 @@ class Bandit(Env):
     def __init__(self, arms: int = 5, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.arms = arms = check_whole("arms", arms, 2)
-        self._names = {name: a for a in range(arms) for name in (str(a + 1), f"[{a + 1}]")}
+        self._names = {str(a + 1): a for a in range(arms)}
 
     def rules(self) -> str:
         if self.style == "terse":
@@ -104,8 +103,7 @@ class Bandit(Env):
         return episodes * 0.5
 
     def _arm(self, action: str) -> int | None:
-        arm = self._names.get(action)
-        return self._names.get(parse_action(action)) if arm is None else arm
+        return self._names.get(self.parse(action, self._names))
 
     def _write(self, arm: int) -> str:
         return str(arm + 1) if self.style == "terse" else f"[{arm + 1}]"

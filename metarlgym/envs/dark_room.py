@@ -15,7 +15,6 @@ import numpy as np
 
 from metarlgym.datatypes import JSON, Episode, Optimum, Step
 from metarlgym.env import Env
-from metarlgym.parsing import parse_action
 from metarlgym.whole_numbers import check_whole
 
 MOVES = {"up": (0, 1), "down": (0, -1), "left": (-1, 0), "right": (1, 0), "stay": (0, 0)}
@@ -72,7 +71,7 @@ class DarkRoom(Env):
         return self._describe()
 
     def on_step(self, action: str) -> Step:
-        move = parse_action(action).lower()
+        move = self.parse(action, MOVES)
         if move not in MOVES:
             text = (
                 "invalid"
@@ -101,7 +100,7 @@ class DarkRoom(Env):
             cell = self._start
             for turn in episode.turns:
                 if turn.valid:
-                    cell = self._after(cell, parse_action(turn.action).lower())
+                    cell = self._after(cell, self.parse(turn.action, MOVES))
                     visited.add(cell)
                     if turn.reward > 0:
                         goal = cell

@@ -14,7 +14,6 @@ from typing import Any
 
 from metarlgym.datatypes import JSON, ConfigError, Episode, Optimum, Step
 from metarlgym.env import Env
-from metarlgym.parsing import parse_action
 from metarlgym.whole_numbers import check_whole
 
 
@@ -60,7 +59,7 @@ class Doors(Env):
         return "" if self.style == "terse" else "Which door do you open?"
 
     def on_step(self, action: str) -> Step:
-        choice = self._names.get(parse_action(action).lower())
+        choice = self._names.get(self.parse(action, self._names))
         terse = self.style == "terse"
         if choice is None:
             text = "invalid" if terse else f"That is no door. Write [1] to [{self.doors}] or [safe]. You get 0 points."
@@ -86,7 +85,7 @@ class Doors(Env):
         tried: set[int] = set()
         for episode in history[:-1]:
             for turn in episode.turns:
-                choice = self._names.get(parse_action(turn.action).lower(), self.doors)
+                choice = self._names.get(self.parse(turn.action, self._names), self.doors)
                 if choice < self.doors:
                     if turn.reward == 1.0:
                         return self._write(choice)

@@ -12,7 +12,7 @@ from typing import Any
 
 from metarlgym.datatypes import JSON, Episode, Optimum, Step
 from metarlgym.env import Env
-from metarlgym.parsing import parse_action
+from metarlgym.parsing import Numbers
 from metarlgym.whole_numbers import check_whole
 
 TABLE_LIMIT = 1000
@@ -34,7 +34,8 @@ class GuessNumber(Env):
         super().__init__(**kwargs)
         self.numbers = numbers = check_whole("numbers", numbers, 2)
         self.guesses = self.max_turns = check_whole("guesses", guesses, 1)
-        self._table = {text: n for n in range(1, min(numbers, TABLE_LIMIT) + 1) for text in (str(n), f"[{n}]")}
+        self._legal = Numbers(1, numbers)
+        self._table = {text: n for n in range(1, min(numbers, TABLE_LIMIT) + 1) for text in self._forms(n)}
         if self.style == "terse":
             self._higher, self._lower, self._correct, self._no = "higher", "lower", "correct", "invalid"
         else:
@@ -114,11 +115,12 @@ class GuessNumber(Env):
 
     def _parse(self, action: str) -> int:
         """The number in a message; 0 if it contains none within the range."""
-        text = parse_action(action)
-        if not (text.isascii() and text.isdigit() and len(text) <= len(str(self.numbers))):
-            return 0
-        guess = int(text)
-        return guess if guess <= self.numbers else 0
+        text = self.parse(action, self._legal)
+        return int(text) if text in self._legal else 0
+
+    def _forms(self, number: int) -> list[str]:
+        """The commonest ways to write a number, which need no parsing."""
+        return [f"[{number}]"] if self.strict else [str(number), f"[{number}]"]
 
     def _write(self, number: int) -> str:
         return str(number) if self.style == "terse" else f"[{number}]"

@@ -16,7 +16,6 @@ from typing import Any
 from metarlgym.datatypes import JSON, ConfigError, Episode, MetaRLGymError, Optimum, Step
 from metarlgym.env import Env
 from metarlgym.envs import mastermind_search as play
-from metarlgym.parsing import parse_action
 from metarlgym.whole_numbers import check_whole
 
 BLIND_EPISODES = 3
@@ -151,7 +150,7 @@ class Mastermind(Env):
 
     def _parse(self, action: str) -> str | None:
         """The legal code in a message, or None; symbols may be separated by spaces or commas."""
-        code = "".join(parse_action(action).replace(",", " ").split()).lower()
+        code = "".join(self.parse(action).replace(",", " ").split()).lower()
         if len(code) != self.length or not self._legal.issuperset(code):
             return None
         return code if self.repeats or len(set(code)) == self.length else None

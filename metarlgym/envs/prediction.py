@@ -18,7 +18,6 @@ import numpy as np
 
 from metarlgym.datatypes import JSON, ConfigError, Step
 from metarlgym.env import Env
-from metarlgym.parsing import parse_action
 from metarlgym.whole_numbers import check_whole
 
 MIX = 0.01
@@ -223,10 +222,10 @@ class PredictionGame(Env):
     def _read(self, action: str) -> int | list[float] | None:
         """The outcome answered, or the probabilities of all outcomes; None if it is neither."""
         if self.answer == "token":
-            found = self._index.get(action)
-            return self._index.get(parse_action(action)) if found is None else found
+            found = None if self.strict else self._index.get(action)
+            return self._index.get(self.parse(action, self._index)) if found is None else found
         stated: dict[str, float] = {}
-        for part in parse_action(action).split(","):
+        for part in self.parse(action).split(","):
             word, colon, number = part.rpartition(":")
             word = word.strip()
             try:
