@@ -15,6 +15,7 @@ from metarlgym.rollout.bounded_cache import BoundedCache, ids_bytes, text_bytes
 from metarlgym.rollout.chat_template import ChatTemplate
 from metarlgym.rollout.control_tokens import TextEncoder
 from metarlgym.rollout.render_check import prove_chat, prove_text
+from metarlgym.rollout.thinking import Thinking
 
 
 class Renderer(ABC):
@@ -28,6 +29,8 @@ class Renderer(ABC):
     end_ids: frozenset[int]
     fixed_action_tokens: int | None = None
     """If set, an action has exactly this many tokens and needs no end token."""
+    thinking: Thinking | None = None
+    """How thoughts are marked; None if the tokenizer has no tokens for them."""
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
