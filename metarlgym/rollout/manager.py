@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from metarlgym.datatypes import MetaTrajectory
+from metarlgym.rollout.choices import Choices
 from metarlgym.rollout.limits import Limits
 from metarlgym.rollout.protocol import Policy
 from metarlgym.rollout.render import Renderer
@@ -32,6 +33,7 @@ class RolloutManager:
         limits: see `Limits`.
         concurrency: maximum number of concurrent trials; None for all.
         progress: called after each trial with the number of trials finished so far.
+        choices: records where actions chose among legal ones, in `Transcript.choices`.
     """
 
     def __init__(
@@ -41,7 +43,9 @@ class RolloutManager:
         limits: Limits | None = None,
         concurrency: int | None = None,
         progress: Callable[[int], None] | None = None,
+        choices: Choices | None = None,
     ) -> None:
+        self.choices = choices
         self.policy = policy
         self.renderer = renderer
         self.limits = limits or Limits()
@@ -65,6 +69,7 @@ class RolloutManager:
         try:
             with _no_garbage_collection():
                 rollout = Rollout(specs, self.policy, self.renderer, self.limits, self.concurrency, self.progress, loop)
+                rollout.choices = self.choices
                 return await rollout.play()
         finally:
             await self.policy.end()

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from metarlgym.author_errors import contained
 from metarlgym.datatypes import MetaTrajectory, StopReason, Task
+from metarlgym.rollout.choices import Choices
 from metarlgym.rollout.limits import Limits
 from metarlgym.rollout.protocol import ActReply, ActRequest, Policy, PolicyLost, PolicyStop
 from metarlgym.rollout.render import Renderer
@@ -57,6 +58,8 @@ class Rollout:
         self.concurrency = concurrency
         self.progress = progress
         self.loop = loop
+        self.choices: Choices | None = None
+        """Records where actions chose among legal ones."""
         self.waiting: Iterator[tuple[int, TrialSpec]] = iter(enumerate(specs))
         self.results: list[MetaTrajectory | None] = [None] * len(specs)
         self.finished = 0
@@ -170,7 +173,7 @@ class Play:
         self.index = index
         with contained("making a trial's environment"):
             trial = spec.make_trial()
-        self.session = Session(trial, spec.task, spec.seed, spec.policy_seed, run.renderer, run.limits)
+        self.session = Session(trial, spec.task, spec.seed, spec.policy_seed, run.renderer, run.limits, run.choices)
         self.timer: asyncio.TimerHandle | None = None
         self.job: Job | None = None
         self.reply: ActReply | None = None

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from metarlgym.author_errors import error_detail, error_line
 from metarlgym.datatypes import Episode, MetaRLGymError, MetaTrajectory, StopReason, Task, Turn
+from metarlgym.rollout.choices import Choices
 from metarlgym.rollout.limits import Limits
 from metarlgym.rollout.protocol import ActReply, ActRequest
 from metarlgym.rollout.render import Renderer
@@ -34,6 +35,7 @@ class Session:
         policy_seed: seed parts of the policy's sampling streams, such as (run seed, step, row).
         renderer: text to tokens; None for policies that work on text.
         limits: see `Limits`.
+        choices: records where actions chose among legal ones; None to record nothing.
     """
 
     def __init__(
@@ -44,8 +46,10 @@ class Session:
         policy_seed: Sequence[int | str],
         renderer: Renderer | None,
         limits: Limits,
+        choices: Choices | None = None,
     ) -> None:
         self.trial = trial
+        self.choices = choices
         self.renderer = renderer
         self.limits = limits
         self._unhurried = limits.counts_no_turns_or_time
@@ -237,6 +241,10 @@ class Session:
             if not reply.ids:
                 raise MetaRLGymError("the policy replied with no tokens: an action has at least one.")
             assert self.renderer is not None
+            if self.choices is not None:
+                start = len(self._transcript.action_mask)
+                for place, legal in self.choices.of(self.trial, reply.ids):
+                    self._transcript.choices[start + place] = legal
             self._transcript.add_action(reply.ids, reply.logprobs, self._episode, self._turn)
             text = self.renderer.decode_action(reply.ids)
         if self._timed:

@@ -27,6 +27,10 @@ class Transcript:
     """Index of the episode each token belongs to."""
     turn: list[int] = field(default_factory=list)
     """Index of the turn within the episode."""
+    choices: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    """Where sampled tokens chose among legal actions, if that is recorded: index in the completion to the ids of the
+    legal tokens there; see `rollout.choices`.
+    """
 
     @classmethod
     def open(cls, prompt_ids: Sequence[int], first_episode: int = 0) -> Transcript:
@@ -70,6 +74,7 @@ class Transcript:
             self.logprobs[:completion],
             self.episode[:completion],
             self.turn[:completion],
+            {position: legal for position, legal in self.choices.items() if position < completion},
         )
 
     def close(self, end_ids: frozenset[int], end_id: int) -> None:

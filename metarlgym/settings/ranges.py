@@ -85,6 +85,8 @@ BOUNDS: dict[str, Bound] = {
     "trials_per_task": at_least(2, 2**31 - 1),
     "max_total_turns": SOME,
     "gamma_step": SHARE,
+    "format_steps": COUNT,
+    "stop_on_collapse": SOME,
     "anchor_weight": RATE,
     "max_action_tokens": SOME,
     "max_context_tokens": SOME,

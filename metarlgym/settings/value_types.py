@@ -11,7 +11,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from metarlgym.datatypes import ConfigError
 
-NUMBERS_AS_TEXT = {"gamma", "free_shots", "entropy_schedule"}
+NUMBERS_AS_TEXT = {"gamma", "free_shots", "entropy_schedule", "exploration_coef"}
 """Text settings that also accept a number: schedules."""
 MOST_PARTS = 100_000
 """Maximum number of values in one setting; more come from YAML anchors that contain each other."""

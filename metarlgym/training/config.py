@@ -36,6 +36,11 @@ class MetaGRPOConfig(GRPOConfig):
         free_shots (`str`): number of initial episodes with weight 0: a number, or a schedule such as `"0:5, 800:0"`,
             whose interpolated values are rounded.
         entropy_schedule (`str`, *optional*): schedule of `entropy_coef`.
+        exploration_coef (`str`): weight of an entropy bonus over the legal actions, a number or a schedule; in units of
+            the advantages, whose root mean square is 1, per nat. See `metarlgym.training.exploration`.
+        format_steps (`int`): first optimizer steps that imitate random legal play; see
+            `metarlgym.training.format_steps`.
+        stop_on_collapse (`int`, *optional*): end the run after this many rollouts in a row without a learning signal.
         common_noise (`bool`): all trials of a group see the same episode noise (common random numbers).
         skip_zero_signal (`bool`): exclude groups whose advantages are all zero from the loss and its denominator.
     """
@@ -64,6 +69,18 @@ class MetaGRPOConfig(GRPOConfig):
     )
     entropy_schedule: str | None = field(
         default=None, metadata={"help": 'Schedule of the entropy coefficient, such as "0:0.05, 300:0.01".'}
+    )
+    exploration_coef: str = field(
+        default="0",
+        metadata={"help": "Weight of an entropy bonus over the legal actions: a number or a schedule; 0.03 is a start."},
+    )
+    format_steps: int = field(
+        default=0,
+        metadata={"help": "First steps that imitate random legal play: they teach a chat model the action format."},
+    )
+    stop_on_collapse: int | None = field(
+        default=None,
+        metadata={"help": "End the run after this many rollouts in a row in which no group has a learning signal."},
     )
     common_noise: bool = field(
         default=False, metadata={"help": "Use the same episode noise for all trials of a group."}
@@ -214,6 +231,15 @@ class MetaGRPOConfig(GRPOConfig):
     def gamma_at(self, step: int) -> float:
         return Schedule.parse("gamma", self.gamma)(step)
 
+    def exploration_at(self, step: int) -> float:
+        """The coefficient of the exploration bonus at an optimizer step."""
+        return Schedule.parse("exploration_coef", self.exploration_coef)(step)
+
+    @property
+    def explores(self) -> bool:
+        """Whether the run has an exploration bonus over legal actions."""
+        return any(Schedule.parse("exploration_coef", self.exploration_coef).values)
+
     def _check_trial(self) -> None:
         one_context = make_memory(self.memory).one_context
         if not one_context and self.max_total_turns is not None:
@@ -227,6 +253,14 @@ class MetaGRPOConfig(GRPOConfig):
                     f"free_shots={self.free_shots!r}: {value:g} must be a whole number, at least 0 and below "
                     f"episodes={self.episodes}, so that at least one episode counts."
                 )
+        for value in Schedule.parse("exploration_coef", self.exploration_coef).values:
+            if value < 0:
+                raise ConfigError(f"exploration_coef={self.exploration_coef!r}: {value:g} must be at least 0.")
+        if self.format_steps >= self.max_steps and self.format_steps:
+            raise ConfigError(
+                f"format_steps={self.format_steps} leaves no step of max_steps={self.max_steps} to learn from trials: "
+                "raise max_steps, or lower format_steps."
+            )
         for value in Schedule.parse("gamma", self.gamma).values:
             if not 0 <= value <= 1:
                 raise ConfigError(f"gamma={self.gamma!r}: {value:g} must lie in [0, 1].")

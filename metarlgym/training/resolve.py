@@ -16,6 +16,8 @@ from metarlgym.runtime.before_claim import check_loggers
 from metarlgym.settings.value_types import show
 from metarlgym.tasks import TaskGroup
 from metarlgym.training.arguments import Settings
+from metarlgym.training.exploration import check_choices
+from metarlgym.training.format_steps import check_format
 from metarlgym.training.reference import check_reference
 from metarlgym.training.start import NamedModel, ScratchModel
 from metarlgym.trial import Trial
@@ -55,11 +57,15 @@ def resolve(settings: Settings) -> Run:
                 raise ConfigError(str(error).replace("eval_trials", name, 1)) from None
     check_loggers(args)
     check_reference(args, settings.model.use_peft)
+    if args.explores:
+        check_choices(group)
     problem: MetaRLGymError | None = None
     try:
         named = settings.model.model_name_or_path
         start = NamedModel(settings, group) if named else ScratchModel(settings, group, make_trial)
         start.check(group, make_trial)
+        if args.format_steps:
+            check_format(start.renderer)
     except MetaRLGymError as error:
         problem = error
     agree(problem)

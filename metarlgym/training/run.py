@@ -89,6 +89,7 @@ def _train(resolved: Run, opened: OpenRun, console: Console) -> EvalReport | Non
         callbacks=[opened, MetricsFile(folder, notify), progress, preemption],
         peft_config=get_peft_config(settings.model),
     )
+    trainer.collapse.notify = notify
     trainer.remove_callback(PrinterCallback)
     console.print(f"training {group.env_id}, {args.episodes} episodes a trial; results in {folder}", highlight=False)
     try:

@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
+import torch
 from accelerate.utils import gather_object
 from datasets import Dataset
 from peft import PeftModel
@@ -25,6 +26,7 @@ from trl import GRPOTrainer
 from metarlgym.author_errors import error_line, error_text
 from metarlgym.datatypes import ConfigError, MetaRLGymError, MetaTrajectory, Task
 from metarlgym.evaluation.evaluate import EvalSettings, evaluate
+from metarlgym.rollout.choices import Choices
 from metarlgym.rollout.manager import RolloutManager, TrialSpec
 from metarlgym.rollout.play_settings import PlaySettings
 from metarlgym.rollout.prompt_room import no_room, stuck
@@ -37,8 +39,11 @@ from metarlgym.serving.handshake import ServerInfo
 from metarlgym.tasks import TaskGroup
 from metarlgym.training.backends import Backend, Colocate, GivenPolicy, InProcess, MakePolicy
 from metarlgym.training.batch import TrialBatch
+from metarlgym.training.collapse import CollapseWatch
 from metarlgym.training.config import MetaGRPOConfig
 from metarlgym.training.context_limits import context_rooms
+from metarlgym.training.exploration import LegalEntropy, check_choices, choice_tensors
+from metarlgym.training.format_steps import imitate, random_player
 from metarlgym.training.padding import check_padding, precision
 from metarlgym.training.reference import ReferenceMixin
 from metarlgym.training.schedule import Schedule
@@ -116,6 +121,15 @@ class MetaGRPOTrainer(ReferenceMixin, CheckpointMixin, GRPOTrainer):
         self._entropy_schedule = (
             Schedule.parse("entropy_schedule", args.entropy_schedule) if args.entropy_schedule is not None else None
         )
+        self.collapse = CollapseWatch(args.stop_on_collapse, lambda: group.env.optimal_returns(args.episodes).total)
+        self.add_callback(self.collapse)
+        self._choices = self._exploration = None
+        if args.explores:
+            check_choices(group)
+            self._choices = Choices(renderer)
+            whole = self.accelerator.unwrap_model(self.model)
+            whole = whole.get_base_model() if isinstance(whole, PeftModel) else whole
+            self._exploration = LegalEntropy(whole, self.temperature)
         if group.content_split and args.eval_strategy != "no":
             group.tasks(args.eval_trials, "eval")  # fails now, not in an hour, if there are too few
 
@@ -213,8 +227,10 @@ class MetaGRPOTrainer(ReferenceMixin, CheckpointMixin, GRPOTrainer):
             policy_seed = (args.seed, "policy", step, generation, trial)
             task = tasks.get(index) or tasks.setdefault(index, self.group.task(index))
             specs.append(TrialSpec(partial(self._pooled_trial, i, free_shots), task, seed, policy_seed))
-        with self.acting() as policy:
-            manager = RolloutManager(policy, self.renderer, self.limits, args.rollout_concurrency)
+        with self._player(step) as policy:
+            manager = RolloutManager(
+                policy, self.renderer, self.limits, args.rollout_concurrency, choices=self._choices
+            )
             try:
                 trajectories, failure = manager.run(specs), None
             except Exception as error:
@@ -224,6 +240,15 @@ class MetaGRPOTrainer(ReferenceMixin, CheckpointMixin, GRPOTrainer):
         if self.on_trials is not None and self.accelerator.is_main_process:
             self.on_trials(step, trajectories)
         return self._batch.rollout_output()
+
+    @contextmanager
+    def _player(self, step: int) -> Iterator[Policy]:
+        """The policy that plays a rollout: the model, or random legal play in format steps."""
+        if step < self.args.format_steps:
+            yield random_player(self.renderer)
+        else:
+            with self.acting() as policy:
+                yield policy
 
     def _agree(self, trajectories: list[MetaTrajectory], failure: Exception | None) -> None:
         """The only collective of a rollout: if any process failed, all save a checkpoint and stop with the same error.
@@ -265,6 +290,12 @@ class MetaGRPOTrainer(ReferenceMixin, CheckpointMixin, GRPOTrainer):
             length=out["completion_ids"].shape[1],
         )
         out["advantages"] = credit.advantages.to(out["completion_ids"].device)
+        if step < self.args.format_steps:
+            imitate(out, self._batch, self._metrics["train"])
+        elif self._exploration is not None:
+            out |= choice_tensors(self._batch.rows, out["completion_ids"].device)
+            sampled = sum(sum(row.action_mask) for row in self._batch.rows)
+            out["choice_items"] = self.accelerator.gather(torch.tensor(float(sampled), device=self.accelerator.device)).sum()
         if self.args.skip_zero_signal:
             keep = credit.has_signal.to(out["tool_mask"].device)
             out["tool_mask"] = out["tool_mask"] * keep[:, None].to(out["tool_mask"].dtype)
@@ -272,10 +303,29 @@ class MetaGRPOTrainer(ReferenceMixin, CheckpointMixin, GRPOTrainer):
             out["num_items_in_batch"] = self.accelerator.gather(loss_mask.sum()).sum()
         for name, value in credit.metrics.items():
             self._metrics["train"][name].append(value)
+        if step >= self.args.format_steps and "trial_return" in credit.metrics:
+            self.collapse.note(credit.metrics["zero_signal_groups"], credit.metrics["trial_return"])
         self.backend.after_rollout()
         if shots:
             self._metrics["train"]["free_shots"].append(float(shots))
         return out
+
+    # ------------------------------------------------------------------ the exploration bonus
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
+        if self._exploration is None or "choice_ids" not in inputs:
+            return super()._compute_loss(model, inputs)
+        self._exploration.arm()
+        loss = super()._compute_loss(model, inputs)
+        entropies = self._exploration.entropies(
+            inputs["choice_positions"], inputs["choice_ids"], inputs["prompt_ids"].shape[1]
+        )
+        # TRL's normalization of the policy's loss: the action tokens of the batch, over all processes.
+        share = self.current_gradient_accumulation_steps / self.args.steps_per_generation
+        items = inputs["choice_items"].clamp(min=1.0) / self.accelerator.num_processes * share
+        total = self.accelerator.reduce(torch.stack([entropies.detach().sum(), entropies.new_tensor(len(entropies))]))
+        self._metrics["train"]["legal_entropy"].append(float(total[0] / total[1].clamp(min=1.0)))
+        return loss - self.args.exploration_at(self.state.global_step) * entropies.sum() / items
 
     # ------------------------------------------------------------------ evaluation during training
 
