@@ -47,11 +47,12 @@ HALF = {torch.float16: Tolerance(0.02, 0.25, 0.02), torch.bfloat16: Tolerance(0.
 """In bfloat16, correct models differ by up to 0.02 of the standard deviation, wrong ones by 0.2 and more."""
 
 
-def self_check(model: Any) -> None:
+def self_check(model: Any, dtype: torch.dtype | None = None) -> None:
     """Play a short batch and compare. Draws no random numbers and leaves the model unchanged.
 
     Args:
         model: as for `InProcessPolicy`, with all its weights (not sharded).
+        dtype: the number type it computes in, where autocast makes it another than the weights'.
 
     Raises:
         ConfigError: a difference above the tolerance, or a forward pass that fails; one line with the fix.
@@ -67,7 +68,7 @@ def self_check(model: Any) -> None:
         line = f"{type(error).__name__}: {error}".split("\n", 1)[0]
         raise ConfigError(f"model type {kind!r} cannot be played in this process ({line}). {WAY_OUT}") from error
     ours = torch.tensor([value for context in contexts for value in context.logprobs])
-    problem = compare(ours, plain, model.dtype)
+    problem = compare(ours, plain, dtype or model.dtype)
     if problem:
         raise ConfigError(
             f"model type {kind!r}: the in-process policy's log-probabilities {problem} from those of a plain forward "

@@ -18,6 +18,7 @@ from metarlgym.policies.self_check import self_check
 from metarlgym.rollout.protocol import Policy
 from metarlgym.rollout.render import Renderer
 from metarlgym.runtime.agreement import agree
+from metarlgym.training.padding import precision
 
 if TYPE_CHECKING:
     from metarlgym.training.trainer import MetaGRPOTrainer
@@ -99,7 +100,7 @@ class InProcess(Backend):
         problem = None
         with self._gathered():
             try:
-                self_check(self.model)
+                self_check(self.model, precision(self.trainer.args, self.model))
             except MetaRLGymError as error:
                 problem = error
         agree(problem)
