@@ -77,6 +77,9 @@ class Doors(Env):
     def random_action(self, rng: random.Random) -> str:
         return self._write(rng.randrange(self.doors + 1))
 
+    def legal_actions(self) -> Sequence[str]:
+        return [self._write(choice) for choice in range(self.doors + 1)]
+
     def oracle(self, history: Sequence[Episode]) -> str:
         """Optimal for the remaining episodes of the trial (known from `self.horizon`); untried doors in order.
 
