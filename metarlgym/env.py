@@ -16,8 +16,8 @@ An author writes three methods:
             won = parse_action(action) == self.side
             return Step("Right." if won else "Wrong.", float(won), terminated=True, info={"success": won})
 
-and, where possible, `rules`, `all_tasks`, `held_out_tasks`, `random_action`, `oracle`, `optimal_returns` and
-`no_memory_bound`. `metarlgym.check_env` makes the contract executable.
+and, where possible, `rules`, `all_tasks`, `held_out_tasks`, `random_action`, `legal_actions`, `oracle`,
+`optimal_returns` and `no_memory_bound`. `metarlgym.check_env` makes the contract executable.
 """
 
 from __future__ import annotations
@@ -37,6 +37,9 @@ from metarlgym.seeding import derive, stream
 from metarlgym.spaces import AnyText
 
 Style = Literal["chat", "terse"]
+
+MOST_LISTED = 500
+"""The built-in environments list their legal actions up to this number."""
 
 
 class Env(gymnasium.Env[str, str]):
@@ -154,6 +157,10 @@ class Env(gymnasium.Env[str, str]):
     def random_action(self, rng: random.Random) -> str:
         """A uniformly random legal action, as the policy would write it."""
         raise MetaRLGymError(f"{self.env_id} has no random_action(rng): define it to get the random baseline.")
+
+    def legal_actions(self) -> Sequence[str] | None:
+        """The legal actions now, each exactly as `random_action` would write it; None if they are too many to list."""
+        return None
 
     def oracle(self, history: Sequence[Episode]) -> str:
         """An optimal action given what a policy can know: the trial's episodes so far, including the current one."""

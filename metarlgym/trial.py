@@ -160,6 +160,9 @@ class Trial(Env):
     def random_action(self, rng: Any) -> str:
         return self.env.random_action(rng)
 
+    def legal_actions(self) -> Sequence[str] | None:
+        return self.env.legal_actions()
+
     def oracle(self, history: Sequence[Episode]) -> str:
         return self.env.oracle(history)
 

@@ -37,6 +37,9 @@ class Safe(Env):
     def random_action(self, rng):
         return self.write(rng.randrange(10))
 
+    def legal_actions(self):
+        return [self.write(digit) for digit in range(10)]
+
     def oracle(self, history):
         tried = {parse_action(turn.action): turn.reward for episode in history for turn in episode.turns}
         return self.write(next((d for d, r in tried.items() if r), None) or min(set("0123456789") - tried.keys()))
@@ -409,6 +412,31 @@ class RandomActionCounts(Safe):
     def random_action(self, rng):
         self.drawn += 1
         return self.write(self.drawn % 10)
+
+
+@breaks("legal_actions")
+class ListsTooFew(Safe):
+    def legal_actions(self):
+        return [self.write(digit) for digit in range(9)]
+
+
+@breaks("legal_actions")
+class ListsTooMany(Safe):
+    def legal_actions(self):
+        return [self.write(digit) for digit in range(30)]
+
+
+@breaks("legal_actions")
+class ListsActionsTwice(Safe):
+    def legal_actions(self):
+        return [self.write(digit) for digit in range(10)] * 2
+
+
+@breaks("legal_actions")
+class ListingSkipsATry(Safe):
+    def legal_actions(self):
+        self._turns += 1
+        return [self.write(digit) for digit in range(10)]
 
 
 @breaks("styles")

@@ -91,7 +91,11 @@ def test_unknown_arguments_are_named_beside_the_known_ones():
     register("Middle-v0", Middle)
     register("Closed-v0", Closed)
     register("Function-v0", lambda depth=1: Doors())
-    for name, known in (("Middle", "width, doors, safe, style, split"), ("Closed", "height"), ("Function", "depth")):
+    for name, known in (
+        ("Middle", "width, doors, safe, style, split, strict"),
+        ("Closed", "height"),
+        ("Function", "depth"),
+    ):
         with pytest.raises(ConfigError) as caught:
             make(f"{name}-v0", pegs=6, pins=2)
         line = f"env_args={{'pegs': 6, 'pins': 2}}: {name}-v0 has no argument 'pegs' and no 'pins': use {known}."
@@ -129,7 +133,7 @@ def test_gymnasium_make_returns_the_bare_class():
     env = gymnasium.make("metarlgym/Doors-v0", doors=5)
     assert type(env) is Doors
     assert (env.doors, env.spec.id) == (5, "metarlgym/Doors-v0")
-    assert env.reset(seed=1) == ("Which door do you open?", {})
+    assert env.reset(seed=1) == ("Which door: [1], [2], [3], [4], [5] or [safe]?", {})
     assert len(env.step("[1]")) == 5
 
 

@@ -50,6 +50,7 @@ CONTRACTS: list[tuple[str, Contract]] = [
     ("secret_info", fairness.secret_info),
     ("secret_state", fairness.secret_state),
     ("random_action", optional.random_action),
+    ("legal_actions", optional.legal_actions),
     ("styles", optional.styles),
     ("oracle", optional.oracle),
     ("optimum", optional.optimum),

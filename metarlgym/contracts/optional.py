@@ -62,6 +62,42 @@ def random_action(s: Subject) -> str | None:
     return None
 
 
+def legal_actions(s: Subject) -> str | None:
+    """`legal_actions`, if defined, lists valid actions only, those of `random_action` included, and changes nothing."""
+    if not defines(s.make(), "legal_actions"):
+        return None
+    for style, (i, here) in itertools.product(s.styles, enumerate(s.tasks)):
+        rng = s.rng("legal", i)
+
+        listed: list[bool] = []
+
+        def choose(_: int, env: Env, rng: random.Random = rng, listed: list[bool] = listed) -> str:
+            legal = env.legal_actions()
+            drawn = env.random_action(rng) if defines(env, "random_action") else None
+            listed.append(legal is not None)
+            if legal is None:
+                return drawn or ""
+            if not legal or not all(isinstance(action, str) for action in legal) or len(set(legal)) < len(legal):
+                raise ValueError(f"legal_actions() returned {shorten(legal)}: list each action once, as text, or None.")
+            if drawn is not None and drawn not in legal:
+                raise ValueError(
+                    f"random_action() returned {shorten(drawn)!r}, which legal_actions() lacks: list every legal "
+                    "action exactly as random_action writes it."
+                )
+            return rng.choice(legal)
+
+        try:
+            log = play(s.make(style), here, i, choose)
+        except ValueError as error:
+            return str(error)
+        for entry, checked in zip(log[1:], listed, strict=False):
+            if checked and not entry[5].get("valid"):
+                return f"legal_actions() lists {shorten(entry[0])!r}, which is invalid: list legal actions only."
+        if found := difference(log, play(s.make(style), here, i, replay([entry[0] for entry in log[1:]]))):
+            return f"calling legal_actions() changes the game ({found}): it must change nothing."
+    return None
+
+
 def oracle(s: Subject) -> str | None:
     """`oracle`, if defined, plays valid actions and starts the same way on every task."""
     if not defines(s.make(), "oracle"):

@@ -74,6 +74,9 @@ class Bandit(Env):
     def random_action(self, rng: random.Random) -> str:
         return self._write(rng.randrange(self.arms))
 
+    def legal_actions(self) -> Sequence[str]:
+        return [self._write(arm) for arm in range(self.arms)]
+
     def oracle(self, history: Sequence[Episode]) -> str:
         """Bayes-optimal for the remaining pulls (from `self.horizon`) where affordable; else the highest index."""
         record = [[0, 0] for _ in range(self.arms)]

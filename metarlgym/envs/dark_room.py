@@ -90,6 +90,9 @@ class DarkRoom(Env):
     def random_action(self, rng: random.Random) -> str:
         return self._write(rng.choice(list(MOVES)))
 
+    def legal_actions(self) -> Sequence[str]:
+        return [self._write(move) for move in MOVES]
+
     def oracle(self, history: Sequence[Episode]) -> str:
         """Goes to the goal once it has been seen. Before that, up to 3 x 3, the optimal search; in larger rooms a sweep
         that always goes to the nearest unvisited cell.

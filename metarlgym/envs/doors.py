@@ -14,6 +14,7 @@ from typing import Any
 
 from metarlgym.datatypes import JSON, ConfigError, Episode, Optimum, Step
 from metarlgym.env import Env
+from metarlgym.envs.wording import choices
 from metarlgym.whole_numbers import check_whole
 
 
@@ -43,9 +44,8 @@ class Doors(Env):
         if self.style == "terse":
             return "doors"
         return (
-            f"There are {self.doors} closed doors. Behind one of them is a prize worth 1 point; it is the same door in "
-            f"every episode. There is also a safe door, always worth {self.safe:g} points. In each episode you open "
-            f"one door. Answer with its number in brackets, from [1] to [{self.doors}], or with [safe]."
+            f"A prize worth 1 point is behind one of {self.doors} doors, the same door in every episode. A safe door "
+            f"always pays {self.safe:g} points. In each episode you open one door. Reply {self._replies}."
         )
 
     def sample_task(self, rng: random.Random) -> JSON:
@@ -56,13 +56,13 @@ class Doors(Env):
 
     def on_reset(self, params: JSON, rng: random.Random) -> str:
         self._prize = params["prize"]
-        return "" if self.style == "terse" else "Which door do you open?"
+        return "" if self.style == "terse" else f"Which door: {choices(self.doors, 'safe')}?"
 
     def on_step(self, action: str) -> Step:
         choice = self._names.get(self.parse(action, self._names))
         terse = self.style == "terse"
         if choice is None:
-            text = "invalid" if terse else f"That is no door. Write [1] to [{self.doors}] or [safe]. You get 0 points."
+            text = "invalid" if terse else f"That names no door. 0 points. Reply {self._replies}."
             return Step(text, 0.0, True, False, {"valid": False, "success": False})
         if choice == self.doors:
             text = "sure" if terse else f"The safe door: {self.safe:g} points."
@@ -76,6 +76,9 @@ class Doors(Env):
 
     def random_action(self, rng: random.Random) -> str:
         return self._write(rng.randrange(self.doors + 1))
+
+    def legal_actions(self) -> Sequence[str]:
+        return [self._write(choice) for choice in range(self.doors + 1)]
 
     def oracle(self, history: Sequence[Episode]) -> str:
         """Optimal for the remaining episodes of the trial (known from `self.horizon`); untried doors in order.
@@ -102,6 +105,10 @@ class Doors(Env):
 
     def no_memory_bound(self, episodes: int) -> float:
         return episodes * max(self.safe, 1 / self.doors)
+
+    @property
+    def _replies(self) -> str:
+        return choices(self.doors, "safe", quoted=True)
 
     def _write(self, choice: int) -> str:
         name = self._actions[choice]

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from metarlgym.datatypes import JSON, Episode, Optimum, Step
-from metarlgym.env import Env
+from metarlgym.env import MOST_LISTED, Env
 from metarlgym.parsing import Numbers
 from metarlgym.whole_numbers import check_whole
 
@@ -77,6 +77,9 @@ class GuessNumber(Env):
 
     def random_action(self, rng: random.Random) -> str:
         return self._write(rng.randint(1, self.numbers))
+
+    def legal_actions(self) -> Sequence[str] | None:
+        return [self._write(n) for n in range(1, self.numbers + 1)] if self.numbers <= MOST_LISTED else None
 
     def oracle(self, history: Sequence[Episode]) -> str:
         """The middle of the range that all episodes leave open.

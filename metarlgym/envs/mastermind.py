@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from metarlgym.datatypes import JSON, ConfigError, Episode, MetaRLGymError, Optimum, Step
-from metarlgym.env import Env
+from metarlgym.env import MOST_LISTED, Env
 from metarlgym.envs import mastermind_search as play
 from metarlgym.whole_numbers import check_whole
 
@@ -96,6 +96,11 @@ class Mastermind(Env):
 
     def random_action(self, rng: random.Random) -> str:
         return self._write(self.sample_task(rng)["code"])
+
+    def legal_actions(self) -> Sequence[str] | None:
+        if self.codes > MOST_LISTED:
+            return None
+        return [self._write(self._spell(code)) for code in play.book(self.length, self.symbols, self.repeats).codes]
 
     def oracle(self, history: Sequence[Episode]) -> str:
         """The exact search where affordable; else the possible code with the most different answers."""

@@ -190,6 +190,10 @@ class PredictionGame(Env):
         word = self._words[self._outcomes[rng.randrange(len(self._outcomes))]]
         return self.write(word if self.answer == "token" else self._statement(word, SURE[rng.randrange(len(SURE))]))
 
+    def legal_actions(self) -> Sequence[str] | None:
+        """The tokens; None if the answers are probabilities."""
+        return [self.write(self._words[s]) for s in self._outcomes] if self.answer == "token" else None
+
     def _statement(self, word: str, prob: float) -> str:
         """One token with its probability, the others sharing the rest; a single word."""
         return f"{word}:{prob:g}" if prob == 1 else f"{word}:{prob:g},{REST}:{1 - prob:.2g}"
