@@ -9,6 +9,7 @@ import torch
 from transformers.utils import is_liger_kernel_available
 
 from metarlgym.datatypes import ConfigError
+from metarlgym.models.processor import has_bfloat16
 from metarlgym.settings.needs import Needs
 
 
@@ -76,17 +77,25 @@ UNUSED: dict[str, str] = {
 GPU_ONLY = ("bf16", "fp16", "tf32", "use_liger_kernel")
 
 
-def check_gpu(changed: dict[str, Any]) -> None:
+def check_gpu(changed: dict[str, Any], bf16_on_cpu: bool = False) -> None:
     """Refuse settings that need a GPU if there is none.
 
     Args:
         changed: given values that differ from the defaults, as written.
+        bf16_on_cpu: accept bf16 on a processor that has it.
 
     Raises:
         ConfigError: on the first such field.
     """
     if not torch.cuda.is_available():
         for name in GPU_ONLY:
+            if name == "bf16" and bf16_on_cpu and changed.get(name):
+                if not has_bfloat16():
+                    raise ConfigError(
+                        f"{name}={changed[name]!r} would be slower than float32: this processor has no instructions for "
+                        "bfloat16 (AVX-512 BF16 or AMX); leave it out."
+                    )
+                continue
             if changed.get(name) or (name == "tf32" and name in changed):
                 raise ConfigError(f"{name}={changed[name]!r} needs a GPU, and there is none: leave it out.")
     elif changed.get("use_liger_kernel") and not is_liger_kernel_available():

@@ -135,7 +135,7 @@ def parse(arguments: Sequence[str]) -> Settings:
     original = list(arguments)
     said = values_given(arguments, "train")
     changed = said.changed(GROUPS)
-    check_gpu(changed)  # before derived values hide what was given
+    check_gpu(changed, bf16_on_cpu=True)  # before derived values hide what was given
     (run, grpo, scratch, model), given = read_flat(arguments, GROUPS, "train", REFUSED)
     if not run.env_id:
         raise ConfigError("env_id is missing: name a task group, such as env_id: Doors-v0 (see `metarlgym list`).")

@@ -72,7 +72,9 @@ class MetaGRPOConfig(GRPOConfig):
     )
     exploration_coef: str = field(
         default="0",
-        metadata={"help": "Weight of an entropy bonus over the legal actions: a number or a schedule; 0.03 is a start."},
+        metadata={
+            "help": "Weight of an entropy bonus over the legal actions: a number or a schedule; 0.03 is a start."
+        },
     )
     format_steps: int = field(
         default=0,
@@ -162,7 +164,7 @@ class MetaGRPOConfig(GRPOConfig):
         self._check_credit()
         self._check_server()
         if not torch.cuda.is_available():
-            self.bf16 = False
+            self.bf16 = bool(self.bf16)  # where TRL's default is on for a GPU
             self.use_cpu = True
         rows = self.trials_per_task * self.rows_per_trial
         for name in ("num_generations", "num_generations_eval"):

@@ -295,7 +295,9 @@ class MetaGRPOTrainer(ReferenceMixin, CheckpointMixin, GRPOTrainer):
         elif self._exploration is not None:
             out |= choice_tensors(self._batch.rows, out["completion_ids"].device)
             sampled = sum(sum(row.action_mask) for row in self._batch.rows)
-            out["choice_items"] = self.accelerator.gather(torch.tensor(float(sampled), device=self.accelerator.device)).sum()
+            out["choice_items"] = self.accelerator.gather(
+                torch.tensor(float(sampled), device=self.accelerator.device)
+            ).sum()
         if self.args.skip_zero_signal:
             keep = credit.has_signal.to(out["tool_mask"].device)
             out["tool_mask"] = out["tool_mask"] * keep[:, None].to(out["tool_mask"].dtype)

@@ -126,9 +126,18 @@ def test_values_that_are_refused(settings, told, tmp_path):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-@pytest.mark.parametrize("field", ["bf16", "fp16", "tf32", "use_liger_kernel"])
+@pytest.mark.parametrize("field", ["fp16", "tf32", "use_liger_kernel"])
 def test_what_needs_a_gpu_is_refused_without_one(field, tmp_path):
     assert refusal(tmp_path, **{field: True}) == f"{field}=True needs a GPU, and there is none: leave it out."
+
+
+def test_bf16_on_a_cpu_needs_its_instructions(tmp_path, monkeypatch):
+    monkeypatch.setattr("metarlgym.settings.training_arguments.has_bfloat16", lambda: False)
+    assert refusal(tmp_path, bf16=True).startswith("bf16=True would be slower than float32: this processor has no")
+    monkeypatch.setattr("metarlgym.settings.training_arguments.has_bfloat16", lambda: True)
+    settings = parse(["--config", "quickstart", "--output_dir", str(tmp_path), "--bf16", "true"])
+    assert settings.grpo.bf16 is not torch.cuda.is_available() or settings.grpo.bf16
+    assert not parse(["--config", "quickstart", "--output_dir", str(tmp_path)]).grpo.bf16 or torch.cuda.is_available()
 
 
 def test_derived_numbers_are_refused(tmp_path):
