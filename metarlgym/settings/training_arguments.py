@@ -92,8 +92,8 @@ def check_gpu(changed: dict[str, Any], bf16_on_cpu: bool = False) -> None:
             if name == "bf16" and bf16_on_cpu and changed.get(name):
                 if not has_bfloat16():
                     raise ConfigError(
-                        f"{name}={changed[name]!r} would be slower than float32: this processor has no instructions for "
-                        "bfloat16 (AVX-512 BF16 or AMX); leave it out."
+                        f"{name}={changed[name]!r} would be slower than float32: this processor has no instructions "
+                        "for bfloat16 (AVX-512 BF16 or AMX); leave it out."
                     )
                 continue
             if changed.get(name) or (name == "tf32" and name in changed):

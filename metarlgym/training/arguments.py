@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -126,13 +126,19 @@ OWN_FIELDS = {name for group in (RunArguments, MetaGRPOConfig, ScratchArguments)
 }  # the last two are derived unless given
 
 
-def parse(arguments: Sequence[str]) -> Settings:
+def parse(arguments: Sequence[str], defaults: Mapping[str, Any] | None = None) -> Settings:
     """Read `--config FILE` and overrides such as `--max_steps 10`.
+
+    Args:
+        arguments: the command line.
+        defaults: values for settings that neither the file nor the command line gives; they count as given.
 
     Raises:
         ConfigError: on an invalid name or value, before anything is loaded.
     """
     original = list(arguments)
+    for name, value in (defaults or {}).items():
+        arguments = [*arguments, f"--{name}", str(value)]
     said = values_given(arguments, "train")
     changed = said.changed(GROUPS)
     check_gpu(changed, bf16_on_cpu=True)  # before derived values hide what was given

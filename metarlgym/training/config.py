@@ -164,7 +164,7 @@ class MetaGRPOConfig(GRPOConfig):
         self._check_credit()
         self._check_server()
         if not torch.cuda.is_available():
-            self.bf16 = bool(self.bf16)  # where TRL's default is on for a GPU
+            self.bf16: bool | None = bool(self.bf16)  # where TRL's default is on for a GPU
             self.use_cpu = True
         rows = self.trials_per_task * self.rows_per_trial
         for name in ("num_generations", "num_generations_eval"):

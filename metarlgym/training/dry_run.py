@@ -1,16 +1,15 @@
-"""Dry run: a run's resolved settings and estimates of its rows, tokens and memory."""
+"""Dry run: a run's resolved settings, and estimates of its rows, tokens and memory from a few random trials."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 import yaml
 from rich.console import Group as RenderGroup
 from rich.syntax import Syntax
 from rich.table import Table
-from transformers import AutoModelForCausalLM
 
+from metarlgym.training.footprint import Rows, Shape, memory, random_rows
 from metarlgym.training.resolve import Run
 from metarlgym.training.start import context_needed
 
@@ -30,45 +29,52 @@ class Plan:
 
 
 def make_plan(run: Run) -> Plan:
-    """Estimate a run's rows, tokens and memory; loads the model's config but no weights."""
+    """Estimate a run's rows, tokens and memory; plays random trials, and loads the model's config but no weights."""
     settings, group = run.settings, run.group
     args = settings.grpo
     rows = args.generation_batch_size
     trials = rows // args.rows_per_trial
-    parameters, width, layers, vocabulary, context = _model_numbers(run)
-    tokens = min(args.max_context_tokens or context, context)
+    shape = Shape.of(run.start.config, args.trust_remote_code)
+    played = random_rows(group, run.make_trial, run.start.renderer)
+    longest = _longest_row(run, played)
+    need = memory(settings, shape, longest)
     micro = args.per_device_train_batch_size
-    size = 2 if args.bf16 else 4
-    # Model states: weights, gradients and AdamW's two moments in float32 (bfloat16 weights and gradients plus a float32
-    # copy take as much), before ZeRO shards them. Logits: three float32 copies (value, softmax, gradient). Activations:
-    # about 16 x width values per token and layer, kept for the backward pass.
-    states = 16 * parameters
-    logits = 3 * 4 * micro * tokens * vocabulary
-    activations = 16 * size * micro * tokens * width * layers
     numbers = {
         "task group": f"{group.env_id} {group.env_args or ''}, split by {group.env.split}",
         "trials a rollout": f"{trials} ({trials // args.trials_per_task} tasks x {args.trials_per_task} trials)",
         "rows a rollout": f"{rows} ({args.rows_per_trial} a trial)",
         "optimizer steps": f"{args.max_steps}",
         "trials in all": f"{trials * args.max_steps * args.gradient_accumulation_steps // args.steps_per_generation:,}",
-        "model": f"{parameters:,} parameters, width {width}, {layers} layers, vocabulary {vocabulary}",
-        "tokens a row, at most": f"{tokens:,}",
-        "tokens a step, at most": f"{tokens * micro * args.gradient_accumulation_steps:,} a process",
-        "memory a process, at most": f"{(states + logits + activations) / 2**30:.2f} GiB "
-        f"(states {states / 2**30:.2f}, logits {logits / 2**30:.2f}, activations {activations / 2**30:.2f})",
+        "model": f"{shape.parameters:,} parameters, width {shape.width}, {shape.layers} layers, "
+        f"vocabulary {shape.vocabulary}",
+        "tokens a row": _described(played, longest),
+        "tokens a step, at most": f"{longest * micro * args.gradient_accumulation_steps:,} a process",
+        "memory a process, about": f"{_gib(need.peak)} (program {_gib(need.program)}, states {_gib(need.states)}, "
+        f"activations {_gib(need.activations)}, logits {_gib(need.logits)}; rollout {_gib(need.cache)})",
         "results in": str(args.output_dir),
     }
     return Plan(yaml.safe_dump(settings.resolved(), sort_keys=False, allow_unicode=True), numbers)
 
 
-def _model_numbers(run: Run) -> tuple[int, int, int, int, int]:
-    """Parameter count, width, layers, vocabulary size and context length of the model."""
-    args, config = run.settings.grpo, run.start.config
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, trust_remote_code=args.trust_remote_code)
-        parameters = model.num_parameters()
-    text = config.get_text_config()
-    room = text.max_position_embeddings or args.max_context_tokens
-    if room is None:  # recurrent networks and relative positions have no maximum context length
-        room = context_needed(run.start.renderer, run.group, run.make_trial, run.play.limits)
-    return parameters, text.hidden_size, text.num_hidden_layers, text.vocab_size, room
+def _longest_row(run: Run, played: Rows | None) -> int:
+    """Tokens of the longest row to expect."""
+    args = run.settings.grpo
+    positions = getattr(run.start.config.get_text_config(), "max_position_embeddings", None)
+    room = min((n for n in (args.max_context_tokens, positions) if n), default=None)
+    if played is None:  # without random play the rows may take all there is
+        return room or context_needed(run.start.renderer, run.group, run.make_trial, run.play.limits)
+    longest = played.at_most(run.start.renderer.fixed_action_tokens or args.max_action_tokens)
+    return min(longest, room) if room else longest
+
+
+def _described(played: Rows | None, longest: int) -> str:
+    if played is None:
+        return f"at most {longest:,} (the environment has no random play to measure)"
+    return (
+        f"{played.mean:.0f} in random play, of which {played.prompt} are the first prompt; "
+        f"at most {longest:,} if every action takes all its tokens"
+    )
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.2f} GiB"

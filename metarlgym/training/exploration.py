@@ -1,8 +1,8 @@
 """Exploration bonus: entropy over the legal actions, where a language model's own entropy is over 49,000 tokens.
 
 At a branching point of the legal actions (`rollout.choices`) the policy's distribution is restricted to the legal
-tokens and renormalised; the bonus is its entropy. TRL's entropy bonus is over the whole vocabulary, and for a chat model
-brings back gibberish before it brings back exploration.
+tokens and renormalized; the bonus is its entropy. TRL's entropy bonus is over the whole vocabulary, and makes a chat
+model write gibberish before it makes it explore.
 
 The loss is `-(sum of A * ratio + coefficient * sum of H) / N` with N the number of action tokens, so the coefficient
 has the unit of an advantage (whose root mean square over the batch is 1) per nat, whatever else an action spells. The

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -15,9 +16,11 @@ from metarlgym.runtime.agreement import agree
 from metarlgym.runtime.before_claim import check_loggers
 from metarlgym.settings.value_types import show
 from metarlgym.tasks import TaskGroup
-from metarlgym.training.arguments import Settings
+from metarlgym.training.arguments import Settings, parse
 from metarlgym.training.exploration import check_choices
+from metarlgym.training.footprint import Shape, random_rows
 from metarlgym.training.format_steps import check_format
+from metarlgym.training.model_defaults import model_defaults
 from metarlgym.training.reference import check_reference
 from metarlgym.training.start import NamedModel, ScratchModel
 from metarlgym.trial import Trial
@@ -31,6 +34,8 @@ class Run:
     group: TaskGroup
     make_trial: Callable[[], Trial]
     start: NamedModel | ScratchModel
+    chosen: dict[str, Any] = field(default_factory=dict)
+    """Settings that were not given and follow from the model."""
 
     @property
     def play(self) -> PlaySettings:
@@ -69,7 +74,13 @@ def resolve(settings: Settings) -> Run:
     except MetaRLGymError as error:
         problem = error
     agree(problem)
-    return Run(settings, group, make_trial, start)
+    chosen: dict[str, Any] = {}
+    if isinstance(start, NamedModel):
+        shape = Shape.of(start.config, args.trust_remote_code)
+        chosen = model_defaults(settings, start.renderer, shape, random_rows(group, make_trial, start.renderer))
+    if chosen:
+        settings = start.settings = parse(settings.arguments, chosen)
+    return Run(settings, group, make_trial, start, chosen)
 
 
 def _task_group(settings: Settings) -> tuple[TaskGroup, Callable[[], Trial]]:

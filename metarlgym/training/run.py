@@ -39,8 +39,12 @@ def run_training(
     `adaptation.png`.
     """
     console = console or Console()
-    args = settings.grpo
     run = resolve(settings)
+    settings = run.settings
+    args = settings.grpo
+    if run.chosen and args.distributed_state.is_main_process:
+        named = ", ".join(f"{name} {value}" for name, value in run.chosen.items())
+        console.print(f"defaults for this model: {named}", highlight=False, soft_wrap=True)
     if dry_run:
         console.print(make_plan(run).render())
         return None

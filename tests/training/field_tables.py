@@ -93,6 +93,8 @@ WEIGHTS: dict[str, tuple[dict, object]] = {
     "anchor_weight": ({**GUESS, "credit": "gigpo"}, 9.0),
     "free_shots": ({}, 1),
     "entropy_schedule": ({}, "0:0.5, 1:0.1"),
+    "exploration_coef": ({}, "0:0.5, 1:0.1"),
+    "format_steps": ({}, 1),
     "common_noise": ({"env_id": "Bandit-v0", "env_args": {"arms": 3, "style": "terse"}}, True),
     "skip_zero_signal": ({**SGD, "trials_per_task": 2, "episodes": 1}, True),
     "max_action_tokens": ({**WORDS, "max_action_tokens": 4}, 2),
@@ -134,6 +136,8 @@ SHOWN_BY = {
         "sample_every sample_trials final_eval_trials"
     ),
     "training/test_field_training.py::test_threads": "threads",
+    "training/test_field_refusals.py::test_bf16_on_a_cpu_needs_its_instructions": "bf16",
+    "training/test_collapse.py::test_a_run_ends_when_nothing_is_left_to_learn": "stop_on_collapse",
     "training/test_run.py::test_resume_goes_on_where_the_run_was_and_passes_over_what_is_incomplete": "resume",
     "training/test_run.py::test_overwrite_replaces_it": "overwrite",
     "training/test_server_settings.py::test_one_line": "num_generations",
@@ -163,7 +167,6 @@ SHOWN_BY = {
 """Test -> fields whose effect, or whose refusal, it shows."""
 
 NEEDS_A_GPU = {
-    "bf16": "autocast to bfloat16 is switched on for GPUs only",
     "fp16": "accelerate's loss scaling needs a GPU",
     "tf32": "a number type of GPUs",
     "use_cpu": "on a CPU nothing changes",

@@ -1,0 +1,86 @@
+"""Defaults of a run that depend on the model: for chat models, where one value cannot suit 135M and 8B parameters.
+
+They are taken where the user gave nothing, printed, and saved in the run's config like any other setting. They depend
+on the model, the environment and the number of processes alone, never on the machine's free memory, so that a run that
+is resumed elsewhere has the same.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from metarlgym.rollout.render import ChatRenderer, Renderer
+from metarlgym.training.arguments import Settings
+from metarlgym.training.footprint import Rows, Shape
+
+LORA_FROM = 3_000_000_000
+"""Parameters from which LoRA is the default: full fine-tuning takes 16 bytes for each."""
+CHECKPOINT_FROM = 1_000_000_000
+"""Parameters from which activations are recomputed by default."""
+LEARNING_RATES = ((1_000_000_000, 1e-5), (3_000_000_000, 5e-6), (float("inf"), 2e-6))
+"""Learning rate of full fine-tuning up to so many parameters; 1e-5 is measured on 135M, the others are customary."""
+LORA_LEARNING_RATE = 1e-4
+TASKS = 4
+"""Tasks in a batch: with one task there is no reason to adapt, only to play what pays there."""
+ACTIVATIONS = 8 * 2**30
+"""Bytes of activations and logits that a micro-batch may take."""
+ACTION_TOKENS = 16, 4
+"""Least tokens of an action, and how many times the longest legal one it may take."""
+BATCH = (
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "steps_per_generation",
+    "generation_batch_size",
+)
+
+
+def model_defaults(settings: Settings, renderer: Renderer, shape: Shape, rows: Rows | None) -> dict[str, Any]:
+    """Values for settings that were not given; empty for models that are no chat models.
+
+    Args:
+        settings: the run's.
+        renderer: the model's.
+        shape: the model's.
+        rows: what random play measured; None if there is none.
+    """
+    if not isinstance(renderer, ChatRenderer):
+        return {}
+    args, given = settings.grpo, settings.given
+    chosen: dict[str, Any] = {}
+    peft = settings.model.use_peft
+    if "use_peft" not in given and shape.parameters > LORA_FROM and getattr(args, "deepspeed_plugin", None) is None:
+        peft = chosen["use_peft"] = True
+    if peft and "lora_target_modules" not in given:
+        chosen["lora_target_modules"] = "all-linear"
+    if "learning_rate" not in given:
+        full = next(rate for size, rate in LEARNING_RATES if shape.parameters <= size)
+        chosen["learning_rate"] = LORA_LEARNING_RATE if peft else full
+    if "max_action_tokens" not in given and rows is not None:
+        least, times = ACTION_TOKENS
+        chosen["max_action_tokens"] = max(least, times * rows.action)
+    if "gradient_checkpointing" not in given and shape.parameters > CHECKPOINT_FROM:
+        chosen["gradient_checkpointing"] = True
+    if rows is not None and not any(name in given for name in BATCH):
+        checkpointed = chosen.get("gradient_checkpointing", args.gradient_checkpointing)
+        chosen |= _batch(settings, shape, rows, checkpointed, chosen.get("max_action_tokens", args.max_action_tokens))
+    return chosen
+
+
+def _batch(settings: Settings, shape: Shape, rows: Rows, checkpointed: bool, action: int) -> dict[str, int]:
+    """A batch of `TASKS` tasks in the largest micro-batches whose activations fit; empty if processes do not divide it.
+
+    A trial's rows stay on one process, so a process's share is a multiple of the rows of a trial.
+    """
+    args = settings.grpo
+    total = TASKS * args.trials_per_task * args.rows_per_trial
+    share, rest = divmod(total, args.world_size)
+    if rest or share % args.rows_per_trial:
+        return {}
+    tokens = rows.at_most(action)
+
+    def size(micro: int) -> int:
+        kept = shape.checkpointed if checkpointed else shape.kept
+        return kept(micro * tokens, 4)
+
+    micro = max((n for n in range(1, share + 1) if share % n == 0 and size(n) <= ACTIVATIONS), default=1)
+    return {"per_device_train_batch_size": micro, "gradient_accumulation_steps": share // micro}
