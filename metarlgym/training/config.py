@@ -19,6 +19,10 @@ from metarlgym.training.credit import RULES
 from metarlgym.training.schedule import Schedule
 
 
+TASKS = 4
+"""Tasks in a batch by default: with one task there is no reason to adapt, only to play what pays there."""
+
+
 @dataclass
 class MetaGRPOConfig(GRPOConfig):
     r"""
@@ -152,6 +156,10 @@ class MetaGRPOConfig(GRPOConfig):
     vllm_importance_sampling_mode: str = field(
         default="token_truncate", metadata={"help": "As in TRL; sequence modes mask or scale long trials as a whole."}
     )
+    per_device_train_batch_size: int | None = field(
+        default=None,
+        metadata={"help": "Rows in a micro-batch of one process; default: the rows of 4 tasks, over all processes."},
+    )
     steps_per_generation: int | None = field(default=None, metadata={"help": "Number of micro-batches per rollout."})
     num_generations: int | None = field(default=None, metadata={"help": "Derived from trials_per_task; leave it out."})
     save_only_model: bool = field(default=False, metadata={"help": "Leave False: resuming needs the optimizer state."})
@@ -175,14 +183,17 @@ class MetaGRPOConfig(GRPOConfig):
                     f"row(s) a trial, which make {rows}: leave {name} out."
                 )
             setattr(self, name, rows)
-        self.per_device_eval_batch_size = self.per_device_train_batch_size
+        world = int(os.environ.get("WORLD_SIZE", "1"))  # TRL's own world_size exists only after its __post_init__
         if self.steps_per_generation is None and self.generation_batch_size is None:
             self.steps_per_generation = self.gradient_accumulation_steps
+        if self.per_device_train_batch_size is None:
+            steps = self.steps_per_generation or self.gradient_accumulation_steps
+            self.per_device_train_batch_size = max(1, TASKS * rows // (world * steps))
+        self.per_device_eval_batch_size = self.per_device_train_batch_size
         if self.entropy_schedule is not None:
             schedule = Schedule.parse("entropy_schedule", self.entropy_schedule)
             # TRL decides once, from the initial value, whether the bonus is enabled.
             self.entropy_coef = max(schedule.values)
-        world = int(os.environ.get("WORLD_SIZE", "1"))  # TRL's own world_size exists only after its __post_init__
         share = self.per_device_train_batch_size * (self.steps_per_generation or 1)
         if share * world % rows:
             raise ConfigError(

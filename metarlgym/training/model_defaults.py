@@ -11,6 +11,7 @@ from typing import Any
 
 from metarlgym.rollout.render import ChatRenderer, Renderer
 from metarlgym.training.arguments import Settings
+from metarlgym.training.config import TASKS
 from metarlgym.training.footprint import Rows, Shape
 
 LORA_FROM = 3_000_000_000
@@ -20,8 +21,6 @@ CHECKPOINT_FROM = 1_000_000_000
 LEARNING_RATES = ((1_000_000_000, 1e-5), (3_000_000_000, 5e-6), (float("inf"), 2e-6))
 """Learning rate of full fine-tuning up to so many parameters; 1e-5 is measured on 135M, the others are customary."""
 LORA_LEARNING_RATE = 1e-4
-TASKS = 4
-"""Tasks in a batch: with one task there is no reason to adapt, only to play what pays there."""
 ACTIVATIONS = 8 * 2**30
 """Bytes of activations and logits that a micro-batch may take."""
 ACTION_TOKENS = 16, 4

@@ -1,0 +1,114 @@
+"""Defaults that depend on the model, and the estimates behind them and behind the dry run."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tiny import terse
+from transformers import LlamaConfig, Qwen3Config
+
+from metarlgym.models.scratch import ScratchArguments, chat_tokenizer, scratch_model
+from metarlgym.rollout.render import ChatRenderer, PlainRenderer
+from metarlgym.tasks import TaskGroup
+from metarlgym.training.arguments import parse
+from metarlgym.training.footprint import Rows, Shape, memory, random_rows
+from metarlgym.training.model_defaults import model_defaults
+from metarlgym.trial import TrialSettings
+
+BASE = ["--env_id", "Doors-v0", "--max_steps", "10", "--model_name_or_path", "m"]
+ROWS = Rows(prompt=100, longest=200, mean=190.0, turns=3, action=4)
+QWEN = {
+    "0.6b": Qwen3Config(hidden_size=1024, intermediate_size=3072, num_hidden_layers=28, num_attention_heads=16),
+    "4b": Qwen3Config(hidden_size=2560, intermediate_size=9728, num_hidden_layers=36, num_attention_heads=32),
+}
+SMALL = LlamaConfig(
+    vocab_size=49152,
+    hidden_size=576,
+    intermediate_size=1536,
+    num_hidden_layers=30,
+    num_attention_heads=9,
+    num_key_value_heads=3,
+    tie_word_embeddings=True,
+)
+
+
+@pytest.fixture(scope="module")
+def chat():
+    return ChatRenderer(chat_tokenizer())
+
+
+def chosen(chat, config, *given, rows=ROWS):
+    return model_defaults(parse([*BASE, *given]), chat, Shape.of(config), rows)
+
+
+def test_a_small_model_is_trained_whole_and_a_large_one_by_lora(chat):
+    small, large = chosen(chat, SMALL), chosen(chat, QWEN["4b"])
+    assert small["learning_rate"] == 1e-5 and "use_peft" not in small and "gradient_checkpointing" not in small
+    assert large["use_peft"] is True and large["learning_rate"] == 1e-4 and large["gradient_checkpointing"] is True
+    assert large["lora_target_modules"] == "all-linear"
+    assert small["max_action_tokens"] == 16
+
+
+def test_what_is_given_stays(chat):
+    given = ["--learning_rate", "3e-5", "--max_action_tokens", "9", "--per_device_train_batch_size", "8"]
+    assert chosen(chat, SMALL, *given) == {}
+    full = chosen(chat, QWEN["4b"], "--use_peft", "false")
+    assert full["learning_rate"] == 2e-6 and "lora_target_modules" not in full
+
+
+def test_a_batch_holds_four_tasks_in_micro_batches_that_fit(chat):
+    small, large = chosen(chat, SMALL), chosen(chat, QWEN["0.6b"])
+    for batch in (small, large):
+        assert batch["per_device_train_batch_size"] * batch["gradient_accumulation_steps"] == 4 * 8
+    assert large["per_device_train_batch_size"] <= small["per_device_train_batch_size"]
+    longer = Rows(prompt=1000, longest=4000, mean=4000.0, turns=3, action=4)
+    assert chosen(chat, SMALL, rows=longer)["per_device_train_batch_size"] < small["per_device_train_batch_size"]
+    reset = chosen(chat, SMALL, "--memory", "last_1", "--episodes", "3")
+    assert reset["per_device_train_batch_size"] * reset["gradient_accumulation_steps"] == 4 * 8 * 3
+
+
+def test_they_are_settings_like_any_other(chat):
+    values = chosen(chat, SMALL)
+    settings = parse(BASE, values)
+    assert settings.grpo.learning_rate == 1e-5
+    assert settings.resolved()["learning_rate"] == 1e-5, "saved, so that a resume has the same"
+    assert settings.arguments == BASE
+
+
+def test_models_that_do_not_chat_keep_the_projects_defaults(chat):
+    plain = PlainRenderer(chat_tokenizer())
+    assert model_defaults(parse(BASE), plain, Shape.of(SMALL), ROWS) == {}
+
+
+def test_random_rows_are_measured():
+    group = terse("Doors-v0", doors=3)
+    full = TaskGroup("Doors-v0", {"doors": 3})
+    chat = ChatRenderer(chat_tokenizer())
+    rows = random_rows(full, lambda: full.make_trial(TrialSettings(episodes=4)), chat)
+    assert rows.turns == 4
+    assert rows.action == len(chat.encode("[safe]")) + 1
+    assert rows.prompt < rows.mean <= rows.longest
+    assert rows.at_most(rows.action + 5) == rows.longest + 4 * 5 and rows.at_most(1) == rows.longest
+    last = random_rows(group, lambda: group.make_trial(TrialSettings(episodes=4, memory="last_1")), chat)
+    assert last.turns == 1
+
+
+def test_shape_counts_what_the_model_has():
+    tokenizer = chat_tokenizer()
+    model = scratch_model(ScratchArguments(scratch_hidden_size=32, scratch_layers=2, scratch_heads=4), tokenizer, 64, 0)
+    shape = Shape.of(model.config)
+    assert shape.parameters == model.num_parameters()
+    output = model(input_ids=torch.tensor([[1, 2, 3]]), use_cache=True)
+    kept = sum(layer.keys.numel() + layer.values.numel() for layer in output.past_key_values.layers)
+    assert shape.key_values * 3 == kept
+
+
+def test_memory_follows_the_settings():
+    def peak(*given):
+        return memory(parse([*BASE, *given]), Shape.of(SMALL), 200)
+
+    full, lora = peak(), peak("--use_peft", "true")
+    assert full.states == 16 * Shape.of(SMALL).parameters and lora.states == full.states // 4
+    assert peak("--gradient_checkpointing", "true").activations < full.activations / 4
+    assert 2 * peak("--per_device_train_batch_size", "16").activations == full.activations
+    assert full.peak >= full.program + full.states
