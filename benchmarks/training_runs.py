@@ -1,14 +1,15 @@
-"""Collects training results by config and seed from run folders into `results/training_runs.md`.
+"""Collects training results by config and seed from run folders into `results/NAME.md`.
 
     python benchmarks/training_runs.py runs/quickstart runs/doors_k6_seed1 ...
+    python benchmarks/training_runs.py --name chat_learning runs/chat_doors_smollm2 ...
 
 Each folder is one finished `metarlgym train` run; its `eval.json`, `config.yaml` and `metrics.jsonl` are read.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -23,35 +24,52 @@ def row(folder: Path) -> str:
     low, high = report["return_ci95"]
     curve = " ".join(f"{value:.2f}" for value in report["curve"])
     wiped, mixed = (report["controls"][name] for name in ("no_memory", "shuffled"))
+    model = config.get("model_name_or_path")
+    model = "from scratch" if model is None else Path(model).name
+    precision = "bfloat16 autocast" if config.get("bf16") else config.get("dtype") or "float32"
     settings = f"{config['episodes']} episodes, gamma {config['gamma']}, {config['max_steps']} steps"
     score = "-" if report["normalized_score"] is None else f"{report['normalized_score']:.3f}"
     return (
-        f"| {report['task_group']} {report['env_args']}, {settings} | {config.get('seed', 42)} "
+        f"| {model}, {precision} | {report['task_group']} {report['env_args']}, {settings} | {config.get('seed', 42)} "
         f"| {report['return_mean']:.3f} [{low:.3f}, {high:.3f}] | {report['optimum']:.3f} | {score} | {curve} "
-        f"| {wiped['return_mean']:.2f} | {mixed['curve'][-1]:.2f} | {report['trials']:,} | {seconds:.0f} |"
+        f"| {wiped['return_mean']:.2f}, {wiped['curve'][-1]:.2f} | {mixed['curve'][-1]:.2f} | {report['trials']:,} "
+        f"| {seconds:.0f} |"
     )
 
 
+def accelerator() -> str | None:
+    """Name of the GPU, if there is one."""
+    import torch
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else None
+
+
 def main() -> None:
-    rows = [row(Path(name)) for name in sys.argv[1:]]
-    head = "| task, settings | seed | return, 95% CI | optimum | score | curve | memory wiped | other's history, last "
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--name", default="training_runs", help="Name of the result file.")
+    parser.add_argument("folders", nargs="+", type=Path)
+    asked = parser.parse_args()
+    rows = [row(folder) for folder in asked.folders]
+    head = "| model | task, settings | seed | return, 95% CI | optimum | score | curve | memory wiped, last "
+    head += "| other's history, last "
     head += "| trials | s |"
     lines = [
-        "# training_runs",
+        f"# {asked.name}",
         "",
-        "Returns of held-out trials after training a model from scratch; `score` is 0 at random play and 1 at the "
-        "optimum; `s` is the GRPO part's wall time, on shared cores with other runs beside it.",
+        "Returns of held-out trials after training; `score` is 0 at random play and 1 at the optimum; `memory wiped` "
+        "gives the return of the control and that of its last episode; `s` is the wall time of training without the "
+        "evaluation, with other runs beside it.",
         "",
         head,
-        "|" + "---|" * 10,
+        "|" + "---|" * 11,
         *rows,
         "",
         f"- Date: {datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
-        f"- Hardware: {cpu_model()}",
+        f"- Hardware: {accelerator() or cpu_model()}",
         f"- Versions: {', '.join(versions())}",
         f"- Commit: {commit()}",
     ]
-    path = HERE / "results" / "training_runs.md"
+    path = HERE / "results" / f"{asked.name}.md"
     path.write_text("\n".join(lines) + "\n")
     print(path.read_text())
 
