@@ -17,6 +17,7 @@ from metarlgym.settings.value_types import show
 from metarlgym.tasks import TaskGroup
 from metarlgym.training.arguments import Settings
 from metarlgym.training.reference import check_reference
+from metarlgym.training.run_date import date_of_run
 from metarlgym.training.start import NamedModel, ScratchModel
 from metarlgym.trial import Trial
 
@@ -55,10 +56,11 @@ def resolve(settings: Settings) -> Run:
                 raise ConfigError(str(error).replace("eval_trials", name, 1)) from None
     check_loggers(args)
     check_reference(args, settings.model.use_peft)
+    date = date_of_run(settings)
     problem: MetaRLGymError | None = None
     try:
         named = settings.model.model_name_or_path
-        start = NamedModel(settings, group) if named else ScratchModel(settings, group, make_trial)
+        start = NamedModel(settings, group, date) if named else ScratchModel(settings, group, make_trial)
         start.check(group, make_trial)
     except MetaRLGymError as error:
         problem = error
