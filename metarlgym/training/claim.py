@@ -8,8 +8,10 @@ from typing import Any
 
 from rich.console import Console
 
+from metarlgym.datatypes import ConfigError
 from metarlgym.models.chat_templates import TRL
 from metarlgym.runtime.before_claim import inputs_of, mode_of
+from metarlgym.runtime.checkpoint import latest_complete
 from metarlgym.runtime.open_run import OpenRun
 from metarlgym.runtime.resume_check import differences, everything, held_settings, refusal
 from metarlgym.runtime.run_folder import Mode
@@ -64,3 +66,19 @@ def check_changes(settings: Settings, folder: Path, console: Console) -> None:
             "uninterrupted one",
             highlight=False,
         )
+
+
+def check_template(tokenizer: Any, folder: Path) -> None:
+    """Refuse to resume with another chat template than the newest checkpoint's: a file, or TRL's, may have changed.
+
+    Raises:
+        ConfigError: if the texts differ; names the saved one.
+    """
+    checkpoint, _ = latest_complete(folder)
+    saved = checkpoint / "chat_template.jinja" if checkpoint else None
+    if saved is None or not saved.is_file() or saved.read_text(encoding="utf-8") == tokenizer.chat_template:
+        return
+    raise ConfigError(
+        f"the chat template is not the one that the run in {folder} was started with ({saved}): --resume needs the "
+        "same; bring it back, or start a new run in another --output_dir."
+    )
