@@ -54,15 +54,13 @@ def _trl_template(tokenizer: Any) -> str:
         return get_training_chat_template(tokenizer) or tokenizer.chat_template
     except Exception as error:  # ValueError for an unknown template; templates that it tries may raise anything
         raise ConfigError(
-            f"{setting}: TRL has no training template for the chat template of {name!r}; it knows those of "
-            f"{', '.join(_known())}. Leave chat_template out to use the model's own, or give the path of a Jinja file."
+            f"{setting}: TRL has no training template for the chat template of {name!r}, which it knows by its exact "
+            "text. Leave chat_template out to use the model's own, or give the path of a Jinja file, such as one of "
+            f"{', '.join(path.name for path in _trl_files())} in {_trl_files()[0].parent}."
         ) from error
 
 
-def _known() -> list[str]:
-    """Names of the templates that TRL replaces."""
+def _trl_files() -> list[Path]:
     import trl
 
-    suffix = "_training.jinja"
-    folder = Path(trl.__file__).parent / "chat_templates"
-    return sorted(path.name.removesuffix(suffix) for path in folder.glob(f"*{suffix}"))
+    return sorted((Path(trl.__file__).parent / "chat_templates").glob("*_training.jinja"))

@@ -6,7 +6,9 @@ from typing import Any
 
 from transformers import GenerationConfig
 
+from metarlgym.datatypes import ConfigError
 from metarlgym.files import expand
+from metarlgym.models.saveable import first_line
 
 
 def load_end_tokens(name: str, config: Any, **source: Any) -> set[int]:
@@ -16,11 +18,19 @@ def load_end_tokens(name: str, config: Any, **source: Any) -> set[int]:
         name: folder or hub id.
         config: the model's config.
         source: keyword arguments of `from_pretrained`, such as `revision`.
+
+    Raises:
+        ConfigError: the file is there and cannot be loaded.
     """
     try:
         generation = GenerationConfig.from_pretrained(expand(name), **source)
-    except OSError:  # many models have no such file; one that cannot be read is refused by `check_saveable`
+    except OSError:  # many models have no such file; one that is not JSON is refused by `check_saveable`
         generation = None
+    except Exception as error:  # its values may be of any type
+        raise ConfigError(
+            f"model_name_or_path={name!r}: generation_config.json cannot be loaded ({first_line(error)}): correct it, "
+            "or delete it."
+        ) from error
     return end_tokens(generation, config)
 
 
