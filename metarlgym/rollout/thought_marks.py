@@ -38,7 +38,10 @@ def _ends_in_thought(prompt: str) -> bool:
 
 def _close(template: ChatTemplate) -> str:
     """The closing mark with the blanks that the template writes between a thought and an action."""
-    rendered = template.with_thought([RULES, FIRST])
+    try:
+        rendered = template.with_thought([RULES, FIRST])
+    except Exception:  # templates may raise anything, for instance if the assistant speaks last
+        return USUAL_CLOSE
     after = rendered.rpartition(THOUGHT)[2]
     between = after.partition(ACTION.text)[0] if after != rendered else ""
     # A template that writes what was said as it is adds no blanks of its own, nor does it say which the model writes.

@@ -72,6 +72,28 @@ def test_thoughts_that_a_template_drops_are_dropped_from_rebuilt_contexts():
     assert "1 or 2?" not in tokenizer.decode(shown)
 
 
+@pytest.mark.parametrize(
+    ("template", "said", "shown"),
+    [
+        ("qwen3_training", "<think>\n1 or 2?\n</think>\n\n[2]", "<think>\n1 or 2?\n</think>\n\n[2]<|im_end|>"),
+        ("qwen3_5_think_training", "1 or 2?\n</think>\n\n[2]", "<think>\n1 or 2?\n</think>\n\n[2]<|im_end|>"),
+        ("qwen3_5_think", "1 or 2?\n</think>\n\n[2]", "assistant\n[2]<|im_end|>"),
+        ("deepseek_r1_distill", "1 or 2?\n</think>\n\n[2]", "<｜Assistant｜>\n\n[2]<｜end▁of▁sentence｜>"),
+    ],
+)
+def test_thoughts_in_rebuilt_contexts_are_what_the_template_makes_of_them(template, said, shown):
+    """Whether the generation prompt opened the thought, or the policy did."""
+    marks = [*CHATML_MARKS, "<｜User｜>", "<｜Assistant｜>", "<｜end▁of▁sentence｜>"]
+    tokenizer = byte_family(trl_template(template), marks, THINKING)
+    renderer = ChatRenderer(tokenizer)
+    turns = [Message("user", "Which?"), Message("assistant", said), Message("user", "Nothing.")]
+    ids = renderer.prompt(turns)
+    assert shown in tokenizer.decode(ids)
+    thinking, kept = renderer.thinking, "</think>" in shown
+    assert ids.count(thinking.end_id) == kept
+    assert ids.count(thinking.start_id) == kept + thinking.opened
+
+
 def test_thoughts_that_a_template_keeps_are_text_in_rebuilt_contexts():
     tokenizer = byte_family(trl_template("qwen3_instruct_2507"), CHATML_MARKS, THINKING)
     renderer = ChatRenderer(tokenizer)
