@@ -59,13 +59,10 @@ class PlaySettings:
         """The renderer for a model's tokenizer.
 
         Raises:
-            ConfigError: the tokenizer does not fit the task group, or texts are rendered without a chat template, so
-                that settings of it have no effect.
+            ConfigError: the tokenizer does not fit the task group, or no chat template is used to which settings apply.
         """
         renderer = make_renderer(self.renderer, tokenizer, group, self.chat_template_kwargs)
-        if isinstance(renderer, ChatRenderer):
-            return renderer
-        for name in ("chat_template", "chat_template_kwargs"):
+        for name in () if isinstance(renderer, ChatRenderer) else ("chat_template", "chat_template_kwargs"):
             if value := getattr(self, name):
                 why = "renderer='plain'" if self.renderer == "plain" else f"the tokenizer of {model!r}"
                 raise ConfigError(f"{name}={value!r} would have no effect: {why} has no chat template; leave it out.")
