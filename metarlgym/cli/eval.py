@@ -20,6 +20,7 @@ from metarlgym.cli.common import (
     check_writable,
     output,
     parse_env_args,
+    parse_json,
     used,
 )
 from metarlgym.cli.model_options import find_device, model_errors
@@ -32,6 +33,9 @@ from metarlgym.tasks import TaskGroup
 
 if TYPE_CHECKING:
     from metarlgym.evaluation.report import EvalReport
+
+
+TEMPLATE_KWARGS_FIX = "write it like --chat-template-kwargs '{\"enable_thinking\": false}'"
 
 
 class AfterSuccess(StrEnum):
@@ -97,6 +101,22 @@ def command(
             help="Text to tokens; auto means chat if the tokenizer has a template.", show_default="the run's, else auto"
         ),
     ] = None,
+    chat_template: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE|trl",
+            help="Chat template used instead of the tokenizer's: a Jinja file, or trl for TRL's training template.",
+            show_default="the run's, saved with its model",
+        ),
+    ] = None,
+    chat_template_kwargs: Annotated[
+        str | None,
+        typer.Option(
+            metavar="JSON",
+            help="Arguments of the chat template, such as '{\"enable_thinking\": false}'.",
+            show_default="the run's",
+        ),
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
     threads: Annotated[
         int | None,
@@ -147,6 +167,8 @@ def command(
             temperature=temperature,
             max_action_tokens=max_action_tokens,
             renderer=renderer,
+            chat_template=chat_template,
+            chat_template_kwargs=chat_template_kwargs,
             threads=threads,
             greedy=greedy or None,
             trust_remote_code=trust_remote_code or None,
@@ -156,6 +178,9 @@ def command(
             raise ConfigError(f"{option}={value} is for models, and has no effect with --policy: leave it out.")
     run = RunSettings(model, env)
     arguments = None if env_args is None else parse_env_args(env_args)
+    template_kwargs = None
+    if chat_template_kwargs is not None:
+        template_kwargs = parse_json(chat_template_kwargs, "chat-template-kwargs", TEMPLATE_KWARGS_FIX)
     name = run.default("env_id", env, None)
     if name is None:
         raise ConfigError("env is missing: name a task group, such as --env Doors-v0 (see metarlgym list).")
@@ -171,6 +196,8 @@ def command(
         "stop_on_success": stop_on_success,
         "max_action_tokens": max_action_tokens,
         "renderer": renderer and renderer.value,
+        "chat_template": chat_template,
+        "chat_template_kwargs": template_kwargs,
     }
     play = PlaySettings.of(run.merged(asked), run.free_shots(free_shots))
     if run.from_scratch() and renderer is None:
@@ -242,6 +269,8 @@ def _load(
     import torch
     from transformers.utils import logging
 
+    from metarlgym.models.chat_templates import use_chat_template
+    from metarlgym.models.end_tokens import end_tokens
     from metarlgym.models.loading import check_model_path, check_vocabulary, load_model, load_tokenizer
 
     logging.set_verbosity_error()
@@ -251,9 +280,11 @@ def _load(
         check_model_path(name)
         place = find_device(device)
         tokenizer = load_tokenizer(name, trust_remote_code=trust_remote_code)
+        use_chat_template(tokenizer, play.chat_template)
         renderer = play.make_renderer(name, tokenizer, group)
         loaded = load_model(name, dtype="auto", trust_remote_code=trust_remote_code)
         check_vocabulary(name, tokenizer, loaded.config)
+        renderer.end_also_with(end_tokens(loaded.generation_config, loaded.config))
         return loaded.to(place).eval(), renderer
 
 

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from metarlgym import registry
+from metarlgym.cli.common import parse_json
 from metarlgym.datatypes import ConfigError
 from metarlgym.rollout.play_settings import PLAYED
+from metarlgym.rollout.template_date import DATE
 
 
 class RunSettings:
@@ -46,6 +48,8 @@ class RunSettings:
             return
         if env is not None and registry.spec(env).env_id != registry.spec(content["env_id"]).env_id:
             return
+        if isinstance(kwargs := content.get("chat_template_kwargs"), str):  # as written on the command line
+            content["chat_template_kwargs"] = parse_json(kwargs, f"chat_template_kwargs in {path}", "correct it")
         self.settings = content
         self.path = Path(os.path.relpath(path)) if path.is_relative_to(Path.cwd()) else path
 
@@ -59,9 +63,17 @@ class RunSettings:
         return self._note(name, value)
 
     def merged(self, given: dict[str, Any]) -> dict[str, Any]:
-        """For all settings of `PlaySettings`: the user's values and, where those are None, the run's."""
-        names = [name for name in PLAYED if not (name == "renderer" and self.from_scratch())]
-        return given | {name: self.default(name, given.get(name), None) for name in names}
+        """For all settings of `PlaySettings`: the user's values and, where those are None, the run's.
+
+        The run's chat template is the one saved with its model. Its date stays, whatever else the template is given.
+        """
+        left_out = {"chat_template", *(["renderer"] if self.from_scratch() else [])}
+        names = [name for name in PLAYED if name not in left_out]
+        merged = given | {name: self.default(name, given.get(name), None) for name in names}
+        arguments, trained = merged.get("chat_template_kwargs"), self.settings.get("chat_template_kwargs")
+        if arguments is not None and isinstance(trained, dict) and DATE in trained:
+            merged["chat_template_kwargs"] = {DATE: trained[DATE], **arguments}
+        return merged
 
     def trained_with(self, name: str, given: Any, otherwise: Any) -> Any:
         """`default` for a TRL setting, which `config.yaml` contains only if it was set."""

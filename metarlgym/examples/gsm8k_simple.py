@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from trl import TrlParser
 
 from metarlgym import ConfigError, MetaRLGymError, TaskGroup
+from metarlgym.models.end_tokens import end_tokens
 from metarlgym.models.loading import load_model, load_tokenizer
 from metarlgym.rollout.make_renderer import make_renderer
 from metarlgym.training.config import MetaGRPOConfig
@@ -49,6 +50,7 @@ def main() -> None:
     tokenizer = load_tokenizer(args.model_name_or_path)
     model = load_model(args.model_name_or_path, dtype="float32")  # bf16 only for the passes, not for weight updates
     renderer = make_renderer("auto", tokenizer, group)
+    renderer.end_also_with(end_tokens(model.generation_config, model.config))
     trainer = MetaGRPOTrainer(model, args, group, processing_class=tokenizer, renderer=renderer)
     trainer.train()
     trainer.save_model(f"{args.output_dir}/final")

@@ -10,10 +10,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from metarlgym.datatypes import ConfigError, Message
-from metarlgym.rollout.control_tokens import THOUGHT_END, TextEncoder
+from metarlgym.rollout.control_tokens import THOUGHT_END, THOUGHT_START, TextEncoder
+from metarlgym.rollout.template_date import pinned
 
 RULES, FIRST = Message("system", "RULES"), Message("user", "FIRSTSENTINEL")
 ACTION = Message("assistant", "ACTIONSENTINEL")
+THOUGHT = "THOUGHTSENTINEL"
 
 
 class ChatTemplate:
@@ -22,20 +24,20 @@ class ChatTemplate:
     Args:
         tokenizer: provides the template.
         encoder: hides and encodes texts.
-        template_kwargs: passed to the template.
+        template_kwargs: passed to the template; the date it prints is pinned (`template_date`).
         system: whether rules are a separate message; otherwise they are prepended to the first user message.
 
     Raises:
-        ConfigError: assistant turns do not end with a control token.
+        ConfigError: assistant turns do not end with a control token; or a date that the template cannot format.
         Exception: whatever the template raises, for instance because it has no system role.
     """
 
     def __init__(self, tokenizer: Any, encoder: TextEncoder, template_kwargs: dict[str, Any], system: bool) -> None:
         self.tokenizer = tokenizer
         self.encoder = encoder
-        self.kwargs = template_kwargs
+        self.kwargs = pinned(tokenizer, template_kwargs)
         self.system = system
-        self._drops_thoughts = False
+        self._reads_thoughts = False
         answer = self.after_action(self.render([RULES, FIRST, ACTION, FIRST]), ACTION)
         between = answer[: answer.index(FIRST.text)] if FIRST.text in answer else answer
         mark = encoder.pattern.search(between)
@@ -49,19 +51,26 @@ class ChatTemplate:
         self.end, self._skip = mark[0], mark.start()
         """The control token that ends an action, as text."""
         self.end_id = encoder.marks[self.end]
-        self._drops_thoughts = self._thoughts_are_dropped()
+        self._reads_thoughts = self._thoughts_are_read()
 
     @property
     def _eos(self) -> str | None:
         return self.tokenizer.eos_token
 
-    def _thoughts_are_dropped(self) -> bool:
-        """Whether the template drops what earlier answers say before `</think>`."""
+    def _thoughts_are_read(self) -> bool:
+        """Whether the template tells thoughts from actions: it drops those of earlier turns, or writes them anew.
+
+        Other templates write what was said as it is, in which `</think>` is text like any other.
+        """
         if THOUGHT_END not in self.encoder.marks:
             return False
-        thinking = {"role": ACTION.role, "content": f"THOUGHTSENTINEL{THOUGHT_END}{ACTION.text}"}
-        rendered = self._apply([self._plain(m) for m in self._merge([RULES, FIRST])] + [thinking, self._plain(FIRST)])
-        return "THOUGHTSENTINEL" not in rendered and ACTION.text in rendered
+        rendered = self.with_thought([RULES, FIRST], FIRST)
+        return ACTION.text in rendered and f"{THOUGHT}{THOUGHT_END}{ACTION.text}" not in rendered
+
+    def with_thought(self, before: Sequence[Message], *after: Message) -> str:
+        """A conversation in which the assistant says ACTION after THOUGHT, with only blanks of the template's own."""
+        said = {"role": ACTION.role, "content": f"{THOUGHT_START}{THOUGHT}{THOUGHT_END}{ACTION.text}"}
+        return self._apply([*map(self._plain, self._merge(before)), said, *map(self._plain, after)])
 
     def after_action(self, rendered: str, action: Message) -> str:
         """The text that follows an action in a rendering."""
@@ -74,7 +83,8 @@ class ChatTemplate:
         return ConfigError(
             f"the chat template of {self.tokenizer.name_or_path!r} rewrites earlier turns (what the {role} said is "
             "rendered differently once the conversation goes on), so a trial could not grow token by token. Use a "
-            "template that keeps earlier turns, or chat_template_kwargs that make it so."
+            "template that keeps earlier turns (chat_template: trl, or the path of a Jinja file), or "
+            "chat_template_kwargs that make it so."
         )
 
     def _merge(self, messages: Sequence[Message]) -> Sequence[Message]:
@@ -89,9 +99,11 @@ class ChatTemplate:
     def _hidden(self, message: Message) -> dict[str, str]:
         hide = self.encoder.hide
         role, text = message
-        if self._drops_thoughts and role == "assistant" and THOUGHT_END in text:
+        if self._reads_thoughts and role == "assistant" and THOUGHT_END in text:
             thought, _, said = text.rpartition(THOUGHT_END)
-            return {"role": role, "content": hide(thought) + THOUGHT_END + hide(said)}
+            # The generation prompt may have opened the thought, so that its opening mark was not said.
+            thought = thought.lstrip().removeprefix(THOUGHT_START)
+            return {"role": role, "content": THOUGHT_START + hide(thought) + THOUGHT_END + hide(said)}
         return {"role": role, "content": hide(text)}
 
     def _apply(self, conversation: list[dict[str, str]]) -> str:

@@ -29,6 +29,8 @@ class PlaySettings:
     trial: TrialSettings = field(default_factory=TrialSettings)
     limits: Limits = field(default_factory=Limits)
     renderer: str = "auto"
+    chat_template: str | None = None
+    """The template in use instead of the tokenizer's own; given to the tokenizer before the renderer is made."""
     chat_template_kwargs: dict[str, Any] | None = None
 
     @classmethod
@@ -57,14 +59,13 @@ class PlaySettings:
         """The renderer for a model's tokenizer.
 
         Raises:
-            ConfigError: the tokenizer does not fit the task group, or has no chat template to pass arguments to.
+            ConfigError: the tokenizer does not fit the task group, or no chat template is used to which settings apply.
         """
         renderer = make_renderer(self.renderer, tokenizer, group, self.chat_template_kwargs)
-        if self.chat_template_kwargs and not isinstance(renderer, ChatRenderer):
-            raise ConfigError(
-                f"chat_template_kwargs={self.chat_template_kwargs!r} would have no effect: the tokenizer of {model!r} "
-                "has no chat template; leave it out."
-            )
+        for name in () if isinstance(renderer, ChatRenderer) else ("chat_template", "chat_template_kwargs"):
+            if value := getattr(self, name):
+                why = "renderer='plain'" if self.renderer == "plain" else f"the tokenizer of {model!r}"
+                raise ConfigError(f"{name}={value!r} would have no effect: {why} has no chat template; leave it out.")
         return renderer
 
 

@@ -7,7 +7,7 @@ between two turns. Sampled tokens are never re-encoded.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from metarlgym.datatypes import ConfigError, Message
@@ -16,6 +16,7 @@ from metarlgym.rollout.chat_template import ChatTemplate
 from metarlgym.rollout.control_tokens import TextEncoder
 from metarlgym.rollout.render_check import prove_chat, prove_text
 from metarlgym.rollout.thinking import Thinking
+from metarlgym.rollout.thought_marks import find_thinking
 
 
 class Renderer(ABC):
@@ -27,6 +28,7 @@ class Renderer(ABC):
     tokenizer: Any
     end_id: int
     end_ids: frozenset[int]
+    """The mark that ends a turn, the tokenizer's end of sequence, and what `end_also_with` added."""
     fixed_action_tokens: int | None = None
     """If set, an action has exactly this many tokens and needs no end token."""
     thinking: Thinking | None = None
@@ -38,6 +40,14 @@ class Renderer(ABC):
         self._encoded: BoundedCache[str, list[int]] = BoundedCache()
         self._decoded: BoundedCache[tuple[int, ...], str] = BoundedCache()
         self._prompts: BoundedCache[tuple[Message, ...], list[int]] = BoundedCache()
+
+    def end_also_with(self, ids: Iterable[int]) -> None:
+        """Let further tokens end an action: those that the model's own configuration lists as ends of sequence.
+
+        Only control tokens count. A configuration that says nothing has its class's default, such as 2 for Llama, which
+        may be an ordinary word of this tokenizer.
+        """
+        self.end_ids |= self.encoder.control.intersection(ids)
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text without special tokens; cached, because environments repeat themselves."""
@@ -121,7 +131,9 @@ class PlainRenderer(Renderer):
 class ChatRenderer(Renderer):
     """For chat models: the template renders the initial prompt; afterwards only what follows an action's end is added.
 
-    That segment is the template's own rendering of a short conversation, cut at the control token that ends an action.
+    That segment is the template's own rendering of a short conversation, cut at the control token that ends an action:
+    it ends with the generation prompt, with whatever that opens, such as an empty thought or `<think>`. What was
+    sampled is never rendered again, so a template may show earlier actions without their thoughts, or with empty ones.
     A check at start-up (`render_check`) verifies that its ids equal those of the segment inside longer conversations.
     Rules are a system message, or are prepended to the first user message if the template keeps only that in place.
 
@@ -140,6 +152,7 @@ class ChatRenderer(Renderer):
         self.template = self._proved(template_kwargs or {})
         self.end_id = self.template.end_id
         self.end_ids = frozenset({self.end_id, tokenizer.eos_token_id} - {None})
+        self.thinking = find_thinking(self.template)
 
     def _proved(self, template_kwargs: dict[str, Any]) -> ChatTemplate:
         """A verified template with the rules in a place where it keeps them."""

@@ -34,7 +34,10 @@ RENAMED_CONFIGS = {
 """Current names of renamed configs, by command and old name."""
 
 
-PATHS = {"output_dir", "model_name_or_path", "resume_from_checkpoint", "deepspeed", "fsdp_config", "accelerator_config"}
+PATHS = {
+    *("output_dir", "model_name_or_path", "chat_template", "resume_from_checkpoint"),
+    *("deepspeed", "fsdp_config", "accelerator_config"),
+}
 """Settings that may be a path, in which `~` is expanded."""
 
 

@@ -36,6 +36,12 @@ class RunArguments:
     renderer: str = field(
         default="auto", metadata={"help": "chat, plain, or auto: chat if the tokenizer has a chat template."}
     )
+    chat_template: str | None = field(
+        default=None,
+        metadata={
+            "help": "Chat template used instead of the tokenizer's: a Jinja file, or trl for TRL's training template."
+        },
+    )
     final_eval_trials: int = field(
         default=2000, metadata={"help": "Number of held-out trials in the final evaluation."}
     )
@@ -100,6 +106,11 @@ class Settings:
     def play(self) -> PlaySettings:
         """The settings that determine how trials are played."""
         return PlaySettings.of({**vars(self.run), **vars(self.grpo)})
+
+    def set_template_kwargs(self, kwargs: dict[str, Any]) -> None:
+        """Replace `chat_template_kwargs`, in what is saved too."""
+        self.grpo.chat_template_kwargs = self.given["chat_template_kwargs"] = kwargs
+        self.__dict__.pop("play", None)  # cached from the old value
 
     def resolved(self) -> dict[str, Any]:
         """Our own settings and any others that were given; saved as a file, they reproduce the run."""

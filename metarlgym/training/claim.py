@@ -8,7 +8,10 @@ from typing import Any
 
 from rich.console import Console
 
+from metarlgym.datatypes import ConfigError
+from metarlgym.models.chat_templates import TRL
 from metarlgym.runtime.before_claim import inputs_of, mode_of
+from metarlgym.runtime.checkpoint import latest_complete
 from metarlgym.runtime.open_run import OpenRun
 from metarlgym.runtime.resume_check import differences, everything, held_settings, refusal
 from metarlgym.runtime.run_folder import Mode
@@ -20,7 +23,7 @@ FIXED = re.compile(
     r"|per_device_train_batch_size|gradient_accumulation_steps|generation_batch_size|steps_per_generation"
     r"|num_generations|num_iterations|common_noise|max_context_tokens|optim\w*|weight_decay|adam_\w+|sync_ref_model"
     r"|scratch_\w+|imitation_\w+|model_\w+|dtype|use_peft|lora_\w+|use_rslora"
-    r"|use_dora|load_in_\w+|chat_template_kwargs|fsdp|parallelism_config"
+    r"|use_dora|load_in_\w+|chat_template|chat_template_kwargs|fsdp|parallelism_config"
 )
 """Settings that must not change on resume: they define the run's tasks, batches, model architecture and optimizer."""
 MAY_CHANGE = ("max_steps", "learning_rate", "credit", "limits", "servers")
@@ -34,6 +37,7 @@ def training_run(settings: Settings) -> tuple[OpenRun, Mode, dict[str, Any]]:
         settings.arguments,
         "train",
         model_name_or_path=settings.model.model_name_or_path,
+        chat_template=None if run.chat_template == TRL else run.chat_template,
         env_args=run.env_args,
         deepspeed=args.deepspeed,
     )
@@ -62,3 +66,19 @@ def check_changes(settings: Settings, folder: Path, console: Console) -> None:
             "uninterrupted one",
             highlight=False,
         )
+
+
+def check_template(tokenizer: Any, folder: Path) -> None:
+    """Refuse to resume with another chat template than the newest checkpoint's: a file, or TRL's, may have changed.
+
+    Raises:
+        ConfigError: if the texts differ; names the saved one.
+    """
+    checkpoint, _ = latest_complete(folder)
+    saved = checkpoint / "chat_template.jinja" if checkpoint else None
+    if saved is None or not saved.is_file() or saved.read_text(encoding="utf-8") == tokenizer.chat_template:
+        return
+    raise ConfigError(
+        f"the chat template is not the one that the run in {folder} was started with ({saved}): --resume needs the "
+        "same; bring it back, or start a new run in another --output_dir."
+    )

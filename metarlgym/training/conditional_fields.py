@@ -187,7 +187,7 @@ NEEDS: tuple[Needs, ...] = (
         lambda s: s.scratch.imitation_trials > 0,
     ),
     Needs(
-        "model_revision dtype attn_implementation trust_remote_code chat_template_kwargs",
+        "model_revision dtype attn_implementation trust_remote_code chat_template chat_template_kwargs",
         "model_name_or_path",
         "model_name_or_path",
         lambda s: bool(s.model.model_name_or_path),
@@ -205,7 +205,7 @@ NEEDS: tuple[Needs, ...] = (
         lambda s: s.model.dtype != "float32" or s.grpo.bf16 or s.grpo.fp16,
     ),
     Needs(
-        "chat_template_kwargs",
+        "chat_template chat_template_kwargs",
         "another renderer than plain, which has no template",
         "renderer",
         lambda s: s.run.renderer != "plain",

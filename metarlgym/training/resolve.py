@@ -22,6 +22,7 @@ from metarlgym.training.footprint import Shape, random_rows
 from metarlgym.training.format_steps import check_format
 from metarlgym.training.model_defaults import model_defaults
 from metarlgym.training.reference import check_reference
+from metarlgym.training.run_date import date_of_run
 from metarlgym.training.start import NamedModel, ScratchModel
 from metarlgym.trial import Trial
 
@@ -64,10 +65,11 @@ def resolve(settings: Settings) -> Run:
     check_reference(args, settings.model.use_peft)
     if args.explores:
         check_choices(group)
+    date = date_of_run(settings)
     problem: MetaRLGymError | None = None
     try:
         named = settings.model.model_name_or_path
-        start = NamedModel(settings, group) if named else ScratchModel(settings, group, make_trial)
+        start = NamedModel(settings, group, date) if named else ScratchModel(settings, group, make_trial)
         start.check(group, make_trial)
         if args.format_steps:
             check_format(start.renderer)
@@ -79,7 +81,10 @@ def resolve(settings: Settings) -> Run:
         shape = Shape.of(start.config, args.trust_remote_code)
         chosen = model_defaults(settings, start.renderer, shape, random_rows(group, make_trial, start.renderer))
     if chosen:
+        dated = settings.grpo.chat_template_kwargs
         settings = start.settings = parse(settings.arguments, chosen)
+        if dated != settings.grpo.chat_template_kwargs:  # the template prints a date, which the run records
+            settings.set_template_kwargs(dict(dated or {}))
     return Run(settings, group, make_trial, start, chosen)
 
 

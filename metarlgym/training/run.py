@@ -20,7 +20,7 @@ from metarlgym.runtime.metrics_file import MetricsFile
 from metarlgym.runtime.open_run import OpenRun, open_run
 from metarlgym.training.arguments import Settings
 from metarlgym.training.callbacks import LiveProgress, TrialSamples
-from metarlgym.training.claim import check_changes, training_run
+from metarlgym.training.claim import check_changes, check_template, training_run
 from metarlgym.training.dry_run import make_plan
 from metarlgym.training.final import save_final
 from metarlgym.training.preemption import Preemption
@@ -62,6 +62,7 @@ def run_training(
 
     def check(held: Path) -> None:
         check_changes(settings, held, console)
+        check_template(run.start.tokenizer, held)
 
     with open_run(opened, mode, inputs, check, console):
         return _train(run, opened, console)

@@ -19,6 +19,8 @@ from transformers import AutoModelForCausalLM
 
 from metarlgym.datatypes import ConfigError, MetaRLGymError
 from metarlgym.files import expand
+from metarlgym.models.chat_templates import use_chat_template
+from metarlgym.models.end_tokens import end_tokens, load_end_tokens
 from metarlgym.models.loading import check_vocabulary, load_config, load_model, load_tokenizer
 from metarlgym.models.saveable import check_saveable, saveable
 from metarlgym.models.scratch import byte_tokenizer, scratch_model, word_tokenizer
@@ -33,6 +35,7 @@ from metarlgym.runtime.layout import LAYOUTS
 from metarlgym.tasks import TaskGroup
 from metarlgym.training.arguments import Settings
 from metarlgym.training.context_limits import context_rooms
+from metarlgym.training.run_date import pin_date
 from metarlgym.training.warmup import random_play, sample_text, warm_up
 from metarlgym.trial import Trial
 
@@ -60,11 +63,16 @@ def model_form(settings: Settings) -> dict[str, Any]:
 class NamedModel:
     """The model given by `model_name_or_path`.
 
+    Args:
+        settings: the run's settings; gets `date` if the chat template prints one.
+        group: the task group.
+        date: see `date_of_run`.
+
     Raises:
         ConfigError: if it cannot be loaded or is incompatible with the settings.
     """
 
-    def __init__(self, settings: Settings, group: TaskGroup) -> None:
+    def __init__(self, settings: Settings, group: TaskGroup, date: str | None = None) -> None:
         self.settings = settings
         self.name = name = str(settings.model.model_name_or_path)
         revision = settings.model.model_revision
@@ -76,7 +84,10 @@ class NamedModel:
         self.config = load_config(name, **model_source(settings))
         self.tokenizer = load_tokenizer(name, **model_source(settings))
         check_vocabulary(name, self.tokenizer, self.config)
+        use_chat_template(self.tokenizer, settings.run.chat_template)
+        pin_date(settings, self.tokenizer, date)
         self.renderer = settings.play.make_renderer(name, self.tokenizer, group)
+        self.renderer.end_also_with(load_end_tokens(name, self.config, revision=revision))
         self._check_attention()
 
     def _check_attention(self) -> None:
@@ -111,6 +122,9 @@ class NamedModel:
         if args.beta and source["revision"] != "main":
             args.model_init_kwargs = {"revision": source["revision"]}  # TRL passes them to the reference model
         model = load_model(self.name, **source, **model_form(self.settings))
+        if not self.renderer.end_ids <= end_tokens(model.generation_config):
+            # TRL counts a row as truncated unless its last token is one of these. Servers of final/ stop at them too.
+            model.generation_config.eos_token_id = sorted(self.renderer.end_ids)
         return saveable(model, self.name), self.tokenizer, self.renderer
 
 

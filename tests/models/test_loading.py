@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from tiny import byte_parts, terse, word_parts
+from transformers import Qwen3Config
 
 from metarlgym import ConfigError, TaskGroup
+from metarlgym.models.end_tokens import end_tokens, load_end_tokens
 from metarlgym.models.loading import check_model_path, context_room, load_model, load_tokenizer
 from metarlgym.rollout.make_renderer import make_renderer
 from metarlgym.rollout.render import ChatRenderer, PlainRenderer
@@ -97,3 +101,21 @@ def test_chat_without_a_template_is_refused():
     _, tokenizer, _ = byte_parts()
     with pytest.raises(ConfigError, match="no chat template"):
         make_renderer("chat", tokenizer, DOORS)
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [(None, {7}), ({}, {7}), ({"eos_token_id": 3}, {3, 7}), ({"eos_token_id": [3, 4]}, {3, 4, 7})],
+)
+def test_end_tokens_of_a_models_configuration(content, found, tmp_path):
+    if content is not None:
+        (tmp_path / "generation_config.json").write_text(json.dumps(content))
+    config = Qwen3Config(eos_token_id=7)
+    assert load_end_tokens(str(tmp_path), config, revision="main") == found
+    assert end_tokens(config, Qwen3Config(eos_token_id=[8, 9]), Qwen3Config(eos_token_id=None), None) == {7, 8, 9}
+
+
+def test_a_generation_config_of_another_form_is_refused(tmp_path):
+    (tmp_path / "generation_config.json").write_text("[1]")
+    with pytest.raises(ConfigError, match=r"generation_config\.json cannot be loaded .* correct it, or delete it"):
+        load_end_tokens(str(tmp_path), None)

@@ -180,9 +180,49 @@ def test_a_template_that_rewrites_history_is_refused(role, template):
         ChatRenderer(chat_tokenizer(template))
 
 
-def test_a_template_that_begins_inside_a_thought_is_refused():
-    with pytest.raises(ConfigError, match=r"begins the assistant's turn inside a thought \('<think>'\)"):
-        ChatRenderer(chat_tokenizer(OPENS_THOUGHT))
+def thinking_tokenizer(template):
+    tokenizer = chat_tokenizer(template)
+    tokenizer.add_tokens(["<think>", "</think>"])
+    return tokenizer
+
+
+def test_a_template_may_begin_inside_a_thought():
+    tokenizer = thinking_tokenizer(OPENS_THOUGHT)
+    renderer = ChatRenderer(tokenizer)
+    thinking = renderer.thinking
+    assert thinking.opened
+    assert [thinking.start_id, thinking.end_id] == tokenizer.convert_tokens_to_ids(["<think>", "</think>"])
+    for ids in (renderer.prompt(CONVERSATION), renderer.bridge("Nothing.", ended=True)):
+        assert tokenizer.decode(ids).endswith("<|im_start|>assistant\n<think>")
+    assert tokenizer.decode(thinking.close_ids) == "\n</think>\n\n"  # the template writes no closing mark itself
+
+
+def test_a_tokenizer_without_tokens_for_thoughts_has_no_thinking():
+    assert ChatRenderer(chat_tokenizer()).thinking is None
+
+
+def test_a_template_that_opens_a_thought_in_some_turns_is_refused():
+    later = OPENS_THOUGHT.replace("<think>{% endif %}", "{{ '<think>' if messages | length > 2 }}{% endif %}")
+    with pytest.raises(ConfigError, match=r"begins only some of the assistant's turns inside a thought"):
+        ChatRenderer(thinking_tokenizer(later))
+
+
+@pytest.mark.parametrize(("between", "close"), [("\n</think>\n", "\n</think>\n"), ("</think>", "\n</think>\n\n")])
+def test_a_thought_is_closed_as_the_template_closes_it(between, close):
+    parts = "m['content'].split('</think>')"
+    thought = "{% if '</think>' in m['content'] %}{{ " + parts + "[0] + '" + between + "' }}{% endif %}"
+    tokenizer = thinking_tokenizer(CHATML.replace("{{ m['content'] }}", thought + "{{ " + parts + "[-1] }}"))
+    assert tokenizer.decode(ChatRenderer(tokenizer).thinking.close_ids) == close
+
+
+def test_the_models_own_end_tokens_end_actions_if_they_are_control_tokens():
+    tokenizer = thinking_tokenizer(CHATML)
+    renderer = ChatRenderer(tokenizer)
+    start, word = tokenizer.convert_tokens_to_ids("<|im_start|>"), renderer.encode("a")[0]
+    before = renderer.end_ids
+    renderer.end_also_with([start, word, 10**6])
+    assert renderer.end_ids == before | {start}
+    assert renderer.decode_action([word, start]) == "a"
 
 
 def test_a_tokenizer_without_template_is_refused():

@@ -72,6 +72,28 @@ def test_thoughts_that_a_template_drops_are_dropped_from_rebuilt_contexts():
     assert "1 or 2?" not in tokenizer.decode(shown)
 
 
+@pytest.mark.parametrize(
+    ("template", "said", "shown"),
+    [
+        ("qwen3_training", "<think>\n1 or 2?\n</think>\n\n[2]", "<think>\n1 or 2?\n</think>\n\n[2]<|im_end|>"),
+        ("qwen3_5_think_training", "1 or 2?\n</think>\n\n[2]", "<think>\n1 or 2?\n</think>\n\n[2]<|im_end|>"),
+        ("qwen3_5_think", "1 or 2?\n</think>\n\n[2]", "assistant\n[2]<|im_end|>"),
+        ("deepseek_r1_distill", "1 or 2?\n</think>\n\n[2]", "<｜Assistant｜>\n\n[2]<｜end▁of▁sentence｜>"),
+    ],
+)
+def test_thoughts_in_rebuilt_contexts_are_what_the_template_makes_of_them(template, said, shown):
+    """Whether the generation prompt opened the thought, or the policy did."""
+    marks = [*CHATML_MARKS, "<｜User｜>", "<｜Assistant｜>", "<｜end▁of▁sentence｜>"]
+    tokenizer = byte_family(trl_template(template), marks, THINKING)
+    renderer = ChatRenderer(tokenizer)
+    turns = [Message("user", "Which?"), Message("assistant", said), Message("user", "Nothing.")]
+    ids = renderer.prompt(turns)
+    assert shown in tokenizer.decode(ids)
+    thinking, kept = renderer.thinking, "</think>" in shown
+    assert ids.count(thinking.end_id) == kept
+    assert ids.count(thinking.start_id) == kept + thinking.opened
+
+
 def test_thoughts_that_a_template_keeps_are_text_in_rebuilt_contexts():
     tokenizer = byte_family(trl_template("qwen3_instruct_2507"), CHATML_MARKS, THINKING)
     renderer = ChatRenderer(tokenizer)
@@ -151,11 +173,6 @@ def marks_only_between_blanks():
 
 REFUSED = {
     "marks in pieces": (marks_only_between_blanks, "does not encode its chat template's marks .* as one token each"),
-    "thought opened": (lambda: byte_family(trl_template("qwen3_5_think"), CHATML_MARKS, THINKING), "inside a thought"),
-    "R1": (
-        lambda: byte_family(trl_template("deepseek_r1_distill"), ["<｜User｜>", "<｜end▁of▁sentence｜>"]),
-        "thought",
-    ),
     "another family's template": (foreign_template, "not with a special token"),
     "own Python code": (shouting, r"the text 'hi' .* differently than in a trial that grows"),
     "no backend": (slow, "has no tokenizer.json"),
@@ -193,11 +210,7 @@ def test_templates_of_trl_are_accepted_or_refused_in_one_line():
         except ConfigError as error:
             assert "\n" not in str(error)
             verdicts[file.stem] = str(error)
-    images = {"idefics3", "llava_next", "smolvlm"}  # messages are lists of parts
-    thoughts = {"deepseek_r1_distill", "deepseekv3", "qwen3_5_think", "qwen3_6", "qwen3_8"}
-    thoughts |= {f"nemotron_3_{size}" for size in ("5_lightning", "nano", "super", "ultra")}
-    assert set(verdicts) == images | thoughts
-    assert all("inside a thought" in verdicts[name] for name in thoughts)
+    assert set(verdicts) == {"idefics3", "llava_next", "smolvlm"}  # their messages are lists of parts
 
 
 # ---------------------------------------------------------------------- plain renderers

@@ -128,6 +128,7 @@ SHOWN_BY = {
     "training/test_field_models.py::test_code_of_a_model_is_run_only_when_trusted": "trust_remote_code",
     "training/test_field_models.py::test_dropout_can_be_switched_off": "disable_dropout",
     "training/test_field_models.py::test_how_text_is_rendered": "renderer chat_template_kwargs",
+    "training/test_chat_templates.py::test_a_run_uses_the_given_template_and_saves_it": "chat_template",
     "training/test_field_training.py::test_limits_reach_the_rollout": (
         "max_context_tokens max_episode_seconds max_trial_seconds rollout_concurrency"
     ),
