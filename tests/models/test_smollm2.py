@@ -1,4 +1,4 @@
-"""SmolLM2 from the package index: what is missing or damaged is named. The real model is in tests/e2e/test_smollm2.py."""
+"""SmolLM2 from the package index: what is missing or damaged is named. `tests/e2e` has the real model."""
 
 import importlib.util
 
