@@ -1,4 +1,4 @@
-"""The configs for chat models: each command in their headers is dry-run, on a model of the real shape without weights."""
+"""The configs for chat models: each command in their headers is dry-run, on the real shape without weights."""
 
 import re
 import shlex
