@@ -1,5 +1,9 @@
 """`metarlgym new-model --pretrained smollm2`: the model that comes out is the real one."""
 
+import json
+import subprocess
+import sys
+
 import pytest
 import torch
 from transformers import GenerationConfig
@@ -7,6 +11,7 @@ from transformers import GenerationConfig
 from metarlgym.datatypes import Message
 from metarlgym.models.loading import load_model, load_tokenizer
 from metarlgym.rollout.render import ChatRenderer
+from tests.e2e.launchers import ROOT
 
 pytestmark = pytest.mark.e2e
 
@@ -36,3 +41,16 @@ def test_the_model_speaks(name, request):
     prompt = torch.tensor([ChatRenderer(tokenizer).prompt(QUESTION)])
     answer = model.generate(prompt, max_new_tokens=12, do_sample=False)[0, prompt.shape[1] :]
     assert "Paris" in tokenizer.decode(answer) and answer[-1] == 2
+
+
+def test_eval(smollm2, tmp_path):
+    arguments = ["--env-args", '{"doors": 2}', "--episodes", "3", "--trials", "16", "--max-action-tokens", "16"]
+    command = ["-m", "metarlgym.cli.main", "eval", "--model", str(smollm2), "--env", "Doors-v0", *arguments]
+    report = tmp_path / "eval.json"
+    done = subprocess.run(
+        [sys.executable, *command, "--json", str(report)], cwd=ROOT, capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(report.read_text())
+    assert 0 < found["return_mean"] < 2.5 == found["optimum"]
+    assert set(found["controls"]) == {"no_memory", "shuffled"}
