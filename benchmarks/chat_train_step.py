@@ -34,10 +34,13 @@ from common import HERE, Report, now, ratios, run
 
 MODEL = HERE.parent / "runs" / "smollm2"
 STEPS, REPETITIONS = 3, 3
+SHAPE = ""
+"""Settings that change the rows of the config, for a busy machine: a step of the config's takes a minute of one core."""
+SMALL = "--trials_per_task 6 --per_device_train_batch_size 6 --gradient_accumulation_steps 1"
 CONFIG = HERE.parent / "configs" / "grpo" / "chat_doors_smollm2.yaml"
 
 
-def measure(variant: str, model: str, rows: Path, steps: int) -> dict[str, Any]:
+def measure(variant: str, model: str, rows: Path, steps: int, shape: str) -> dict[str, Any]:
     """Train for some steps in this process; returns times in seconds, peak memory in GB, and the rows' shape."""
     import torch
     from bare_trl import bare_trainer
@@ -54,7 +57,7 @@ def measure(variant: str, model: str, rows: Path, steps: int) -> dict[str, Any]:
     warnings.simplefilter("ignore")  # settings of the file without effect here
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        given = f"--output_dir {folder} --model_name_or_path {model} --max_steps {steps} --save_strategy no"
+        given = f"--output_dir {folder} --model_name_or_path {model} --max_steps {steps} --save_strategy no {shape}"
         settings = parse(["--config", str(CONFIG), *given.split()])
         args = settings.grpo
         args.disable_tqdm = True
@@ -124,24 +127,24 @@ def model_folder(folder: Path) -> Path:
 
 
 def main(quick: bool) -> int:
-    steps, repetitions = (2, 1) if quick else (STEPS, REPETITIONS)
+    steps, repetitions, shape = (2, 1, SMALL) if quick else (STEPS, REPETITIONS, SHAPE)
     found: dict[str, list[dict[str, Any]]] = {"ours": [], "bare": []}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         model, rows = model_folder(folder), folder / "rows.pickle"
         for _ in range(repetitions):
             for variant, results in found.items():
-                command = [sys.executable, __file__, "--variant", variant, str(model), str(rows), str(steps)]
+                command = [sys.executable, __file__, "--variant", variant, str(model), str(rows), str(steps), shape]
                 done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
                 results.append(json.loads(done.stdout.splitlines()[-1]))
                 print(variant, {key: round(results[-1][key], 2) for key in ("wall", "cpu", "peak")}, flush=True)
-    shape = found["ours"][0]
+    first = found["ours"][0]
     claim, _, method = (__doc__ or "").strip().partition("\n\n")
     report = Report(
         "chat_train_step",
         " ".join(claim.split()),
-        f"{' '.join(method.split())} {shape['rows']} rows of {shape['length']:.0f} tokens on average, "
-        f"{shape['actions']:.1f} of them in actions, in micro-batches of {shape['micro']}, {shape['dtype']}; "
+        f"{' '.join(method.split())} {first['rows']} rows of {first['length']:.0f} tokens on average, "
+        f"{first['actions']:.1f} of them in actions, in micro-batches of {first['micro']}, {first['dtype']}; "
         f"{repetitions} processes of {steps} steps each.",
         quick,
     )
@@ -159,7 +162,7 @@ def main(quick: bool) -> int:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--variant"]:
-        variant, model, rows, steps = sys.argv[2:6]
-        print(json.dumps(measure(variant, model, Path(rows), int(steps))))
+        variant, model, rows, steps, shape = sys.argv[2:]
+        print(json.dumps(measure(variant, model, Path(rows), int(steps), shape)))
     else:
         run(main, __doc__)

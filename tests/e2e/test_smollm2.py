@@ -44,7 +44,7 @@ def test_the_model_speaks(name, request):
 
 
 def test_eval(smollm2, tmp_path):
-    arguments = ["--env-args", '{"doors": 2}', "--episodes", "3", "--trials", "16", "--max-action-tokens", "16"]
+    arguments = ["--env-args", '{"doors": 2}', "--episodes", "3", "--trials", "4", "--max-action-tokens", "16"]
     command = ["-m", "metarlgym.cli.main", "eval", "--model", str(smollm2), "--env", "Doors-v0", *arguments]
     report = tmp_path / "eval.json"
     done = subprocess.run(
