@@ -35,7 +35,7 @@ from common import HERE, Report, now, ratios, run
 MODEL = HERE.parent / "runs" / "smollm2"
 STEPS, REPETITIONS = 3, 3
 SHAPE = ""
-"""Settings that change the rows of the config, for a busy machine: a step of the config's takes a minute of one core."""
+"""Settings that change the config's rows, for a busy machine: a step of 24 rows takes a minute of one core."""
 SMALL = "--trials_per_task 6 --per_device_train_batch_size 6 --gradient_accumulation_steps 1"
 CONFIG = HERE.parent / "configs" / "grpo" / "chat_doors_smollm2.yaml"
 
