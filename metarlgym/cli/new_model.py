@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
+import shutil
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,7 +14,11 @@ from metarlgym.cli.common import output, used
 from metarlgym.datatypes import ConfigError, MetaRLGymError
 from metarlgym.files import expand
 from metarlgym.runtime.layout import MODEL, entries
+from metarlgym.runtime.lock import Lock
 from metarlgym.runtime.run_folder import check_place
+
+PART = ".new-model.part"
+"""Subfolder that holds the files until all are written: what is killed halfway is not taken for a model."""
 
 
 class Pretrained(StrEnum):
@@ -69,19 +74,20 @@ def command(
     elif dtype is not None:
         raise ConfigError(f"dtype={dtype.value} is for --pretrained; an untrained model is float32: leave it out.")
     _check(out)
-    with output().status("making the model"):
+    with output().status("making the model") as status:
         from metarlgym.runtime.launch import quiet
 
         quiet()
         if pretrained is None:
             model, tokenizer, about = _untrained(sizes)
         else:
-            model, tokenizer, about = _smollm2((dtype or Dtype.float32).value)
+            model, tokenizer, about = _smollm2((dtype or Dtype.float32).value, status.update)
+            status.update("writing the model")
         _save(model, tokenizer, out)
     context = model.config.max_position_embeddings
     output().print(f"{model.num_parameters():,} parameters, {len(tokenizer):,} tokens, context {context}: {out}")
     if about:
-        output().print(about)
+        output().print(about, soft_wrap=True)
 
 
 def _check(out: Path) -> None:
@@ -113,26 +119,46 @@ def _untrained(sizes: dict[str, Any]) -> tuple[Any, Any, str]:
     return scratch_model(scratch, tokenizer, context, seed, tied), tokenizer, ""
 
 
-def _smollm2(dtype: str) -> tuple[Any, Any, str]:
+def _smollm2(dtype: str, say: Callable[[str], None]) -> tuple[Any, Any, str]:
     import torch
 
     from metarlgym.models import smollm2
 
     weights = smollm2.find_weights()
     about = f"from {smollm2.ORIGIN}; license {smollm2.LICENSE}"
-    return smollm2.load_model(weights, getattr(torch, dtype)), smollm2.load_tokenizer(weights), about
+
+    def report(done: int, of: int) -> None:
+        say(f"expanding the weights: {done} of {of} tensors")
+
+    model = smollm2.load_model(weights, getattr(torch, dtype), report)
+    say("reading the tokenizer")
+    return model, smollm2.load_tokenizer(weights), about
 
 
 def _save(model: Any, tokenizer: Any, out: Path) -> None:
     from safetensors import SafetensorError
 
+    part = out / PART
     try:
-        model.save_pretrained(out)
-        tokenizer.save_pretrained(out)
-    except BaseException as error:
-        with contextlib.suppress(OSError):  # do not leave half a model; the file did not exist before
-            (out / "config.json").unlink(missing_ok=True)
-        if not isinstance(error, OSError | SafetensorError):
-            raise
+        out.mkdir(parents=True, exist_ok=True)
+        lock = _lock(out)
+        try:
+            _check(out)  # again: another process may have finished meanwhile
+            shutil.rmtree(part, ignore_errors=True)  # of a process that was killed
+            model.save_pretrained(part)
+            tokenizer.save_pretrained(part)
+            for path in sorted(part.iterdir(), key=lambda path: path.name == "config.json"):  # which makes it a model
+                path.rename(out / path.name)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+            lock.release()
+    except (OSError, SafetensorError) as error:
         why = getattr(error, "strerror", None) or error
         raise MetaRLGymError(f"out={str(out)!r} cannot be written ({why}): choose another place.") from error
+
+
+def _lock(out: Path) -> Lock:
+    try:
+        return Lock(out)
+    except ConfigError as error:
+        raise ConfigError(str(error).replace("output_dir", "out")) from None

