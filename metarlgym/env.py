@@ -116,7 +116,12 @@ class Env(gymnasium.Env[str, str]):
         self._stop: StopReason | None = None
 
     def parse(self, action: str, legal: Container[str] | None = None) -> str:
-        """The action in a policy's message, see `parse_action`; strict if this environment is."""
+        """The action in a policy's message, see `parse_action`; strict if this environment is.
+
+        Terse style: words of one exact form, only their case is forgiven.
+        """
+        if self.style == "terse":
+            return parse_action(action) if legal is None else parse_action(action).lower()
         return parse_action(action, legal, self.strict)
 
     # ------------------------------------------------------------------ what an author writes

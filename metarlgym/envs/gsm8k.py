@@ -88,7 +88,7 @@ class GSM8K(Env):
         return problem.question
 
     def on_step(self, action: str) -> Step:
-        answer = last_answer(action)
+        answer = last_answer(action, self.strict)
         if answer is None:
             return Step(self._feedback("invalid"), 0.0, True, False, {"valid": False, "success": False})
         order = compare(answer, self._answer)

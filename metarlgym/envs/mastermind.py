@@ -24,6 +24,18 @@ LIST_LIMIT = 100_000
 """Maximum number of codes that `all_tasks` lists."""
 
 
+class _Codes:
+    """The legal codes, without a list of them."""
+
+    def __init__(self, length: int, alphabet: frozenset[str], repeats: bool) -> None:
+        self.length, self.alphabet, self.repeats = length, alphabet, repeats
+
+    def __contains__(self, word: object) -> bool:
+        if not isinstance(word, str) or len(word) != self.length or not self.alphabet.issuperset(word):
+            return False
+        return self.repeats or len(set(word)) == self.length
+
+
 class Mastermind(Env):
     """One game against a hidden code. Finding it pays 1; a lost episode does not reveal it.
 
@@ -51,7 +63,9 @@ class Mastermind(Env):
         self.repeats = bool(repeats)
         self.guesses = self.max_turns = guesses
         self._alphabet = (string.digits[1:] if symbols <= 9 else string.ascii_lowercase)[:symbols]
-        self._legal = frozenset(self._alphabet)
+        self._codes = _Codes(length, frozenset(self._alphabet), self.repeats)
+        symbol = f"[{self._alphabet}]"
+        self._spaced = re.compile(rf"(?<!\w){symbol}(?:[ ,-]+{symbol}){{{length - 1}}}(?!\w)", re.IGNORECASE)
         self.codes = symbols**length if repeats else math.perm(symbols, length)
         """Number of codes."""
 
@@ -154,11 +168,12 @@ class Mastermind(Env):
         return play.search(play.book(self.length, self.symbols, self.repeats), self.guesses, episodes, free_shots)
 
     def _parse(self, action: str) -> str | None:
-        """The legal code in a message, or None; symbols may be separated by spaces or commas."""
-        code = "".join(self.parse(action).replace(",", " ").split()).lower()
-        if len(code) != self.length or not self._legal.issuperset(code):
-            return None
-        return code if self.repeats or len(set(code)) == self.length else None
+        """The legal code in a message, or None; symbols may be separated by spaces, commas or hyphens."""
+        if self.style == "terse":
+            code = "".join(self.parse(action).replace(",", " ").split()).lower()
+        else:
+            code = self.parse(self._spaced.sub(lambda found: re.sub("[ ,-]", "", found[0]), action), self._codes)
+        return code if code in self._codes else None
 
     def _spell(self, code: Sequence[int]) -> str:
         return "".join([self._alphabet[s] for s in code])
