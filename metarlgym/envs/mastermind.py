@@ -72,14 +72,19 @@ class Mastermind(Env):
     def rules(self) -> str:
         if self.style == "terse":
             return "mastermind"
-        kind = "may occur more than once" if self.repeats else "are all different"
+        kind = "may be repeated" if self.repeats else "all different"
         return (
-            f"Find a hidden code of {self.length} symbols from {self._alphabet[0]} to {self._alphabet[-1]}; symbols of "
-            f"a code {kind}, and the code is the same in every episode. An episode has {self.guesses} "
-            f"guess{'es' if self.guesses > 1 else ''}. Each is answered by how many symbols are right and in the right "
-            "place, and how many are right but in a wrong place. Finding the code is worth 1 point and ends the "
-            f"episode. Answer with a code in brackets, such as [{(self._alphabet * self.length)[: self.length]}]."
+            f"A code of {self.length} symbols from {self._alphabet[0]} to {self._alphabet[-1]}, {kind}, is hidden. It "
+            f"is the same code in every episode. In each episode you have {self.guesses} "
+            f"guess{'es' if self.guesses > 1 else ''}. After a wrong guess you are told how many of its symbols are in "
+            "the right place and how many belong in another place. The right code pays 1 point and ends the episode. "
+            f"Reply with one code in brackets, {self._form}."
         )
+
+    @property
+    def _form(self) -> str:
+        """How to write a guess. Any code may be the example: no symbol is better than another."""
+        return f'for example "[{(self._alphabet * self.length)[: self.length]}]"'
 
     def sample_task(self, rng: random.Random) -> JSON:
         draw = rng.choices if self.repeats else rng.sample
@@ -92,20 +97,30 @@ class Mastermind(Env):
 
     def on_reset(self, params: JSON, rng: random.Random) -> str:
         self._code = params["code"]
-        return "" if self.style == "terse" else "What is your guess?"
+        return "" if self.style == "terse" else "What is your guess, in brackets?"
 
     def on_step(self, action: str) -> Step:
         guess = self._parse(action)
         terse = self.style == "terse"
         if guess is None:
-            text = "invalid" if terse else "That is no legal code in brackets. The guess is lost."
+            text = (
+                "invalid" if terse else f"That is no legal code: the guess is lost. Reply with one code, {self._form}."
+            )
             return Step(text, 0.0, False, False, {"valid": False, "success": False})
         code = self._code
         if guess == code:
-            return Step("solved" if terse else "Solved! 1 point.", 1.0, True, False, {"valid": True, "success": True})
+            return Step(
+                "solved" if terse else f"{guess} is the code! 1 point.",
+                1.0,
+                True,
+                False,
+                {"valid": True, "success": True},
+            )
         exact = sum(map(str.__eq__, guess, code))
         misplaced = sum([min(guess.count(s), code.count(s)) for s in set(guess)]) - exact
-        text = f"e{exact} m{misplaced}" if terse else f"Right place: {exact}. Wrong place: {misplaced}."
+        text = (
+            f"e{exact} m{misplaced}" if terse else f"{guess} is wrong. Right place: {exact}. Other place: {misplaced}."
+        )
         return Step(text, 0.0, False, False, {"valid": True, "success": False})
 
     def random_action(self, rng: random.Random) -> str:
@@ -138,7 +153,7 @@ class Mastermind(Env):
                     if turn.reward > 0:
                         codes &= 1 << book.place[code]
                     else:
-                        exact, misplaced = map(int, re.findall(r"\d+", turn.observation))
+                        exact, misplaced = map(int, re.findall(r"[em:] ?(\d+)", turn.observation))
                         codes &= book.consistent(code, exact, misplaced)
             if codes:
                 break
