@@ -13,7 +13,7 @@ An author writes three methods:
             return "Heads or tails?"
 
         def on_step(self, action):               # only the NEW text
-            won = parse_action(action) == self.side
+            won = self.parse(action, ("heads", "tails")) == self.side
             return Step("Right." if won else "Wrong.", float(won), terminated=True, info={"success": won})
 
 and, where possible, `rules`, `all_tasks`, `held_out_tasks`, `random_action`, `legal_actions`, `oracle`,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import doctest
+import random
 import time
 
 import pytest
 
-from metarlgym import ConfigError, make, parse_action, parsing
+from metarlgym import ConfigError, list_envs, make, parse_action, parsing
 
 
 @pytest.mark.parametrize(
@@ -194,3 +195,14 @@ def test_long_junk_takes_linear_time(text):
     parse_action(text)
     parse_action(text, DOORS)
     assert time.perf_counter() - start < 10
+
+
+@pytest.mark.parametrize("env_id", [spec.env_id for spec in list_envs()])
+def test_random_play_writes_the_taught_form(env_id):
+    env = make(env_id, strict=True)
+    for i in range(5):
+        env.reset(options={"task": env.new_task("train", i), "episode_seed": i})
+        action = env.random_action(random.Random(i))
+        assert env.step(action).info["valid"]
+        mark = action[: action.index("{" if action.startswith("\\") else "[") + 1]
+        assert mark in env.rules(), f"the rules do not show {mark}"
