@@ -13,7 +13,7 @@ An author writes three methods:
             return "Heads or tails?"
 
         def on_step(self, action):               # only the NEW text
-            won = parse_action(action) == self.side
+            won = self.parse(action, ("heads", "tails")) == self.side
             return Step("Right." if won else "Wrong.", float(won), terminated=True, info={"success": won})
 
 and, where possible, `rules`, `all_tasks`, `held_out_tasks`, `random_action`, `legal_actions`, `oracle`,
@@ -116,7 +116,12 @@ class Env(gymnasium.Env[str, str]):
         self._stop: StopReason | None = None
 
     def parse(self, action: str, legal: Container[str] | None = None) -> str:
-        """The action in a policy's message, see `parse_action`; strict if this environment is."""
+        """The action in a policy's message, see `parse_action`; strict if this environment is.
+
+        Terse style: words of one exact form, only their case is forgiven.
+        """
+        if self.style == "terse":
+            return parse_action(action) if legal is None else parse_action(action).lower()
         return parse_action(action, legal, self.strict)
 
     # ------------------------------------------------------------------ what an author writes

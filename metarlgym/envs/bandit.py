@@ -13,6 +13,7 @@ from typing import Any
 from metarlgym.datatypes import JSON, Episode, Optimum, Step
 from metarlgym.env import Env
 from metarlgym.envs import bandit_optimum as best
+from metarlgym.envs.wording import choices
 from metarlgym.whole_numbers import check_whole
 
 BLIND_LEFT = 10
@@ -42,9 +43,9 @@ class Bandit(Env):
         if self.style == "terse":
             return "bandit"
         return (
-            f"There are {self.arms} slot machines. Each pays 1 point with a probability of its own that never changes "
-            "and that you are not told, and nothing otherwise. In each episode you pull one machine once. Answer with "
-            f"its number in brackets, from [1] to [{self.arms}]."
+            f"There are {self.arms} slot machines. Each pays 1 point with a hidden probability of its own, and else 0 "
+            "points; the probabilities are the same in every episode. In each episode you pull one machine once. Reply "
+            f"{choices(self.arms, quoted=True)}."
         )
 
     def sample_task(self, rng: random.Random) -> JSON:
@@ -53,13 +54,14 @@ class Bandit(Env):
     def on_reset(self, params: JSON, rng: random.Random) -> str:
         self._probs = params["arms"]
         self._rng = rng
-        return "" if self.style == "terse" else "Which machine do you pull?"
+        return "" if self.style == "terse" else f"Which machine: {choices(self.arms)}?"
 
     def on_step(self, action: str) -> Step:
         arm = self._arm(action)
         terse = self.style == "terse"
         if arm is None:
-            text = "invalid" if terse else f"That is no machine. Write [1] to [{self.arms}]. You get 0 points."
+            replies = choices(self.arms, quoted=True)
+            text = "invalid" if terse else f"That names no machine. 0 points. Reply {replies}."
             return Step(text, 0.0, True, False, {"valid": False, "success": False})
         draw = self._rng.random
         for _ in range(arm):  # skip the numbers of the arms before this one
@@ -68,7 +70,7 @@ class Bandit(Env):
         if terse:
             text = "win" if won else "lose"
         else:
-            text = f"Machine {arm + 1} pays 1 point." if won else f"Machine {arm + 1} pays nothing."
+            text = f"Machine {arm + 1} pays 1 point." if won else f"Machine {arm + 1} pays nothing. 0 points."
         return Step(text, 1.0 if won else 0.0, True, False, {"valid": True, "success": won})
 
     def random_action(self, rng: random.Random) -> str:

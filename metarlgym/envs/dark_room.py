@@ -15,6 +15,7 @@ import numpy as np
 
 from metarlgym.datatypes import JSON, Episode, Optimum, Step
 from metarlgym.env import Env
+from metarlgym.envs.wording import choices
 from metarlgym.whole_numbers import check_whole
 
 MOVES = {"up": (0, 1), "down": (0, -1), "left": (-1, 0), "right": (1, 0), "stay": (0, 0)}
@@ -49,12 +50,12 @@ class DarkRoom(Env):
             return "room"
         start = self._start[0] + 1
         return (
-            f"You are in a dark room of {self.size} by {self.size} cells; x grows to the right and y grows upwards, "
-            f"both from 1 to {self.size}. One cell is the goal. You cannot see it, and it is the same cell in every "
-            f"episode. An episode begins at x={start}, y={start}, which is not the goal, and has {self.steps} "
-            f"step{'s' if self.steps > 1 else ''}. Every step that ends on the goal is worth 1 point, staying there "
-            "included; a step into a wall leaves you where you are. Answer with [up], [down], [left], [right] or "
-            "[stay]."
+            f"You walk in a dark room of {self.size} by {self.size} cells, with x and y from 1 to {self.size}. One "
+            "cell is the goal. You cannot see it, and it is the same cell in every episode. Each episode begins at "
+            f"x={start}, y={start}, which is not the goal, and has {self.steps} step{'s' if self.steps > 1 else ''}: "
+            "right makes x larger, left makes x smaller, up makes y larger, down makes y smaller; a wall stops you. "
+            "Every step that ends on the goal pays 1 point, also if you stay there. "
+            f"Reply {choices(0, *MOVES, quoted=True)}."
         )
 
     def sample_task(self, rng: random.Random) -> JSON:
@@ -68,23 +69,24 @@ class DarkRoom(Env):
         self._goal = (x, y)
         self._cell = self._start
         self._reached = False
-        return self._describe()
+        place = self._describe()
+        return place if self.style == "terse" else f"You are at {place}. Which move: {choices(0, *MOVES)}?"
 
     def on_step(self, action: str) -> Step:
         move = self.parse(action, MOVES)
         if move not in MOVES:
-            text = (
-                "invalid"
-                if self.style == "terse"
-                else "That is no move. Write [up], [down], [left], [right] or [stay]."
-            )
+            replies = choices(0, *MOVES, quoted=True)
+            text = "invalid" if self.style == "terse" else f"That names no move: the step is lost. Reply {replies}."
             return Step(text, 0.0, False, False, {"valid": False, "success": self._reached})
         self._cell = self._after(self._cell, move)
         on_goal = self._cell == self._goal
         self._reached = self._reached or on_goal
         text = self._describe()
-        if on_goal:
-            text += " goal" if self.style == "terse" else " This is the goal: 1 point."
+        if self.style == "terse":
+            text += " goal" if on_goal else ""
+        else:
+            found = "This is the goal: 1 point." if on_goal else "Nothing here: 0 points."
+            text = f"Move {move}: you are at {text}. {found}"
         return Step(text, float(on_goal), False, False, {"valid": True, "success": self._reached})
 
     def random_action(self, rng: random.Random) -> str:
@@ -164,7 +166,7 @@ class DarkRoom(Env):
 
     def _describe(self) -> str:
         x, y = self._cell[0] + 1, self._cell[1] + 1
-        return f"x{x}y{y}" if self.style == "terse" else f"You are at x={x}, y={y}."
+        return f"x{x}y{y}" if self.style == "terse" else f"x={x}, y={y}"
 
     def _write(self, move: str) -> str:
         return move if self.style == "terse" else f"[{move}]"

@@ -19,13 +19,13 @@ from metarlgym.envs.math_answer import compare, last_answer, read_number
 Feedback = Literal["verdict", "direction", "none"]
 
 _OUTCOMES = {
-    "right": "Your answer is right. 1 point.",
-    "wrong": "Your answer is wrong. 0 points.",
-    "high": "Your answer is wrong: it is too high. 0 points.",
-    "low": "Your answer is wrong: it is too low. 0 points.",
-    "invalid": "No answer found: put one number within \\boxed{}. 0 points.",
+    "right": "Your answer {} is right. 1 point.",
+    "wrong": "Your answer {} is wrong. 0 points.",
+    "high": "Your answer {} is wrong: it is too high. 0 points.",
+    "low": "Your answer {} is wrong: it is too low. 0 points.",
+    "invalid": "No answer found. 0 points. Put one number within \\boxed{}.",
 }
-"""The feedback after an attempt, by its word in terse style."""
+"""The feedback after an attempt, by its word in terse style; {} is the answer."""
 
 
 class GSM8K(Env):
@@ -88,15 +88,15 @@ class GSM8K(Env):
         return problem.question
 
     def on_step(self, action: str) -> Step:
-        answer = last_answer(action)
+        answer = last_answer(action, self.strict)
         if answer is None:
             return Step(self._feedback("invalid"), 0.0, True, False, {"valid": False, "success": False})
         order = compare(answer, self._answer)
         right = order == 0
         if self.feedback == "direction" and not right:
-            text = self._feedback("high" if order > 0 else "low")
+            text = self._feedback("high" if order > 0 else "low", answer)
         else:
-            text = self._feedback("right" if right else "wrong")
+            text = self._feedback("right" if right else "wrong", answer)
         return Step(text, 1.0 if right else 0.0, True, False, {"valid": True, "success": right})
 
     def random_action(self, rng: random.Random) -> str:
@@ -107,7 +107,7 @@ class GSM8K(Env):
         """Only an upper bound: a policy that can solve every problem is right in every attempt."""
         return Optimum(float(episodes - free_shots), (1.0,) * episodes, "upper_bound")
 
-    def _feedback(self, outcome: str) -> str:
+    def _feedback(self, outcome: str, answer: str = "") -> str:
         if self.feedback == "none":
             return ""
-        return outcome if self.style == "terse" else _OUTCOMES[outcome]
+        return outcome if self.style == "terse" else _OUTCOMES[outcome].replace("{}", answer, bool(answer))

@@ -12,6 +12,7 @@ from typing import Any
 
 from metarlgym.datatypes import JSON, Episode, Optimum, Step
 from metarlgym.env import MOST_LISTED, Env
+from metarlgym.envs.wording import choices
 from metarlgym.parsing import Numbers
 from metarlgym.whole_numbers import check_whole
 
@@ -37,21 +38,23 @@ class GuessNumber(Env):
         self._legal = Numbers(1, numbers)
         self._table = {text: n for n in range(1, min(numbers, TABLE_LIMIT) + 1) for text in self._forms(n)}
         if self.style == "terse":
-            self._higher, self._lower, self._correct, self._no = "higher", "lower", "correct", "invalid"
+            self._correct, self._no, self._question = "correct", "invalid", ""
         else:
-            self._higher = "No: the number is higher."
-            self._lower = "No: the number is lower."
             self._correct = "Correct! 1 point."
-            self._no = f"That is no number from 1 to {numbers} in brackets. The guess is lost."
+            self._no = (
+                f"That is no number from 1 to {numbers}: the guess is lost. Reply {choices(numbers, quoted=True)}."
+            )
+            self._question = f"What is your guess, {choices(numbers)}?"
 
     def rules(self) -> str:
         if self.style == "terse":
             return "guess"
         plural = "es" if self.guesses > 1 else ""
         return (
-            f"Find a hidden whole number from 1 to {self.numbers}; it is the same number in every episode. An episode "
-            f"has {self.guesses} guess{plural}, and each is answered by higher, lower or correct. A correct guess is "
-            f"worth 1 point and ends the episode. Answer with a number in brackets, from [1] to [{self.numbers}]."
+            f"A whole number from 1 to {self.numbers} is hidden, the same number in every episode. In each episode you "
+            f"have {self.guesses} guess{plural}. After a wrong guess you are told whether the hidden number is higher "
+            "or lower. A correct guess pays 1 point and ends the episode. Reply with one number in brackets, "
+            f"{choices(self.numbers, quoted=True)}."
         )
 
     def sample_task(self, rng: random.Random) -> JSON:
@@ -62,7 +65,7 @@ class GuessNumber(Env):
 
     def on_reset(self, params: JSON, rng: random.Random) -> str:
         self._number = params["number"]
-        return "" if self.style == "terse" else "What is your guess?"
+        return self._question
 
     def on_step(self, action: str) -> Step:
         guess = self._table.get(action) or self._parse(action)
@@ -71,9 +74,13 @@ class GuessNumber(Env):
             return Step(self._correct, 1.0, True, False, {"valid": True, "success": True})
         if guess == 0:
             return Step(self._no, 0.0, False, False, {"valid": False, "success": False})
-        return Step(
-            self._higher if guess < number else self._lower, 0.0, False, False, {"valid": True, "success": False}
-        )
+        return Step(self._hint(guess, guess < number), 0.0, False, False, {"valid": True, "success": False})
+
+    def _hint(self, guess: int, higher: bool) -> str:
+        """The answer to a wrong guess."""
+        if self.style == "terse":
+            return "higher" if higher else "lower"
+        return f"{guess} is wrong: the number is {'higher' if higher else 'lower'}."
 
     def random_action(self, rng: random.Random) -> str:
         return self._write(rng.randint(1, self.numbers))
@@ -94,7 +101,7 @@ class GuessNumber(Env):
                         guess = self._table.get(turn.action) or self._parse(turn.action)
                         if turn.reward > 0:
                             low, high = max(low, guess), min(high, guess)
-                        elif turn.observation == self._higher:
+                        elif turn.observation == self._hint(guess, True):
                             low = max(low, guess + 1)
                         else:
                             high = min(high, guess - 1)

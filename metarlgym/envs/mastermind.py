@@ -24,6 +24,18 @@ LIST_LIMIT = 100_000
 """Maximum number of codes that `all_tasks` lists."""
 
 
+class _Codes:
+    """The legal codes, without a list of them."""
+
+    def __init__(self, length: int, alphabet: frozenset[str], repeats: bool) -> None:
+        self.length, self.alphabet, self.repeats = length, alphabet, repeats
+
+    def __contains__(self, word: object) -> bool:
+        if not isinstance(word, str) or len(word) != self.length or not self.alphabet.issuperset(word):
+            return False
+        return self.repeats or len(set(word)) == self.length
+
+
 class Mastermind(Env):
     """One game against a hidden code. Finding it pays 1; a lost episode does not reveal it.
 
@@ -51,21 +63,28 @@ class Mastermind(Env):
         self.repeats = bool(repeats)
         self.guesses = self.max_turns = guesses
         self._alphabet = (string.digits[1:] if symbols <= 9 else string.ascii_lowercase)[:symbols]
-        self._legal = frozenset(self._alphabet)
+        self._codes = _Codes(length, frozenset(self._alphabet), self.repeats)
+        symbol = f"[{self._alphabet}]"
+        self._spaced = re.compile(rf"(?<!\w){symbol}(?:[ ,-]+{symbol}){{{length - 1}}}(?!\w)", re.IGNORECASE)
         self.codes = symbols**length if repeats else math.perm(symbols, length)
         """Number of codes."""
 
     def rules(self) -> str:
         if self.style == "terse":
             return "mastermind"
-        kind = "may occur more than once" if self.repeats else "are all different"
+        kind = "may be repeated" if self.repeats else "all different"
         return (
-            f"Find a hidden code of {self.length} symbols from {self._alphabet[0]} to {self._alphabet[-1]}; symbols of "
-            f"a code {kind}, and the code is the same in every episode. An episode has {self.guesses} "
-            f"guess{'es' if self.guesses > 1 else ''}. Each is answered by how many symbols are right and in the right "
-            "place, and how many are right but in a wrong place. Finding the code is worth 1 point and ends the "
-            f"episode. Answer with a code in brackets, such as [{(self._alphabet * self.length)[: self.length]}]."
+            f"A code of {self.length} symbols from {self._alphabet[0]} to {self._alphabet[-1]}, {kind}, is hidden. It "
+            f"is the same code in every episode. In each episode you have {self.guesses} "
+            f"guess{'es' if self.guesses > 1 else ''}. After a wrong guess you are told how many of its symbols are in "
+            "the right place and how many belong in another place. The right code pays 1 point and ends the episode. "
+            f"Reply with one code in brackets, {self._form}."
         )
+
+    @property
+    def _form(self) -> str:
+        """How to write a guess. Any code may be the example: no symbol is better than another."""
+        return f'for example "[{(self._alphabet * self.length)[: self.length]}]"'
 
     def sample_task(self, rng: random.Random) -> JSON:
         draw = rng.choices if self.repeats else rng.sample
@@ -78,20 +97,30 @@ class Mastermind(Env):
 
     def on_reset(self, params: JSON, rng: random.Random) -> str:
         self._code = params["code"]
-        return "" if self.style == "terse" else "What is your guess?"
+        return "" if self.style == "terse" else "What is your guess, in brackets?"
 
     def on_step(self, action: str) -> Step:
         guess = self._parse(action)
         terse = self.style == "terse"
         if guess is None:
-            text = "invalid" if terse else "That is no legal code in brackets. The guess is lost."
+            text = (
+                "invalid" if terse else f"That is no legal code: the guess is lost. Reply with one code, {self._form}."
+            )
             return Step(text, 0.0, False, False, {"valid": False, "success": False})
         code = self._code
         if guess == code:
-            return Step("solved" if terse else "Solved! 1 point.", 1.0, True, False, {"valid": True, "success": True})
+            return Step(
+                "solved" if terse else f"{guess} is the code! 1 point.",
+                1.0,
+                True,
+                False,
+                {"valid": True, "success": True},
+            )
         exact = sum(map(str.__eq__, guess, code))
         misplaced = sum([min(guess.count(s), code.count(s)) for s in set(guess)]) - exact
-        text = f"e{exact} m{misplaced}" if terse else f"Right place: {exact}. Wrong place: {misplaced}."
+        text = (
+            f"e{exact} m{misplaced}" if terse else f"{guess} is wrong. Right place: {exact}. Other place: {misplaced}."
+        )
         return Step(text, 0.0, False, False, {"valid": True, "success": False})
 
     def random_action(self, rng: random.Random) -> str:
@@ -124,7 +153,7 @@ class Mastermind(Env):
                     if turn.reward > 0:
                         codes &= 1 << book.place[code]
                     else:
-                        exact, misplaced = map(int, re.findall(r"\d+", turn.observation))
+                        exact, misplaced = map(int, re.findall(r"[em:] ?(\d+)", turn.observation))
                         codes &= book.consistent(code, exact, misplaced)
             if codes:
                 break
@@ -154,11 +183,12 @@ class Mastermind(Env):
         return play.search(play.book(self.length, self.symbols, self.repeats), self.guesses, episodes, free_shots)
 
     def _parse(self, action: str) -> str | None:
-        """The legal code in a message, or None; symbols may be separated by spaces or commas."""
-        code = "".join(self.parse(action).replace(",", " ").split()).lower()
-        if len(code) != self.length or not self._legal.issuperset(code):
-            return None
-        return code if self.repeats or len(set(code)) == self.length else None
+        """The legal code in a message, or None; symbols may be separated by spaces, commas or hyphens."""
+        if self.style == "terse":
+            code = "".join(self.parse(action).replace(",", " ").split()).lower()
+        else:
+            code = self.parse(self._spaced.sub(lambda found: re.sub("[ ,-]", "", found[0]), action), self._codes)
+        return code if code in self._codes else None
 
     def _spell(self, code: Sequence[int]) -> str:
         return "".join([self._alphabet[s] for s in code])

@@ -12,7 +12,7 @@ import importlib
 import logging
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from functools import cache, lru_cache
 from typing import Any
@@ -54,19 +54,21 @@ _NUMBER = re.compile(
 _LOCK = threading.Lock()  # math-verify's and sympy's caches are not documented as thread-safe
 
 
-def last_answer(message: str) -> str | None:
+def last_answer(message: str, strict: bool = False) -> str | None:
     r"""The number that a message gives as its answer, in the form `read_number` returns; None if there is none.
 
     The last complete `\boxed{...}` or `#### ...` counts; without either, what follows the last "answer is" or
     "answer:"; without that, the last number. A box that contains anything but one number is not an answer. Text between
-    `<think>` and `</think>` does not count.
+    `<think>` and `</think>` does not count. With `strict`, only `\boxed{...}` does.
 
     >>> last_answer(r"<think>\boxed{7}</think> So it is \boxed{1} or rather \boxed{\$1,018.00}.")
     '1018.00'
     """
     text = spoken(message)[-TAIL:].replace("−", "-")
-    for marked in _marked(text):
+    for marked in _marked(text, (_BOX,) if strict else (_BOX, _HASHES)):
         return read_number(marked)
+    if strict:
+        return None
     for phrase in reversed(list(_PHRASE.finditer(text))):
         told = _SENTENCE.split(text[phrase.end() : phrase.end() + LONGEST], maxsplit=1)[0]
         while sum_ := _SUM.match(told):  # 9 + 9 = 18
@@ -78,9 +80,9 @@ def last_answer(message: str) -> str | None:
     return read_number(numbers[-1]) if numbers else None
 
 
-def _marked(text: str) -> Iterator[str]:
+def _marked(text: str, patterns: Iterable[re.Pattern[str]]) -> Iterator[str]:
     """The texts marked as an answer by a box or by ####, last first."""
-    marks = [(m.start(), m) for pattern in (_BOX, _HASHES) for m in pattern.finditer(text)]
+    marks = [(m.start(), m) for pattern in patterns for m in pattern.finditer(text)]
     for _, mark in sorted(marks, key=lambda place: place[0], reverse=True):
         if mark.re is _BOX:
             content = _braced(text, mark.end())

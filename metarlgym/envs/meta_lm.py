@@ -35,7 +35,8 @@ class MetaLMGame(PredictionGame):
         questions: see `PredictionGame`.
     """
 
-    subject = "an unknown language of a few words, repeated in random order with misprints"
+    subject = "a hidden language of a few words, repeated in random order with misprints"
+    constant = "The words are the same in every episode."
     word = "metalm"
 
     def __init__(
@@ -54,8 +55,8 @@ class MetaLMGame(PredictionGame):
             raise ConfigError(f"V={V} has one content symbol, nothing to predict: use at least 3.")
         super().__init__(chunk, questions, **kwargs)
         self.legend = (
-            "Words are made of numbers; | stands after each word, _ is a number that cannot be read. You are asked for "
-            "the token without misprint; what is shown may be misprinted. "
+            "A word is made of numbers, | stands after each word, and _ is a number that cannot be read. You are asked "
+            "for the token without misprint; what is shown may be misprinted. "
         )
 
     def words(self) -> Sequence[str]:

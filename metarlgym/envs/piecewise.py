@@ -66,9 +66,10 @@ class PiecewiseGame(PredictionGame):
         super().__init__(chunk, questions, answer=answer, **kwargs)
         self._every = tuple(_predictor(law, self.stretch, alphabet, concentration) for law in self.laws)
         described = "; ".join(_describe(law) for law in self.laws)
-        self.subject = (
-            "segments, each with hidden probabilities of its own. By one hidden law it is decided when a segment ends: "
-            f"{described}. The law is"
+        self.subject = "a source whose hidden probabilities are drawn anew for each segment of the stream"
+        self.constant = (
+            "A hidden law, the same in every episode, says when a segment ends. It is "
+            f"{'this' if len(self.laws) == 1 else 'one of these'}: {described}."
         )
 
     def words(self) -> Sequence[str]:

@@ -18,6 +18,7 @@ import numpy as np
 
 from metarlgym.datatypes import JSON, ConfigError, Step
 from metarlgym.env import Env
+from metarlgym.envs.wording import choices
 from metarlgym.whole_numbers import check_whole
 
 MIX = 0.01
@@ -52,6 +53,8 @@ class PredictionGame(Env):
     visible_task = True
     subject: str = "a source of tokens"
     """The source of the stream, as named in the rules of the game."""
+    constant: str = "It is the same in every episode."
+    """A sentence of the rules: what an episode shares with the next."""
     legend: str = ""
     """Meaning of the tokens that are not numbers, for the rules of the game."""
     word: str = "stream"
@@ -83,6 +86,9 @@ class PredictionGame(Env):
         self._words = words
         self._outcomes = self.outcomes()
         self._index = {words[symbol]: i for i, symbol in enumerate(self._outcomes)}
+        asked = "comes next" if ask == "next" else "is hidden"
+        self._question = f"Which token {asked}"
+        self._question += f", {self._replies()}?" if answer == "token" else "? Probabilities in brackets:"
 
     # ------------------------------------------------------------------ what a subclass writes
 
@@ -106,25 +112,40 @@ class PredictionGame(Env):
         times = "once" if self.questions == 1 else f"{self.questions} times"
         if self.ask == "next":
             told = "the next token is" if self.stride == 1 else f"the next {self.stride} tokens are"
-            asked = f"see the beginning of a new stream and say {times} which token comes next; then {told} shown"
+            asked = (
+                f"see the beginning of a new stream and say {times} which token comes next. After each answer {told}"
+            )
         else:
             asked = (
-                f"see {times} a new stretch in which one token is hidden as {HIDDEN}, and say which; then it is shown"
+                f"see {times} a new stretch in which {HIDDEN} hides one token, and say which. After each answer it is"
             )
-        listed = ", ".join(self._words[s] for s in self._outcomes)
         if self.answer == "token":
-            how = f"Answer with one token in brackets, such as [{self._words[self._outcomes[0]]}]."
+            points = "Every right token pays equally, a whole episode up to 1 point."
+            how = f"Reply with one token in brackets, {self._replies(quoted=True)}."
         else:
-            one, two = (self._words[s] for s in self._outcomes[:2])
+            points = (
+                "The more probable you called the right token, the more points; a whole episode pays up to 1 point."
+            )
             how = (
-                f"Answer with probabilities in brackets that sum to 1, such as [{one}: 0.6, {two}: 0.3, {REST}: 0.1]; "
-                f"{REST} stands for all tokens that are not named. The more probable you called the right token, the "
-                "more points."
+                f"The tokens are {', '.join(self._words[s] for s in self._outcomes)}. Reply with probabilities in "
+                f'brackets that sum to 1, for example "{self._example()}"; {REST} stands for all tokens not named.'
             )
         return (
-            f"A stream of tokens comes from {self.subject}, the same in every episode. In each episode you {asked}. "
-            f"{self.legend}Possible answers: {listed}. A whole episode is worth up to 1 point. {how}"
+            f"A stream of tokens comes from {self.subject}. {self.constant} In each episode you {asked} shown. "
+            f"{self.legend}{points} {how}"
         )
+
+    def _replies(self, quoted: bool = False) -> str:
+        """The possible tokens in brackets: the numbers from 1, then the others."""
+        words = [self._words[s] for s in self._outcomes]
+        numbers = next((n for n, word in enumerate(words) if word != str(n + 1)), len(words))
+        return choices(numbers, *words[numbers:], quoted=quoted)
+
+    def _example(self) -> str:
+        """Probabilities that call all tokens equally probable: an example that favors none."""
+        words = [self._words[s] for s in self._outcomes]
+        stated = [f"{word}: {1 / len(words):.3g}" for word in words[:2]]
+        return f"[{', '.join(stated)}, {REST}: {1 - 2 / len(words):.3g}]"
 
     def on_reset(self, params: JSON, rng: random.Random) -> str:
         self._params, self._rng = params, rng
@@ -134,7 +155,7 @@ class PredictionGame(Env):
             return self._fill_question()
         self._at = self.chunk
         shown = self._text(self._seen[: self.chunk])
-        return shown if self.style == "terse" else f"Stream: {shown}\nWhich token comes next?"
+        return shown if self.style == "terse" else f"Stream: {shown}\n{self._question}"
 
     def on_step(self, action: str) -> Step:
         given = self._read(action)
@@ -151,7 +172,8 @@ class PredictionGame(Env):
         over = self._asked == self.questions
         text = self._answer(over)
         if given is None and self.style == "chat":
-            text = f"That is no answer I can read. {text}"
+            form = "one token in brackets" if self.answer == "token" else f'"{self._example()}"'
+            text = f"That is no answer. Reply with {form}.\n{text}"
         won = over and self._right == self.questions
         return Step(text, score / self.questions, over, False, {"valid": given is not None, "success": won})
 
@@ -169,7 +191,7 @@ class PredictionGame(Env):
         self._at += self.stride
         if terse:
             return shown
-        return f"Next: {shown}" if over else f"Next: {shown}\nWhich token comes next?"
+        return f"Next: {shown}" if over else f"Next: {shown}\n{self._question}"
 
     def _new_stretch(self) -> None:
         self._seen, self._clean = self.draw(self._params, self._rng.getrandbits(62))
@@ -178,7 +200,7 @@ class PredictionGame(Env):
         self._at = self._rng.randrange(self.stretch)
         words = [HIDDEN if i == self._at else self._words[s] for i, s in enumerate(self._seen)]
         shown = " ".join(words)
-        return shown if self.style == "terse" else f"Stream: {shown}\nWhich token is hidden?"
+        return shown if self.style == "terse" else f"Stream: {shown}\n{self._question}"
 
     def _text(self, symbols: Sequence[int]) -> str:
         return " ".join(self._words[s] for s in symbols)
@@ -195,8 +217,14 @@ class PredictionGame(Env):
         return [self.write(self._words[s]) for s in self._outcomes] if self.answer == "token" else None
 
     def _statement(self, word: str, prob: float) -> str:
-        """One token with its probability, the others sharing the rest; a single word."""
-        return f"{word}:{prob:g}" if prob == 1 else f"{word}:{prob:g},{REST}:{1 - prob:.2g}"
+        """One token with its probability, the others sharing the rest; a single word in terse style."""
+        parts = {word: f"{prob:g}"} if prob == 1 else {word: f"{prob:g}", REST: f"{1 - prob:.2g}"}
+        return self._stated(parts)
+
+    def _stated(self, parts: dict[str, str]) -> str:
+        """Probabilities as written between the brackets."""
+        colon, comma = (":", ",") if self.style == "terse" else (": ", ", ")
+        return comma.join(f"{word}{colon}{prob}" for word, prob in parts.items())
 
     def write(self, answer: str) -> str:
         """An answer as the policy writes it."""
@@ -220,8 +248,8 @@ class PredictionGame(Env):
 
             return self.write(self._statement(self._words[self._outcomes[best]], max(SURE, key=value)))
         stated = best_statement(probs[None])[0]
-        parts = [f"{self._words[s]}:{p:.6f}" for s, p in zip(self._outcomes, stated, strict=True) if p > 0]
-        return self.write(",".join(parts))
+        parts = {self._words[s]: f"{p:.6f}" for s, p in zip(self._outcomes, stated, strict=True) if p > 0}
+        return self.write(self._stated(parts))
 
     def _read(self, action: str) -> int | list[float] | None:
         """The outcome answered, or the probabilities of all outcomes; None if it is neither."""

@@ -33,7 +33,8 @@ class RLMGame(PredictionGame):
         questions: default: the rest of the sentence; 1 with `ask="fill"`.
     """
 
-    subject = "sentences of equal length that an unknown grammar makes"
+    subject = "sentences of equal length that a hidden grammar makes"
+    constant = "The grammar is the same in every episode."
     word = "rlm"
 
     def __init__(

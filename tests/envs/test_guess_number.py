@@ -49,7 +49,7 @@ def test_huge_games():
     env = make("GuessNumber-v0", numbers=10**6, guesses=20000)
     assert env.optimal_returns(5).curve == (1.0,) * 5
     env.reset(options={"task": Task(env.env_id, {"number": 999_999}), "episode_seed": 0})
-    assert env.step("[9]").observation == "No: the number is higher."
+    assert env.step("[9]").observation == "9 is wrong: the number is higher."
     assert env.step("[1000001]").info["valid"] is False
     assert env.step("9" * 5000).info["valid"] is False
     assert env.step("[999999]").reward == 1.0
@@ -78,14 +78,14 @@ def test_answers():
 
 def test_lost_episode_does_not_tell_and_the_number_stays(harness):
     trial = make("GuessNumber-v0", numbers=20, guesses=2, episodes=3)
-    task = Task(trial.env_id, {"number": 20})
+    task = Task(trial.env_id, {"number": 19})
     trial.reset(options={"task": task, "episode_seed": 0})
     trial.step("[1]")
     step = trial.step("[2]")
     assert step.info["episode_end"]
-    assert "20" not in step.observation
-    assert trial.step("[20]").reward == 1.0
-    assert trial.step("[20]").reward == 1.0
+    assert "19" not in step.observation
+    assert trial.step("[19]").reward == 1.0
+    assert trial.step("[19]").reward == 1.0
     assert trial.result()["returns"] == [0.0, 1.0, 1.0]
 
 

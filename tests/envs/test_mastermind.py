@@ -148,7 +148,7 @@ def test_answers():
     env = make("Mastermind-v0", repeats=True, guesses=1)
     env.reset(options={"task": Task(env.env_id, {"code": "113"}), "episode_seed": 0})
     step = env.step("[131]")
-    assert step.observation == "Right place: 1. Wrong place: 2."
+    assert step.observation.endswith(" is wrong. Right place: 1. Other place: 2.")
     assert step.truncated
 
 

@@ -2,6 +2,7 @@
 
 import math
 import random
+import re
 
 import gymnasium
 import numpy as np
@@ -74,8 +75,22 @@ class TestGame:
     def test_chat_reads_well(self):
         env = metarlgym.make("MetaLM-v0", answer="probabilities")
         assert "the same in every episode" in env.rules() and "|" in env.rules()
-        assert env.reset(seed=0)[0].endswith("\nWhich token comes next?")
-        assert env.step("hm")[0].startswith("That is no answer I can read. Next: ")
+        assert env.reset(seed=0)[0].splitlines()[-1].startswith("Which token comes next")
+        told, following = env.step("hm")[0].splitlines()[:2]
+        assert told == 'That is no answer. Reply with "[1: 0.0833, 2: 0.0833, *: 0.833]".'
+        assert following.startswith("Next: ")
+
+    @pytest.mark.parametrize("env_id", ["MetaLM-v0", "RLM-v0", "Piecewise-v0"])
+    def test_the_example_is_an_answer_that_favors_no_token(self, env_id):
+        env = metarlgym.make(env_id, answer="probabilities")
+        example = re.search(r'"(\[[^"]+\])"', env.rules())[1]
+        env.reset(seed=0)
+        probabilities = env._read(example)
+        assert max(probabilities) - min(probabilities) < 0.001
+
+    def test_the_law_reads_well(self):
+        rules = metarlgym.make("Piecewise-v0", laws=["regular:3"]).rules()
+        assert "A hidden law, the same in every episode, says when a segment ends. It is this: every 3 tokens." in rules
 
 
 class TestProbabilities:
