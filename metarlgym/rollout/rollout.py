@@ -97,7 +97,7 @@ class Rollout:
         return [result for result in self.results if result is not None]
 
     def in_flight(self) -> float:
-        """The trials in flight, each counted by the fraction of its episodes that are over; callable from any thread."""
+        """The trials in flight, each by the fraction of its episodes that are over; callable from any thread."""
         played = [play.session.trajectory for play in list(self.active)]
         return sum((len(trial.episodes) - 1) / trial.max_episodes for trial in played if trial.episodes)
 

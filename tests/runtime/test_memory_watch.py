@@ -35,7 +35,9 @@ def test_it_is_silent_otherwise():
 
 @pytest.fixture
 def proc(tmp_path):
-    text = "MemTotal: 16777216 kB\nMemAvailable: 8388608 kB\nSwapTotal: 2048 kB\nSwapFree: 1024 kB\nHugePages_Total: 0\n"
+    text = (
+        "MemTotal: 16777216 kB\nMemAvailable: 8388608 kB\nSwapTotal: 2048 kB\nSwapFree: 1024 kB\nHugePages_Total: 0\n"
+    )
     (tmp_path / "meminfo").write_text(text)
     return tmp_path
 
