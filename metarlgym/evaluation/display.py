@@ -49,8 +49,8 @@ class EvalDisplay(Watch):
         """The passes of the model. Random play takes no time beside it."""
         self.name = ""
         self.total = 0
-        self.before = 0
-        """Trials of the passes before this one."""
+        self.done = 0
+        """Trials of this pass that ended."""
         self.start = time.monotonic()
         self.bars = Progress(TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[count]}"))
         self.live: Live | None = None
@@ -90,11 +90,11 @@ class EvalDisplay(Watch):
 
     def begin(self, name: str, trials: int) -> None:
         self._update()
-        self.before += self.total
-        self.name, self.total = name, trials
+        self.name, self.total, self.done = name, trials, 0
         self.bars.add_task(PASSES[name], total=trials or None, count="")
 
     def trial(self, name: str, index: int, trajectory: MetaTrajectory) -> None:
+        self.done += 1
         if name == "main" and self.on_trial is not None:
             self.on_trial(index, trajectory)
 
@@ -105,18 +105,13 @@ class EvalDisplay(Watch):
 
     # ------------------------------------------------------------------ shown
 
-    @property
-    def done(self) -> int:
-        """Trials of this pass that ended."""
-        return self.meter.trials - self.before
-
     def share(self) -> float:
         """Fraction of the whole evaluation that is done; 0 while unknown."""
         if not self.total or self.name == "":
             return 0.0
         if self.name not in self.passes:  # random play, right after the main pass
             return 1 / len(self.passes)
-        within = min(1.0, (self.meter.trials_done - self.before) / self.total)
+        within = min(1.0, (self.done + self.meter.in_flight) / self.total)
         return (self.passes.index(self.name) + within) / len(self.passes)
 
     def left(self) -> str:

@@ -135,9 +135,8 @@ class _Evaluation:
         def ended(i: int, trajectory: MetaTrajectory) -> None:
             self.watch.trial(name, part[i], trajectory)
 
-        manager = RolloutManager(
-            policy, renderer, settings.limits, settings.concurrency, on_trial=ended, meter=self.watch.meter
-        )
+        meter = self.watch.meter if policy is self.policy else None
+        manager = RolloutManager(policy, renderer, settings.limits, settings.concurrency, on_trial=ended, meter=meter)
         if self.gather is None:
             return manager.run([spec(i) for i in part])
         played, failure = [], None

@@ -12,6 +12,7 @@ class Watch:
 
     def __init__(self) -> None:
         self.meter = Meter()
+        """Counts what the evaluated policy plays; random play is not in it."""
 
     def begin(self, name: str, trials: int) -> None:
         """A pass begins: `main`, `random`, `no_memory` or `shuffled`.

@@ -56,9 +56,9 @@ class Meter:
         return self._encoded + (_encoded_by(self._policy) or 0)
 
     @property
-    def trials_done(self) -> float:
-        """Trials that ended, and those in flight by the fraction of their episodes that are over."""
-        return self.trials + self._in_flight()
+    def in_flight(self) -> float:
+        """The trials in flight, each by the fraction of its episodes that are over."""
+        return self._in_flight()
 
     @property
     def tokens_per_second(self) -> float:

@@ -45,7 +45,7 @@ def test_plain_lines_begin_before_the_first_trial_ends(monkeypatch):
     lines = said(screen).splitlines()
     assert any(re.match(r"held-out trials: 0 of 4 trials, [1-9]\d* turns", line) for line in lines)
     assert any(line.startswith("control: no memory: ") and line.endswith(" left") for line in lines)
-    assert re.fullmatch(r"played 96 turns in \d+ s", lines[-1])  # random play included
+    assert re.fullmatch(r"played 72 turns in \d+ s", lines[-1])  # three passes: random play is not the policy's
     assert "\x1b" not in said(screen)
 
 
@@ -59,24 +59,27 @@ def test_quick_evaluations_are_one_line():
     assert line.startswith("played 8 turns, ") and " tokens sampled (" in line and "encoded" in line
 
 
+def end(watch, trials):
+    for i in range(trials):
+        watch.trial(watch.name, i, None)
+
+
 def test_the_share_covers_all_passes():
     watch = EvalDisplay(console(), controls=True)
     assert watch.share() == 0 and watch.left() == "" and watch.line() == "preparing"
     watch.begin("main", 10)
-    watch.meter.trials = 5
+    end(watch, 5)
     assert watch.share() == pytest.approx(5 / 30)
     watch.meter._busy = 20
-    assert watch.left() == "2 min left"  # 100 s, as four fifths are left
-    watch.meter.trials = 10
+    assert watch.left() == "2 min left"  # 100 s, as five sixths are left
+    end(watch, 5)
     watch.begin("random", 10)
-    watch.meter.trials = 13
+    end(watch, 3)
     assert watch.share() == pytest.approx(1 / 3)
-    watch.meter.trials = 20
     watch.begin("no_memory", 10)
     assert watch.share() == pytest.approx(1 / 3) and watch.done == 0
-    watch.meter.trials = 30
     watch.begin("shuffled", 10)
-    watch.meter.trials = 35
+    end(watch, 5)
     assert watch.share() == pytest.approx(25 / 30)
 
 
@@ -84,7 +87,7 @@ def test_until_the_number_is_chosen_no_time_is_promised():
     screen = console()
     watch = EvalDisplay(screen, controls=False)
     watch.begin("main", 0)
-    watch.meter.trials = 7
+    end(watch, 7)
     assert watch.left() == "" and "7 of the first 16 trials" in watch.line()
     watch.chosen(Choice(70, 2000, 240, 7200))
     assert said(screen) == "70 trials, about 4 min; --trials 2000 would take 2.0 h\n"
@@ -99,7 +102,7 @@ def test_on_a_terminal_there_are_bars_for_the_passes():
     text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", said(screen))
     for name in display.PASSES.values():
         assert name in text
-    assert "8/8" in text and "96 turns" in text and watch.live is None
+    assert "8/8" in text and "72 turns" in text and watch.live is None
 
 
 def test_a_warning_about_memory(monkeypatch):

@@ -287,7 +287,7 @@ def test_a_watch_is_told_of_passes_and_trials():
     evaluate(DOORS, OraclePolicy(), None, EvalSettings(TrialSettings(2), trials=5), watch=notes)
     assert notes.passes == [("main", 5), ("random", 5), ("no_memory", 5), ("shuffled", 5)]
     assert sorted(notes.ended) == sorted((name, i) for name, _ in notes.passes for i in range(5))
-    assert (notes.meter.trials, notes.meter.turns) == (20, 40) and not notes.choices
+    assert (notes.meter.trials, notes.meter.turns) == (15, 30) and not notes.choices  # without random play
 
 
 def test_a_shard_tells_of_its_own_trials():
