@@ -74,7 +74,7 @@ class RolloutManager:
                 rollout = Rollout(
                     specs, self.policy, self.renderer, self.limits, self.concurrency, self._ended, self.meter, loop
                 )
-                self.meter.begin(self.policy, rollout.in_flight)
+                self.meter.begin(len(specs), self.policy, rollout.in_flight)
                 return await rollout.play()
         finally:
             self.meter.end()

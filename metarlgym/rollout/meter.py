@@ -16,6 +16,8 @@ class Meter:
     def __init__(self) -> None:
         self.trials = 0
         """Trials that ended."""
+        self.planned = 0
+        """Trials of the rollouts that were started."""
         self.turns = 0
         """Actions that the policy chose."""
         self.sampled_tokens = 0
@@ -27,13 +29,15 @@ class Meter:
         self._began: float | None = None
         self._in_flight: Callable[[], float] = _nothing
 
-    def begin(self, policy: Any, in_flight: Callable[[], float]) -> None:
+    def begin(self, trials: int, policy: Any, in_flight: Callable[[], float]) -> None:
         """A rollout starts.
 
         Args:
+            trials: number of its trials.
             policy: the policy; its `encoded_tokens`, if it has any, is read while it plays.
             in_flight: number of trials that are done by parts, such as 1.5 for three trials in mid-play.
         """
+        self.planned += trials
         self._encoded -= _encoded_by(policy) or 0
         self._policy, self._in_flight, self._began = policy, in_flight, time.monotonic()
 

@@ -18,7 +18,7 @@ def test_counts_are_those_of_the_trajectories():
     policy, meter = InProcessPolicy(model, renderer), Meter()
     manager = RolloutManager(policy, renderer, meter=meter)
     played = manager.run(specs(DOORS, trial_maker(DOORS), 7)) + manager.run(specs(DOORS, trial_maker(DOORS), 5))
-    assert (meter.trials, meter.in_flight) == (12, 0)
+    assert (meter.trials, meter.planned, meter.in_flight) == (12, 12, 0)
     assert meter.turns == sum(t.turns for t in played)
     assert meter.sampled_tokens == sum(sum(row.action_mask) for t in played for row in t.rows) > 0
     assert meter.encoded_tokens == policy.encoded_tokens > 0

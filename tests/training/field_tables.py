@@ -131,7 +131,7 @@ SHOWN_BY = {
     ),
     "training/test_field_training.py::test_the_timeout_of_processes": "ddp_timeout",
     "training/test_field_outputs.py::test_what_is_played_and_written_at_the_side": (
-        "sample_every sample_trials final_eval_trials"
+        "sample_every sample_trials write_contexts final_eval_trials"
     ),
     "training/test_field_training.py::test_threads": "threads",
     "training/test_run.py::test_resume_goes_on_where_the_run_was_and_passes_over_what_is_incomplete": "resume",
