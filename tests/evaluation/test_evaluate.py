@@ -342,7 +342,7 @@ def test_all_are_played_where_there_is_time():
 @pytest.mark.parametrize(
     ("each", "passes", "expected"),
     [
-        (0.1, 3, 1000),
+        (0.125, 3, 800),
         (1.0, 3, 100),
         (1.4, 3, 71),
         (2.0, 3, 64),
