@@ -25,7 +25,7 @@ def real_path(path: Path) -> Path:
 
 def place_problem(path: Path) -> str | None:
     """Why `path` cannot be written and the fix, phrased to follow the path in a message; None if it can be written."""
-    if _is_special(path) and not path.is_dir():
+    if is_special(path) and not path.is_dir():
         return None if os.access(path, os.W_OK) else "cannot be written: permission denied; choose another place"
     real = real_path(path)
     leads = f" (a link to {str(real)!r})" if real is not path else ""
@@ -49,7 +49,7 @@ def write_whole(path: Path) -> Iterator[BinaryIO]:
     Raises:
         MetaRLGymError: it cannot be written, with the reason.
     """
-    if _is_special(path):
+    if is_special(path):
         with _one_line_errors(path), path.open("wb") as file:
             yield file
         return
@@ -68,7 +68,7 @@ def replacing(path: Path, temporary: Path) -> Iterator[BinaryIO]:
     Raises:
         ConfigError: something else is there, such as a link.
     """
-    filling = _new_file(temporary)
+    filling = new_file(temporary)
     try:
         with filling as file:
             yield file
@@ -83,7 +83,7 @@ def replacing(path: Path, temporary: Path) -> Iterator[BinaryIO]:
         raise
 
 
-def _new_file(path: Path) -> BinaryIO:
+def new_file(path: Path) -> BinaryIO:
     """Open a new file that no other process has open and no link leads to."""
     if path.is_symlink() or (path.exists() and not path.is_file()):
         raise ConfigError(f"{str(path)!r} is in the way, a link or a folder where a file is to be: move it away.")
@@ -102,7 +102,7 @@ def write_json(value: Any, path: Path, indent: int = 2) -> None:
     write_text(path, json.dumps(value, indent=indent) + "\n")
 
 
-def _is_special(path: Path) -> bool:
+def is_special(path: Path) -> bool:
     """Whether `path` is a device, a pipe or an open file descriptor, which cannot be replaced by renaming."""
     return str(path.absolute()).startswith(("/dev/std", "/dev/fd/", "/proc/")) or (path.exists() and not path.is_file())
 

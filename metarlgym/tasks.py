@@ -55,6 +55,11 @@ class TaskGroup:
     def content_split(self) -> bool:
         return self.env.split == "content"
 
+    @property
+    def held_out(self) -> int | None:
+        """Number of tasks in the eval split of a `content` group; None where there is no end of them."""
+        return len(self._content["eval"]) if self.content_split else None
+
     @cached_property
     def _content(self) -> dict[str, list[Task]]:
         everything = self.env.all_tasks()

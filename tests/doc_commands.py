@@ -137,6 +137,9 @@ LIKE: dict[str, str] = {
     "metarlgym eval --model runs/quickstart/final --episodes 3 --trials 500 --greedy": (
         "metarlgym eval --model runs/quickstart/final --json eval.json --plot adaptation.png"
     ),
+    "metarlgym eval --model runs/quickstart/final --trajectories trials.jsonl --write-contexts": (
+        "metarlgym eval --model runs/quickstart/final --json eval.json --plot adaptation.png"
+    ),
     "metarlgym eval --policy oracle --env Bandit-v0 --episodes 10 --trials 2000": (
         "metarlgym eval --policy oracle --env Bandit-v0 --episodes 10 --trials 2000 --json oracle.json"
     ),

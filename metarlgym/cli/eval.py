@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import replace
 from enum import StrEnum
@@ -27,12 +26,21 @@ from metarlgym.cli.model_options import find_device, model_errors
 from metarlgym.cli.run_settings import RunSettings
 from metarlgym.datatypes import ConfigError, MetaTrajectory
 from metarlgym.env import Env
-from metarlgym.files import expand, write_json, write_whole
+from metarlgym.files import expand, write_json
 from metarlgym.rollout.play_settings import PlaySettings
+from metarlgym.rollout.records import decode_with, record
 from metarlgym.tasks import TaskGroup
 
 if TYPE_CHECKING:
     from metarlgym.evaluation.report import EvalReport
+    from metarlgym.evaluation.trials_file import TrialsFile
+
+TRIALS = 2000
+"""Number of trials where it costs little, and the most that are played without being asked for."""
+SECONDS = 300.0
+"""What an evaluation by a model that is not tiny takes, if the number of trials is not given."""
+TINY = 20_000_000
+"""A model with fewer parameters is faster on one thread, and plays thousands of turns per second."""
 
 
 TEMPLATE_KWARGS_FIX = "write it like --chat-template-kwargs '{\"enable_thinking\": false}'"
@@ -61,7 +69,15 @@ def command(
     episodes: Annotated[
         int | None, typer.Option("--episodes", "-H", help="Episodes per trial.", show_default="the run's, else 3")
     ] = None,
-    trials: Annotated[int, typer.Option("--trials", "-n", help="Number of held-out trials.")] = 2000,
+    trials: Annotated[
+        int | None,
+        typer.Option(
+            "--trials",
+            "-n",
+            help="Number of held-out trials.",
+            show_default="2000; for larger models as many as end in about 5 minutes",
+        ),
+    ] = None,
     memory: Annotated[
         str | None,
         typer.Option(
@@ -121,7 +137,9 @@ def command(
     threads: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Torch threads on a CPU; 1 is best for tiny models.", show_default="the run's, else 1"
+            min=1,
+            help="Torch threads on a CPU.",
+            show_default="the run's, else 1 for tiny models and all cores for others",
         ),
     ] = None,
     trust_remote_code: Annotated[
@@ -136,13 +154,17 @@ def command(
     trajectories: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the trials to this file, one JSON object per line.")
     ] = None,
+    write_contexts: Annotated[
+        bool, typer.Option("--write-contexts", help="Add the texts and tokens that the model saw to the trials.")
+    ] = False,
 ) -> None:
     """Evaluate a model, or a baseline, on held-out trials.
 
     For a model trained with metarlgym train, settings default to the run's
     config.yaml (beside the model's folder), unless --env names another
     environment; with the same number of trials, the result equals the run's
-    eval.json. Options override them. Two kinds of settings are not taken from
+    eval.json. Options override them. A model that is not tiny plays as many
+    trials as end in about five minutes, unless --trials says how many. Two kinds of settings are not taken from
     the run: trust_remote_code, and truncated sampling (top_p, top_k, min_p).
 
     \b
@@ -152,6 +174,7 @@ def command(
       metarlgym eval --policy oracle --env Bandit-v0 --episodes 10 --trials 20000
     """
     from metarlgym.evaluation.evaluate import EvalSettings
+    from metarlgym.evaluation.trials_file import TrialsFile, keeping, partial_of
 
     if (model is None) == (policy is None):
         given = "neither" if model is None else "both"
@@ -159,7 +182,11 @@ def command(
     check_writable(json_file, "json")
     check_writable(trajectories, "trajectories")
     check_plot(plot)
-    check_apart(json=json_file, trajectories=trajectories, plot=plot)
+    partial = None if trajectories is None else partial_of(trajectories)
+    check_writable(partial, "trajectories")
+    check_apart(json=json_file, trajectories=trajectories, plot=plot, partial_trajectories=partial)
+    if write_contexts and trajectories is None:
+        raise ConfigError("write_contexts has no effect without --trajectories FILE: name a file, or leave it out.")
     if model is not None and model.startswith("~"):
         model = expand(model)
     if policy is not None:
@@ -172,6 +199,7 @@ def command(
             threads=threads,
             greedy=greedy or None,
             trust_remote_code=trust_remote_code or None,
+            write_contexts=write_contexts or None,
             device=None if device == "auto" else device,
         )
         for option, value in model_only.items():
@@ -207,14 +235,14 @@ def command(
         raise ConfigError(f"policy=oracle: {group.env_id} has no oracle (none is known); see its optimum instead.")
     settings = EvalSettings(
         play.trial,
-        trials=trials,
+        trials=_most_trials(group) if trials is None else trials,
         seed=run.trained_with("seed", seed, 0),
         after_success=after_success.value,
         controls=not no_controls,
         concurrency=concurrency,
         limits=play.limits,
     )
-    threads = run.default("threads", threads, 1)
+    threads = run.default("threads", threads, None)
     _check(group, settings)
     console = output()
     if run.taken:
@@ -222,26 +250,74 @@ def command(
     if left_out := run.left_out():
         console.print(f"not taken from it: {', '.join(left_out)} (here all tokens may be sampled)", soft_wrap=True)
     played: list[MetaTrajectory] = []
+    rules = group.make_trial(settings.trial).rules()
+
+    def notify(text: str) -> None:
+        console.print(f"warning: {text}", style="yellow", soft_wrap=True)
+
+    file: TrialsFile | None = None
     if policy is not None:
         from metarlgym.evaluation.run import evaluate_policy
         from metarlgym.policies.scripted import OracleAndRandom
 
+        if trajectories is not None:
+            file = TrialsFile(trajectories, lambda trial: record(trial, rules), notify)
         baseline = OracleAndRandom.make(policy.value)
-        report = evaluate_policy(group, baseline, None, settings, console, policy.value, None, played)
+        with keeping(file, played):
+            report = evaluate_policy(
+                group,
+                baseline,
+                None,
+                settings,
+                console,
+                policy.value,
+                None,
+                played,
+                on_trial=file.add if file else None,
+            )
     else:
         from metarlgym.evaluation.run import evaluate_model
 
         with console.status("loading the model"):
-            loaded, shown = _load(cast(str, model), group, play, device, cast(int, threads), trust_remote_code)
+            loaded, shown = _load(cast(str, model), group, play, device, threads, trust_remote_code)
         room = min((n for n in (play.limits.context_tokens, _context_room(loaded)) if n), default=None)
         settings = replace(settings, limits=replace(play.limits, context_tokens=room))
-        report = evaluate_model(group, loaded, shown, settings, console, cast(str, model), temperature, greedy, played)
-    written = _write(report, played, json_file, plot, trajectories)
+        if trials is None and not _tiny(loaded):
+            settings = replace(settings, seconds=SECONDS)
+        if trajectories is not None:
+            decode = decode_with(shown) if write_contexts else None
+            file = TrialsFile(trajectories, lambda trial: record(trial, rules, decode), notify)
+        with keeping(file, played):
+            report = evaluate_model(
+                group,
+                loaded,
+                shown,
+                settings,
+                console,
+                cast(str, model),
+                temperature,
+                greedy,
+                played,
+                on_trial=file.add if file else None,
+            )
+    written = _write(report, json_file, plot)
+    if trajectories is not None:
+        written.append(str(trajectories))
     _show(report, played, console)
     if written:
         console.print(f"written: {', '.join(written)}", soft_wrap=True)
     if report.errors == report.trials:
         raise typer.Exit(1)
+
+
+def _most_trials(group: TaskGroup) -> int:
+    """The largest number of trials that is played without being asked for."""
+    held_out = group.held_out
+    return TRIALS if held_out is None else min(TRIALS, held_out)
+
+
+def _tiny(model: Any) -> bool:
+    return sum(parameter.numel() for parameter in model.parameters()) < TINY
 
 
 def _check(group: TaskGroup, settings: Any) -> None:
@@ -261,7 +337,7 @@ def _load(
     group: TaskGroup,
     play: PlaySettings,
     device: str,
-    threads: int,
+    threads: int | None,
     trust_remote_code: bool,
 ) -> tuple[Any, Any]:
     """The model on its device, and the renderer."""
@@ -275,7 +351,8 @@ def _load(
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    torch.set_num_threads(threads)
+    if threads is not None:
+        torch.set_num_threads(threads)
     with model_errors():
         check_model_path(name)
         place = find_device(device)
@@ -285,6 +362,8 @@ def _load(
         loaded = load_model(name, dtype="auto", trust_remote_code=trust_remote_code)
         check_vocabulary(name, tokenizer, loaded.config)
         renderer.end_also_with(end_tokens(loaded.generation_config, loaded.config))
+        if threads is None and _tiny(loaded):
+            torch.set_num_threads(1)
         return loaded.to(place).eval(), renderer
 
 
@@ -298,6 +377,8 @@ def _show(report: EvalReport, played: list[MetaTrajectory], console: Console) ->
     console.print(report.table())
     for label, value in (
         ("invalid actions", report.invalid_rate),
+        ("actions cut at the limit of tokens", report.action_cut_rate),
+        ("episodes cut by a limit", report.episode_cut_rate),
         ("trials cut by a limit", report.truncation_rate),
     ):
         if value:
@@ -309,19 +390,14 @@ def _show(report: EvalReport, played: list[MetaTrajectory], console: Console) ->
 
 def _write(
     report: EvalReport,
-    played: list[MetaTrajectory],
     json_file: Path | None,
     plot: Path | None,
-    trajectories: Path | None,
 ) -> list[str]:
     """Write the requested files before anything is printed; returns their paths."""
     if json_file is not None:
         write_json(report.to_dict(), json_file)
-    if trajectories is not None:
-        with write_whole(trajectories) as file:
-            file.writelines((json.dumps(trajectory.to_dict()) + "\n").encode() for trajectory in played)
     if plot is not None:
         from metarlgym.evaluation.plots import plot_adaptation
 
         plot_adaptation(report, plot)
-    return [str(path) for path in (json_file, plot, trajectories) if path is not None]
+    return [str(path) for path in (json_file, plot) if path is not None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -12,9 +13,11 @@ import numpy as np
 
 from metarlgym.author_errors import error_line
 from metarlgym.datatypes import ConfigError, MetaRLGymError, MetaTrajectory, StopReason, Task
+from metarlgym.evaluation.choice import FIRST, GROWTH, Choice, choose
 from metarlgym.evaluation.controls import derangement
-from metarlgym.evaluation.metrics import mean_ci, normalized_score, return_matrix
+from metarlgym.evaluation.metrics import cut_rates, mean_ci, normalized_score, return_matrix
 from metarlgym.evaluation.report import Control, EvalReport
+from metarlgym.evaluation.watch import Watch
 from metarlgym.memory import Memory, NoMemory, Shuffled
 from metarlgym.policies.scripted import RandomPolicy
 from metarlgym.rollout.limits import Limits
@@ -33,7 +36,11 @@ class EvalSettings:
 
     trial: TrialSettings
     trials: int
-    """Number of trials to play."""
+    """Number of trials to play; with `seconds`, the largest number."""
+    seconds: float | None = None
+    """If given, fewer trials are played so that all passes take about this long. Trial i is the same whatever the
+    number. For one process.
+    """
     seed: int = 0
     after_success: Literal["repeat", "zero"] = "repeat"
     controls: bool = True
@@ -44,7 +51,6 @@ class EvalSettings:
 
 
 Gather = Callable[[list[Any]], list[Any]]
-Progress = Callable[[str, int, int], None]
 
 
 def evaluate(
@@ -55,7 +61,7 @@ def evaluate(
     *,
     shard: tuple[int, int] = (0, 1),
     gather: Gather | None = None,
-    progress: Progress | None = None,
+    watch: Watch | None = None,
     keep: list[MetaTrajectory] | None = None,
 ) -> EvalReport:
     """Play `settings.trials` held-out trials and report on them.
@@ -70,7 +76,7 @@ def evaluate(
         settings: see `EvalSettings`.
         shard: (rank, processes): selects this process's share of the trials.
         gather: concatenates lists over processes.
-        progress: called with (pass name, trials done, trials).
+        watch: is told what happens as it happens.
         keep: a list to which the trajectories of the main pass are appended.
 
     Returns:
@@ -79,7 +85,7 @@ def evaluate(
     Raises:
         ConfigError: if a content-split group holds fewer tasks than the requested trials.
     """
-    return _Evaluation(group, policy, renderer, settings, shard, gather, progress).report(keep)
+    return _Evaluation(group, policy, renderer, settings, shard, gather, watch or Watch()).report(keep)
 
 
 class _Evaluation:
@@ -91,12 +97,14 @@ class _Evaluation:
         settings: EvalSettings,
         shard: tuple[int, int],
         gather: Gather | None,
-        progress: Progress | None,
+        watch: Watch,
     ) -> None:
         if settings.trials < 1:
             raise ConfigError(f"trials={settings.trials} must be at least 1.")
+        if settings.seconds is not None and gather is not None:
+            raise ConfigError(f"seconds={settings.seconds:g} is for one process: with several, give trials alone.")
         self.group, self.policy, self.renderer, self.settings = group, policy, renderer, settings
-        self.gather, self.progress = gather, progress
+        self.gather, self.watch = gather, watch
         self.tasks = group.tasks(settings.trials, "eval")
         rank, processes = shard
         self.own = range(rank * settings.trials // processes, (rank + 1) * settings.trials // processes)
@@ -105,6 +113,17 @@ class _Evaluation:
         self, name: str, policy: Policy, renderer: Renderer | None, memory: Callable[[int], Memory] | None = None
     ) -> list[MetaTrajectory]:
         """Play one pass over all trials; every process gets all trajectories, in order."""
+        self.watch.begin(name, len(self.own))
+        return self._play(name, policy, renderer, memory, self.own)
+
+    def _play(
+        self,
+        name: str,
+        policy: Policy,
+        renderer: Renderer | None,
+        memory: Callable[[int], Memory] | None,
+        part: range,
+    ) -> list[MetaTrajectory]:
         settings = self.settings
 
         def spec(i: int) -> TrialSpec:
@@ -113,13 +132,16 @@ class _Evaluation:
             seed = derive(settings.seed, "eval", "trial", i)
             return TrialSpec(make_trial, self.tasks[i], seed, (settings.seed, "eval", name, i))
 
-        report = (lambda done: self.progress(name, done, len(self.own))) if self.progress else None  # type: ignore[misc]
-        manager = RolloutManager(policy, renderer, settings.limits, settings.concurrency, report)
+        def ended(i: int, trajectory: MetaTrajectory) -> None:
+            self.watch.trial(name, part[i], trajectory)
+
+        meter = self.watch.meter if policy is self.policy else None
+        manager = RolloutManager(policy, renderer, settings.limits, settings.concurrency, on_trial=ended, meter=meter)
         if self.gather is None:
-            return manager.run([spec(i) for i in self.own])
+            return manager.run([spec(i) for i in part])
         played, failure = [], None
         try:
-            played = manager.run([spec(i) for i in self.own])
+            played = manager.run([spec(i) for i in part])
         except Exception as error:  # gathered before raising: the other processes wait for this one's trials
             failure = error
         failed = [text for text in self.gather([error_line(failure) if failure else None]) if text]
@@ -127,9 +149,38 @@ class _Evaluation:
             raise MetaRLGymError(f"the evaluation ({name}) failed: {failed[0]}") from failure
         return self.gather(played)
 
+    def _play_main(self) -> list[MetaTrajectory]:
+        """The main pass; with a time to keep, batch by batch until the number of trials is known."""
+        budget, most = self.settings.seconds, self.settings.trials
+        if budget is None:
+            return self.play("main", self.policy, self.renderer)
+        self.watch.begin("main", 0)
+        passes = 3 if self.settings.controls else 1  # random play takes no time beside a model
+        played: list[MetaTrajectory] = []
+        goal = min(FIRST, most)
+        start = time.monotonic()
+        known = False
+        while True:
+            before, now = len(played), time.monotonic()
+            played += self._play("main", self.policy, self.renderer, None, range(before, goal))
+            if known:
+                return played
+            spent = time.monotonic() - now
+            each = spent / (goal - before)
+            chosen = choose(goal, each, passes, budget, most)
+            goal, known = min(chosen, GROWTH * goal), chosen <= GROWTH * goal
+            if known:
+                rest = [passes * n - len(played) for n in (chosen, most)]
+                took = time.monotonic() - start
+                self.watch.chosen(Choice(chosen, most, took + rest[0] * each, took + rest[1] * each))
+                self.settings = replace(self.settings, trials=chosen)
+                self.tasks, self.own = self.tasks[:chosen], range(chosen)
+                if chosen == len(played):
+                    return played
+
     def report(self, keep: list[MetaTrajectory] | None) -> EvalReport:
         settings = self.settings
-        main = self.play("main", self.policy, self.renderer)
+        main = self._play_main()
         prompt = stuck(main)
         if prompt is not None:
             action = (self.renderer.fixed_action_tokens if self.renderer else None) or 1
@@ -150,7 +201,10 @@ class _Evaluation:
         report.normalized_score = normalized_score(report.return_mean, report.optimum, report.random)
         if report.normalized_score is None and settings.baselines:
             report.optimum = None
-        report.controls = self._controls(main) if settings.controls else {"no_memory": None, "shuffled": None}
+        report.controls = {"no_memory": None, "shuffled": None}
+        if settings.controls:
+            report.controls, missing = self._controls(main)
+            report.controls_missing = missing or None
         return report
 
     def _optimum(self) -> Any:
@@ -169,6 +223,7 @@ class _Evaluation:
         mean, interval = mean_ci(returns.sum(1))
         curve = [mean_ci(column) for column in returns.T]
         shots = settings.trial.free_shots
+        cut = cut_rates(main)
         return EvalReport(
             task_group=self.group.env_id,
             env_args=self.group.env_args,
@@ -180,7 +235,9 @@ class _Evaluation:
             curve_ci95=[ci for _, ci in curve],
             slope=curve[-1][0] - curve[0][0],
             invalid_rate=sum(e.invalid for t in main for e in t.episodes) / max(1, sum(t.turns for t in main)),
-            truncation_rate=sum(t.truncated for t in main) / len(main),
+            truncation_rate=cut["truncation_rate"],
+            episode_cut_rate=cut["episode_cut_rate"],
+            action_cut_rate=cut["action_cut_rate"],
             errors=sum(t.stop is StopReason.ERROR for t in main),
             memory=str(settings.trial.memory),
             free_shots=shots,
@@ -189,16 +246,22 @@ class _Evaluation:
             return_weighted_mean=float(returns[:, shots:].sum(1).mean()) if shots else None,
         )
 
-    def _controls(self, main: list[MetaTrajectory]) -> dict[str, Control | None]:
+    def _controls(self, main: list[MetaTrajectory]) -> tuple[dict[str, Control | None], dict[str, str]]:
+        """The controls, and why those that are None could not be played."""
         wiped = self._matrix(self.play("no_memory", self.policy, self.renderer, lambda i: NoMemory()))
         controls: dict[str, Control | None] = {"no_memory": _control(wiped), "shuffled": None}
         donors = derangement([task.key for task in self.tasks], derive(self.settings.seed, "shuffled"))
-        if donors is not None:
+        missing: dict[str, str] = {}
+        if donors is None:
+            missing["shuffled"] = (
+                "one task fills more than half of the trials, so that not every trial can be shown another task"
+            )
+        else:
             mixed = self.play(
                 "shuffled", self.policy, self.renderer, lambda i: Shuffled(tuple(main[donors[i]].episodes))
             )
             controls["shuffled"] = _control(self._matrix(mixed))
-        return controls
+        return controls, missing
 
 
 def _control(returns: np.ndarray) -> Control:

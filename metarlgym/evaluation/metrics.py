@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
 
-from metarlgym.datatypes import MetaTrajectory, StopReason
+from metarlgym.datatypes import LIMITS, MetaTrajectory, StopReason
 
 Z95 = 1.959963984540054
 
@@ -42,3 +43,17 @@ def normalized_score(value: float, optimum: float | None, random: float | None) 
     if optimum is None or random is None or math.isclose(optimum, random, abs_tol=1e-9):
         return None
     return (value - random) / (optimum - random)
+
+
+def cut_rates(trajectories: Sequence[MetaTrajectory]) -> dict[str, float]:
+    """Fractions of trials, episodes and actions that a limit cut, each apart.
+
+    A trial goes on after one of its actions or episodes was cut, so neither counts as a cut trial.
+    """
+    episodes = [episode for trajectory in trajectories for episode in trajectory.episodes]
+    turns = sum(trajectory.turns for trajectory in trajectories)
+    return {
+        "truncation_rate": sum(t.stop in LIMITS for t in trajectories) / max(1, len(trajectories)),
+        "episode_cut_rate": sum(episode.stop in LIMITS for episode in episodes) / max(1, len(episodes)),
+        "action_cut_rate": sum(t.truncated_actions for t in trajectories) / max(1, turns),
+    }

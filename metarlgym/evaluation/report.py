@@ -7,7 +7,7 @@ from typing import Any, TypedDict
 
 from rich.table import Table
 
-OPTIONAL = ("return_weighted_mean", "random_ci95")
+OPTIONAL = ("return_weighted_mean", "random_ci95", "controls_missing")
 """Fields omitted from `eval.json` if they do not apply."""
 ABOUT_THE_MODEL = ("decode", "model", "version")
 
@@ -39,7 +39,13 @@ class EvalReport:
     invalid_rate: float
     """Fraction of actions that are invalid."""
     truncation_rate: float
-    """Fraction of trials ended by a limit."""
+    """Fraction of trials ended by a limit. Those that went on after a limit cut an action or an episode are not
+    counted here.
+    """
+    episode_cut_rate: float
+    """Fraction of episodes ended by a limit."""
+    action_cut_rate: float
+    """Fraction of actions cut at the limit of tokens, before the policy ended them."""
     errors: int
     """Number of trials ended by an error."""
     memory: str
@@ -60,7 +66,9 @@ class EvalReport:
     normalized_score: float | None = None
     """0 is random play, 1 the optimum."""
     controls: dict[str, Control | None] | None = None
-    """`no_memory` and `shuffled`."""
+    """`no_memory` and `shuffled`; None if not played."""
+    controls_missing: dict[str, str] | None = None
+    """Why a control was asked for and could not be played, if there is one."""
     decode: dict[str, Any] | None = None
     model: str | None = None
     version: str | None = None
@@ -91,6 +99,8 @@ class EvalReport:
             control = (self.controls or {}).get(name)
             if control is not None:
                 table.add_row(label, f"{control['return_mean']:.3f}", _curve(control["curve"]))
+            elif why := (self.controls_missing or {}).get(name):
+                table.add_row(label, "not played", why)
         if self.normalized_score is not None:
             table.add_row("normalized score", f"{self.normalized_score:.3f}", "0: random play, 1: optimum")
         if self.errors:

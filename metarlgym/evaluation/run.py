@@ -1,15 +1,16 @@
-"""Evaluates a model or a baseline with a progress bar, and writes `eval.json` and `adaptation.png`."""
+"""Evaluates a model or a baseline, shows how far it is, and writes `eval.json` and `adaptation.png`."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from metarlgym.datatypes import MetaTrajectory
+from metarlgym.evaluation.display import EvalDisplay
 from metarlgym.evaluation.evaluate import EvalSettings, Gather, evaluate
 from metarlgym.evaluation.plots import plot_adaptation
 from metarlgym.evaluation.report import EvalReport
@@ -18,13 +19,6 @@ from metarlgym.rollout.protocol import Policy
 from metarlgym.rollout.render import Renderer
 from metarlgym.tasks import TaskGroup
 from metarlgym.version import __version__
-
-PASSES = {
-    "main": "held-out trials",
-    "random": "random play",
-    "no_memory": "control: no memory",
-    "shuffled": "control: another task's history",
-}
 
 
 def evaluate_policy(
@@ -38,21 +32,17 @@ def evaluate_policy(
     keep: list[MetaTrajectory] | None = None,
     shard: tuple[int, int] = (0, 1),
     gather: Gather | None = None,
+    on_trial: Callable[[int, MetaTrajectory], None] | None = None,
+    lower: str = "--concurrency",
 ) -> EvalReport:
-    """Run `evaluate` with a progress bar and add the fields about the model."""
-    bar = Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
-    )
-    tasks: dict[str, Any] = {}
+    """Run `evaluate`, show how far it is, and add the fields about the model.
 
-    def progress(name: str, done: int, total: int) -> None:
-        if name not in tasks:
-            tasks[name] = bar.add_task(PASSES[name], total=total)
-        if done % 64 == 0 or done == total:
-            bar.update(tasks[name], completed=done)
-
-    with bar:
-        report = evaluate(group, policy, renderer, settings, shard=shard, gather=gather, progress=progress, keep=keep)
+    Args:
+        on_trial: called with the index and the trajectory of each trial of the main pass as it ends.
+        lower: names the settings that need less memory when lowered, for a warning.
+    """
+    with EvalDisplay(console, settings.controls, on_trial, lower) as watch:
+        report = evaluate(group, policy, renderer, settings, shard=shard, gather=gather, watch=watch, keep=keep)
     return replace(report, decode=decode, model=model, version=__version__)
 
 
@@ -66,6 +56,7 @@ def evaluate_model(
     temperature: float = 1.0,
     greedy: bool = False,
     keep: list[MetaTrajectory] | None = None,
+    on_trial: Callable[[int, MetaTrajectory], None] | None = None,
 ) -> EvalReport:
     """Evaluate a model that is loaded in this process."""
     from metarlgym.policies.in_process import InProcessPolicy
@@ -74,7 +65,7 @@ def evaluate_model(
     self_check(model)
     policy = InProcessPolicy(model, renderer, temperature, greedy)
     decode = {"temperature": temperature, "greedy": greedy}
-    return evaluate_policy(group, policy, renderer, settings, console, name, decode, keep)
+    return evaluate_policy(group, policy, renderer, settings, console, name, decode, keep, on_trial=on_trial)
 
 
 def write_report(report: EvalReport, folder: Path, console: Console, name: str = "eval.json") -> None:

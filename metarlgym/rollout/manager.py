@@ -17,6 +17,7 @@ from typing import Any
 from metarlgym.datatypes import MetaTrajectory
 from metarlgym.rollout.choices import Choices
 from metarlgym.rollout.limits import Limits
+from metarlgym.rollout.meter import Meter
 from metarlgym.rollout.protocol import Policy
 from metarlgym.rollout.render import Renderer
 from metarlgym.rollout.rollout import Rollout, TrialSpec
@@ -34,6 +35,8 @@ class RolloutManager:
         concurrency: maximum number of concurrent trials; None for all.
         progress: called after each trial with the number of trials finished so far.
         choices: records where actions chose among legal ones, in `Transcript.choices`.
+        on_trial: called with the index in `specs` and the trajectory of each trial as it ends.
+        meter: counts trials, turns and tokens as they happen; may be shared by several managers that play in turn.
     """
 
     def __init__(
@@ -44,6 +47,8 @@ class RolloutManager:
         concurrency: int | None = None,
         progress: Callable[[int], None] | None = None,
         choices: Choices | None = None,
+        on_trial: Callable[[int, MetaTrajectory], None] | None = None,
+        meter: Meter | None = None,
     ) -> None:
         self.choices = choices
         self.policy = policy
@@ -51,6 +56,8 @@ class RolloutManager:
         self.limits = limits or Limits()
         self.concurrency = concurrency
         self.progress = progress
+        self.on_trial = on_trial
+        self.meter = meter or Meter()
 
     def run(self, specs: Sequence[TrialSpec]) -> list[MetaTrajectory]:
         """Play all trials and return their trajectories in the order of `specs`."""
@@ -68,11 +75,21 @@ class RolloutManager:
         await self.policy.begin(loop)
         try:
             with _no_garbage_collection():
-                rollout = Rollout(specs, self.policy, self.renderer, self.limits, self.concurrency, self.progress, loop)
+                rollout = Rollout(
+                    specs, self.policy, self.renderer, self.limits, self.concurrency, self._ended, self.meter, loop
+                )
                 rollout.choices = self.choices
+                self.meter.begin(len(specs), self.policy, rollout.in_flight)
                 return await rollout.play()
         finally:
+            self.meter.end()
             await self.policy.end()
+
+    def _ended(self, index: int, trajectory: MetaTrajectory, finished: int) -> None:
+        if self.on_trial is not None:
+            self.on_trial(index, trajectory)
+        if self.progress is not None:
+            self.progress(finished)
 
 
 def _run_beside(play: Coroutine[Any, Any, list[MetaTrajectory]]) -> list[MetaTrajectory]:

@@ -15,6 +15,7 @@ from metarlgym.author_errors import contained
 from metarlgym.datatypes import MetaTrajectory, StopReason, Task
 from metarlgym.rollout.choices import Choices
 from metarlgym.rollout.limits import Limits
+from metarlgym.rollout.meter import Meter
 from metarlgym.rollout.protocol import ActReply, ActRequest, Policy, PolicyLost, PolicyStop
 from metarlgym.rollout.render import Renderer
 from metarlgym.rollout.session import Session
@@ -40,7 +41,10 @@ class TrialSpec:
 
 
 class Rollout:
-    """Plays trials concurrently; the arguments are the manager's."""
+    """Plays trials concurrently; the arguments are the manager's.
+
+    `ended` is called with the index, the trajectory and the number of finished trials after each of them.
+    """
 
     def __init__(
         self,
@@ -49,14 +53,16 @@ class Rollout:
         renderer: Renderer | None,
         limits: Limits,
         concurrency: int | None,
-        progress: Callable[[int], None] | None,
+        ended: Callable[[int, MetaTrajectory, int], None],
+        meter: Meter,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         self.policy = policy
         self.renderer = renderer if policy.wants_tokens else None
         self.limits = limits
         self.concurrency = concurrency
-        self.progress = progress
+        self.ended = ended
+        self.meter = meter
         self.loop = loop
         self.choices: Choices | None = None
         """Records where actions chose among legal ones."""
@@ -92,6 +98,11 @@ class Rollout:
             for play in self.active:
                 play.leave()
         return [result for result in self.results if result is not None]
+
+    def in_flight(self) -> float:
+        """The trials in flight, each by the fraction of its episodes that are over; callable from any thread."""
+        played = [play.session.trajectory for play in list(self.active)]
+        return sum((len(trial.episodes) - 1) / trial.max_episodes for trial in played if trial.episodes)
 
     def start_next(self) -> None:
         entry = next(self.waiting, None)
@@ -152,8 +163,8 @@ class Rollout:
     def record(self, index: int, trajectory: MetaTrajectory) -> None:
         self.results[index] = trajectory
         self.finished += 1
-        if self.progress is not None:
-            self.progress(self.finished)
+        self.meter.trials += 1
+        self.ended(index, trajectory, self.finished)
         if self.finished == len(self.results):
             self.done.set()
         elif self.flushing:
@@ -203,11 +214,15 @@ class Play:
             elif isinstance(reply, BaseException):
                 session.fail(reply)
                 self.follow(None)
-            elif self.run.timed or session.trial.blocking:
-                self.reply = reply
-                self.move()
             else:
-                self.follow(session.receive(reply))
+                meter = self.run.meter
+                meter.turns += 1
+                meter.sampled_tokens += len(reply.ids)
+                if self.run.timed or session.trial.blocking:
+                    self.reply = reply
+                    self.move()
+                else:
+                    self.follow(session.receive(reply))
         except BaseException as error:
             self.run.fail(error)
 

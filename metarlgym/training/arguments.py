@@ -47,6 +47,9 @@ class RunArguments:
     )
     sample_every: int = field(default=50, metadata={"help": "Write trials to trials.jsonl every N steps."})
     sample_trials: int = field(default=4, metadata={"help": "Number of trials to write each time."})
+    write_contexts: bool = field(
+        default=False, metadata={"help": "Add the texts and tokens that the model saw to the trials in trials.jsonl."}
+    )
     threads: int | None = field(
         default=None, metadata={"help": "Number of torch threads; for tiny models, 1 is often several times faster."}
     )

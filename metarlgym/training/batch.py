@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from accelerate.utils import gather_object
 
-from metarlgym.datatypes import MetaTrajectory, StopReason
+from metarlgym.datatypes import LIMITS, MetaTrajectory, StopReason
 from metarlgym.rollout.render import Renderer
 from metarlgym.rollout.transcript import Transcript
 from metarlgym.seeding import derive
@@ -41,7 +41,11 @@ class _Outcome:
     anchors: list[list[int]]
     invalid: int
     turns: int
-    truncated: bool
+    cut_actions: int
+    episodes: int
+    cut_episodes: int
+    cut: bool
+    """Whether a limit ended the trial."""
 
 
 class TrialBatch:
@@ -127,7 +131,10 @@ class TrialBatch:
             anchors,
             sum(episode.invalid for episode in trajectory.episodes),
             trajectory.turns,
-            trajectory.truncated,
+            trajectory.truncated_actions,
+            len(trajectory.episodes),
+            sum(episode.stop in LIMITS for episode in trajectory.episodes),
+            trajectory.stop in LIMITS,
         )
 
 
@@ -149,7 +156,9 @@ def _metrics(
     metrics = {
         "zero_signal_groups": float((strength <= NO_SIGNAL).float().mean()),
         "invalid_rate": sum(o.invalid for o in outcomes) / turns,
-        "truncation_rate": sum(o.truncated for o in outcomes) / len(outcomes),
+        "truncation_rate": sum(o.cut for o in outcomes) / len(outcomes),
+        "episode_cut_rate": sum(o.cut_episodes for o in outcomes) / max(1, sum(o.episodes for o in outcomes)),
+        "action_cut_rate": sum(o.cut_actions for o in outcomes) / turns,
         "error_rate": sum(not o.alive for o in outcomes) / len(outcomes),
     }
     if len(played):

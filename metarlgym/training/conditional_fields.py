@@ -171,7 +171,8 @@ NEEDS: tuple[Needs, ...] = (
         "metric_for_best_model",
         lambda s: s.grpo.metric_for_best_model not in (None, "loss"),
     ),
-    Needs("sample_trials", "sample_every above 0", "sample_every", lambda s: s.run.sample_every > 0),
+    Needs("sample_trials write_contexts", "sample_every above 0", "sample_every", lambda s: s.run.sample_every > 0),
+    Needs("write_contexts", "sample_trials above 0", "sample_trials", lambda s: s.run.sample_trials > 0),
     # the model
     Needs(
         "scratch_tokenizer scratch_hidden_size scratch_layers scratch_heads scratch_init_std imitation_trials "

@@ -14,6 +14,7 @@ from metarlgym.datatypes import MetaRLGymError
 from metarlgym.evaluation.evaluate import EvalSettings
 from metarlgym.evaluation.report import EvalReport
 from metarlgym.evaluation.run import evaluate_policy, write_report
+from metarlgym.rollout.records import decode_with
 from metarlgym.rollout.render import Renderer
 from metarlgym.runtime.launch import quiet
 from metarlgym.runtime.metrics_file import MetricsFile
@@ -83,6 +84,8 @@ def _train(resolved: Run, opened: OpenRun, console: Console) -> EvalReport | Non
     def notify(line: str) -> None:
         console.print(f"warning: {line}", style="yellow", highlight=False, soft_wrap=True)
 
+    rules = group.make_trial(resolved.play.trial).rules()
+    decode = decode_with(renderer) if run.write_contexts else None
     args.disable_tqdm = True
     trainer = MetaGRPOTrainer(
         model=model,
@@ -90,12 +93,13 @@ def _train(resolved: Run, opened: OpenRun, console: Console) -> EvalReport | Non
         group=group,
         processing_class=tokenizer,
         renderer=renderer,
-        on_trials=TrialSamples(folder, run.sample_every, run.sample_trials, notify),
+        on_trials=TrialSamples(folder, run.sample_every, run.sample_trials, notify, rules, decode),
         callbacks=[opened, MetricsFile(folder, notify), progress, preemption],
         peft_config=get_peft_config(settings.model),
     )
     trainer.collapse.notify = notify
     trainer.remove_callback(PrinterCallback)
+    progress.clock = trainer.clock
     console.print(f"training {group.env_id}, {args.episodes} episodes a trial; results in {folder}", highlight=False)
     try:
         trainer.train(resume_from_checkpoint=str(opened.resume_from) if opened.resume_from else None)
@@ -145,4 +149,5 @@ def _final_report(
             decode,
             shard=(accelerator.process_index, accelerator.num_processes),
             gather=gather_object if accelerator.num_processes > 1 else None,
+            lower="final_eval_trials or max_action_tokens",
         )

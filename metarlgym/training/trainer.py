@@ -10,7 +10,7 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,9 @@ from metarlgym.author_errors import error_line, error_text
 from metarlgym.datatypes import ConfigError, MetaRLGymError, MetaTrajectory, Task
 from metarlgym.evaluation.evaluate import EvalSettings, evaluate
 from metarlgym.rollout.choices import Choices
+from metarlgym.evaluation.watch import Watch
 from metarlgym.rollout.manager import RolloutManager, TrialSpec
+from metarlgym.rollout.meter import Meter
 from metarlgym.rollout.play_settings import PlaySettings
 from metarlgym.rollout.prompt_room import no_room, stuck
 from metarlgym.rollout.protocol import Policy
@@ -45,6 +47,7 @@ from metarlgym.training.context_limits import context_rooms
 from metarlgym.training.exploration import LegalEntropy, check_choices, choice_tensors
 from metarlgym.training.format_steps import imitate, random_player
 from metarlgym.training.padding import check_padding, precision
+from metarlgym.training.phases import EVALUATION, ROLLOUT, WEIGHTS, PhaseClock, StepTimes
 from metarlgym.training.reference import ReferenceMixin
 from metarlgym.training.schedule import Schedule
 from metarlgym.training.server_backend import Servers, connect
@@ -95,6 +98,7 @@ class MetaGRPOTrainer(ReferenceMixin, CheckpointMixin, GRPOTrainer):
         self._batch: TrialBatch | None = None
         self._generation = (-1, 0)
         self._trials: list[Trial] = []
+        self.clock = PhaseClock()
         play = PlaySettings.of({**vars(args), "env_id": group.env_id})
         self._trial_settings = play.trial
         rows = _rows(args, group)
@@ -111,6 +115,7 @@ class MetaGRPOTrainer(ReferenceMixin, CheckpointMixin, GRPOTrainer):
                 rollout_func=_rollout,
                 **kwargs,
             )
+        self.add_callback(StepTimes(self.clock, lambda name, value: self._metrics["train"][name].append(value)))
         if isinstance(self.model, PeftModel):
             self.model.create_or_update_model_card = _no_card
         self._proved = False
@@ -173,7 +178,9 @@ class MetaGRPOTrainer(ReferenceMixin, CheckpointMixin, GRPOTrainer):
             check_padding(self, precision(self.args, self.model))
             self.backend.prove()
             self._proved = True
-        with self.backend.acting() as policy:
+        with ExitStack() as stack:
+            with self.clock.during(WEIGHTS):
+                policy = stack.enter_context(self.backend.acting())
             yield policy
 
     def stop_run(self, problem: str, detail: str = "", cause: BaseException | None = None) -> NoReturn:
@@ -227,14 +234,16 @@ class MetaGRPOTrainer(ReferenceMixin, CheckpointMixin, GRPOTrainer):
             policy_seed = (args.seed, "policy", step, generation, trial)
             task = tasks.get(index) or tasks.setdefault(index, self.group.task(index))
             specs.append(TrialSpec(partial(self._pooled_trial, i, free_shots), task, seed, policy_seed))
-        with self._player(step) as policy:
+        meter = self.clock.meter = Meter()
+        with self._player(step) as policy, self.clock.during(ROLLOUT):
             manager = RolloutManager(
-                policy, self.renderer, self.limits, args.rollout_concurrency, choices=self._choices
+                policy, self.renderer, self.limits, args.rollout_concurrency, meter=meter, choices=self._choices
             )
             try:
                 trajectories, failure = manager.run(specs), None
             except Exception as error:
                 trajectories, failure = [], error
+        self._metrics["train"]["rollout/tokens_per_second"].append(meter.tokens_per_second)
         self._agree(trajectories, failure)
         self._batch = TrialBatch(trajectories, args, self.renderer)
         if self.on_trials is not None and self.accelerator.is_main_process:
@@ -279,7 +288,8 @@ class MetaGRPOTrainer(ReferenceMixin, CheckpointMixin, GRPOTrainer):
         self._rows = inputs
         if self._entropy_schedule is not None:
             self.entropy_coef = self._entropy_schedule(self.state.global_step)
-        self.backend.before_rollout()
+        with self.clock.during(WEIGHTS):
+            self.backend.before_rollout()
         out = super()._generate_and_score_completions(inputs)
         assert self._batch is not None
         step = self.state.global_step
@@ -341,8 +351,10 @@ class MetaGRPOTrainer(ReferenceMixin, CheckpointMixin, GRPOTrainer):
             controls=False,
             baselines=False,
         )
+        watch = Watch()
+        self.clock.meter = watch.meter
         try:
-            with self.acting() as policy:
+            with self.acting() as policy, self.clock.during(EVALUATION):
                 report = evaluate(
                     self.group,
                     policy,
@@ -350,6 +362,7 @@ class MetaGRPOTrainer(ReferenceMixin, CheckpointMixin, GRPOTrainer):
                     settings,
                     shard=(self.accelerator.process_index, self.accelerator.num_processes),
                     gather=gather_object if self.accelerator.num_processes > 1 else None,
+                    watch=watch,
                 )
         except AgreedError:
             raise

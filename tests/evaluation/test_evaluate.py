@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
-from tiny import play, terse, word_parts
+from tiny import terse, word_parts
 
-from metarlgym import ConfigError, StopReason, TaskGroup
+from metarlgym import ConfigError, TaskGroup
+from metarlgym.evaluation.choice import choose, duration
 from metarlgym.evaluation.evaluate import EvalSettings, evaluate
+from metarlgym.evaluation.watch import Watch
 from metarlgym.policies.scripted import OraclePolicy, RandomPolicy, ScriptedPolicy
+from metarlgym.rollout.limits import Limits
 from metarlgym.trial import TrialSettings
 
 DOORS = terse("Doors-v0")
@@ -35,6 +39,8 @@ FIELDS = {
     "controls",
     "invalid_rate",
     "truncation_rate",
+    "episode_cut_rate",
+    "action_cut_rate",
     "errors",
     "memory",
     "free_shots",
@@ -244,6 +250,7 @@ def test_shuffled_is_null_for_groups_of_one_task():
     finally:
         del registry._REGISTRY["OneTask-v0"]
     assert report["controls"]["shuffled"] is None
+    assert "one task fills more than half" in report["controls_missing"]["shuffled"]
     assert report["controls"]["no_memory"] is not None
 
 
@@ -258,16 +265,106 @@ def test_no_trials_is_an_error():
         run(trials=0)
 
 
-def test_progress_names_the_passes():
-    seen = []
-    evaluate(
-        DOORS,
-        OraclePolicy(),
-        None,
-        EvalSettings(TrialSettings(2), trials=5),
-        progress=lambda name, n, of: seen.append(name),
-    )
-    assert list(dict.fromkeys(seen)) == ["main", "random", "no_memory", "shuffled"]
+class Notes(Watch):
+    """A watch that keeps what it was told."""
+
+    def __init__(self):
+        super().__init__()
+        self.passes, self.ended, self.choices = [], [], []
+
+    def begin(self, name, trials):
+        self.passes.append((name, trials))
+
+    def trial(self, name, index, trajectory):
+        self.ended.append((name, index))
+
+    def chosen(self, choice):
+        self.choices.append(choice)
+
+
+def test_a_watch_is_told_of_passes_and_trials():
+    notes = Notes()
+    evaluate(DOORS, OraclePolicy(), None, EvalSettings(TrialSettings(2), trials=5), watch=notes)
+    assert notes.passes == [("main", 5), ("random", 5), ("no_memory", 5), ("shuffled", 5)]
+    assert sorted(notes.ended) == sorted((name, i) for name, _ in notes.passes for i in range(5))
+    assert (notes.meter.trials, notes.meter.turns) == (15, 30) and not notes.choices  # without random play
+
+
+def test_a_shard_tells_of_its_own_trials():
+    notes = Notes()
+    settings = EvalSettings(TrialSettings(2), 11, controls=False, baselines=False)
+    evaluate(DOORS, RandomPolicy(), None, settings, shard=(1, 3), gather=lambda part: part, watch=notes)
+    assert notes.passes == [("main", 4)] and sorted(i for _, i in notes.ended) == [3, 4, 5, 6]
+
+
+# ---------------------------------------------------------------------- a number of trials to end in time
+
+
+class Slow(ScriptedPolicy):
+    """Takes `seconds` for each action, whatever else is played meanwhile."""
+
+    def __init__(self, seconds):
+        super().__init__(lambda trial, rng: time.sleep(seconds) or rng.choice(["safe", "1", "2"]))
+
+
+def timed(policy, seconds, most=2000, **settings):
+    notes, played = Notes(), []
+    chosen = EvalSettings(TrialSettings(2), most, seconds=seconds, baselines=False, **settings)
+    report = evaluate(DOORS, policy, None, chosen, watch=notes, keep=played)
+    return report, notes, played
+
+
+def test_the_number_of_trials_follows_from_the_time_they_take():
+    report, notes, played = timed(Slow(0.001), 0.8)
+    (choice,) = notes.choices
+    assert report.trials == len(played) == choice.trials and 16 < choice.trials < 200
+    assert 0.1 < choice.seconds < 1.5 and choice.seconds_of_most > 8
+    assert f"{choice.trials} trials, about 1 s; --trials 2000 would take" in str(choice)
+    assert [n for n in notes.passes if n[0] != "main"] == [("no_memory", report.trials), ("shuffled", report.trials)]
+    main = [i for name, i in notes.ended if name == "main"]
+    assert sorted(main) == list(range(report.trials))  # none is played twice
+
+
+def test_the_chosen_trials_are_the_first_of_many():
+    _, _, some = timed(RandomPolicy(), 1e-6, controls=False)
+    whole = []
+    settings = EvalSettings(TrialSettings(2), 100, controls=False, baselines=False)
+    evaluate(DOORS, RandomPolicy(), None, settings, keep=whole)
+    assert len(some) == 16 and [t.to_dict() for t in some] == [t.to_dict() for t in whole[:16]]
+
+
+def test_all_are_played_where_there_is_time():
+    report, notes, _ = timed(RandomPolicy(), 600, most=150)
+    assert report.trials == 150 and "--trials" not in str(notes.choices[0])
+    assert timed(RandomPolicy(), 600, most=9)[0].trials == 9
+
+
+@pytest.mark.parametrize(
+    ("each", "passes", "expected"),
+    [
+        (0.125, 3, 800),
+        (1.0, 3, 100),
+        (1.4, 3, 71),
+        (2.0, 3, 64),
+        (3.125, 3, 64),
+        (5.0, 3, 40),
+        (60, 3, 16),
+        (0.01, 1, 2000),
+    ],
+)
+def test_choice(each, passes, expected):
+    """At least 64, unless these would take more than twice as long; never fewer than are played already."""
+    assert choose(16, each, passes, 300, 2000) == expected
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(0.2, "1 s"), (89, "89 s"), (240, "4 min"), (9000, "2.5 h")])
+def test_duration(seconds, words):
+    assert duration(seconds) == words
+
+
+def test_several_processes_play_a_given_number():
+    with pytest.raises(ConfigError, match="seconds=300 is for one process"):
+        evaluate(DOORS, RandomPolicy(), None, EvalSettings(TrialSettings(2), 5, seconds=300), gather=lambda part: part)
 
 
 def test_a_models_trials_under_the_controls_differ_only_in_what_is_shown():
@@ -282,14 +379,25 @@ def test_a_models_trials_under_the_controls_differ_only_in_what_is_shown():
     assert report["invalid_rate"] > 0
 
 
-def test_trials_that_a_limit_cut_are_counted():
-    from metarlgym.rollout.limits import Limits
-
+@pytest.mark.parametrize(
+    ("limits", "trials", "episodes"),
+    [({"trial_turns": 3}, 1.0, 1.0), ({"episode_turns": 1}, 0.0, 1.0), ({"trial_turns": 5}, 1.0, 0.5), ({}, 0.0, 0.0)],
+    ids=str,
+)
+def test_cut_trials_and_episodes_are_counted_apart(limits, trials, episodes):
     group = terse("GuessNumber-v0", numbers=9, guesses=4)
-    report = run(group, RandomPolicy(), 20, 2, limits=Limits(trial_turns=2), controls=False, baselines=False)
-    assert report["truncation_rate"] == 1.0
-    model, _, renderer = word_parts(group)
-    from tiny import specs, trial_maker
+    wrong = ScriptedPolicy(lambda trial, rng: str(trial.task.params["number"] % 9 + 1))
+    report = run(group, wrong, 20, 2, limits=Limits(**limits), controls=False, baselines=False)
+    assert (report["truncation_rate"], report["episode_cut_rate"], report["action_cut_rate"]) == (trials, episodes, 0.0)
 
-    played, _ = play(model, renderer, specs(group, trial_maker(group, 2), 2), Limits(trial_turns=2))
-    assert all(t.stop is StopReason.TURN_LIMIT for t in played)
+
+def test_cut_actions_do_not_count_as_cut_trials():
+    model, _, renderer = word_parts(DOORS)
+    renderer.fixed_action_tokens = None  # so that a token is an action that nothing ended
+    from metarlgym.policies.in_process import InProcessPolicy
+
+    settings = EvalSettings(TrialSettings(3), 32, limits=Limits(action_tokens=1), controls=False, baselines=False)
+    kept = []
+    report = evaluate(DOORS, InProcessPolicy(model, renderer), renderer, settings, keep=kept)
+    assert report.action_cut_rate == sum(t.truncated_actions for t in kept) / sum(t.turns for t in kept) > 0.5
+    assert (report.truncation_rate, report.episode_cut_rate) == (0.0, 0.0)

@@ -134,7 +134,7 @@ SHOWN_BY = {
     ),
     "training/test_field_training.py::test_the_timeout_of_processes": "ddp_timeout",
     "training/test_field_outputs.py::test_what_is_played_and_written_at_the_side": (
-        "sample_every sample_trials final_eval_trials"
+        "sample_every sample_trials write_contexts final_eval_trials"
     ),
     "training/test_field_training.py::test_threads": "threads",
     "training/test_field_refusals.py::test_bf16_on_a_cpu_needs_its_instructions": "bf16",

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import io
 import json
+import time
 
 import pytest
 from rich.console import Console
 from tiny import make_trainer, play, specs, terse, trial_maker, word_parts
 
 from metarlgym.datatypes import Episode, MetaTrajectory, Task, Turn
+from metarlgym.policies.scripted import RandomTokenPolicy
+from metarlgym.rollout.records import decode_with
 from metarlgym.runtime.metrics_file import MetricsFile
 from metarlgym.training.callbacks import LiveProgress, TrialSamples, sparkline
+from metarlgym.training.phases import PhaseClock
 
 DOORS = terse("Doors-v0")
 
@@ -123,3 +127,82 @@ def test_long_curves_are_shortened():
     line = progress.line()
     assert "0.25 0.80" in line and "0.50" not in line
     assert len(progress.curve()) == 20
+
+
+def test_samples_hold_the_rules_and_on_request_the_contexts(tmp_path):
+    model, _, renderer = word_parts(DOORS)
+    played, _ = play(model, renderer, specs(DOORS, trial_maker(DOORS), 2))
+    TrialSamples(tmp_path, 1, 2, rules="find the prize", decode=decode_with(renderer))(0, played)
+    for line, trial in zip(lines(tmp_path / "trials.jsonl"), played, strict=True):
+        assert line["rules"] == "find the prize"
+        (context,), (row,) = line["contexts"], trial.rows
+        assert (context["ids"], context["action_mask"], context["logprobs"]) == (row.ids, row.action_mask, row.logprobs)
+        assert context["text"].split() == renderer.tokenizer.convert_ids_to_tokens(row.ids)
+
+
+# ---------------------------------------------------------------------- what goes on within a step
+
+
+@pytest.fixture
+def watched():
+    """(display with a clock in a rollout, its screen)."""
+    screen = console()
+    progress = LiveProgress(screen, None)
+    progress.clock = PhaseClock()
+    return progress, screen
+
+
+def test_a_long_phase_is_told_and_told_again(watched, monkeypatch):
+    progress, screen = watched
+    progress._place = "step 3/10"
+    now = [100.0]
+    monkeypatch.setattr("metarlgym.training.callbacks.time.monotonic", lambda: now[0])
+    meter = progress.clock.meter
+    meter.planned, meter.trials, meter.turns, meter.sampled_tokens, meter._busy = 32, 5, 40, 300, 6.0
+    with progress.clock.during("rollout"):
+        progress._told = now[0]
+        for _ in range(26):
+            progress._tell()
+            now[0] += 1
+    told = screen.file.getvalue().splitlines()
+    assert len(told) == 2
+    assert told[0] == "step 3/10  rollout, 10 s: 5 of 32 trials, 40 turns, 300 tokens sampled (50/s)"
+    assert told[1].startswith("step 3/10  rollout, 20 s")
+
+
+def test_short_phases_are_not_told(watched, monkeypatch):
+    progress, screen = watched
+    now = [100.0]
+    monkeypatch.setattr("metarlgym.training.callbacks.time.monotonic", lambda: now[0])
+    for _ in range(20):
+        for phase in ("rollout", "weight_update"):
+            with progress.clock.during(phase):
+                now[0] += 4
+                progress._tell()
+    assert screen.file.getvalue() == ""
+
+
+def test_the_line_tells_the_seconds_of_a_step(watched):
+    progress, _ = watched
+    progress.latest = {"trial_return": 1.0, "time/rollout": 20.06, "time/train": 35.0, "time/weight_update": 0.001}
+    progress.latest["rollout/tokens_per_second"] = 161.4
+    assert progress.line().endswith("rollout 20.1 s, update 35.0 s, 161 tokens/s")
+
+
+def test_a_run_shows_what_goes_on_and_stops_watching(tmp_path, monkeypatch):
+    monkeypatch.setattr("metarlgym.training.callbacks.LONG", 0.0)
+    monkeypatch.setattr("metarlgym.training.callbacks.EVERY", 0.0)
+    screen = console()
+    progress = LiveProgress(screen, None)
+
+    class Slow(RandomTokenPolicy):
+        def submit(self, request, done):
+            time.sleep(0.05)
+            super().submit(request, done)
+
+    own = {"callbacks": [progress], "policy": lambda model, renderer, temperature: Slow(renderer)}
+    trainer = make_trainer(tmp_path, DOORS, None, own, max_steps=2)
+    progress.clock = trainer.clock
+    trainer.train()
+    assert "step 1/2  rollout, " in screen.file.getvalue() and " of 8 trials, " in screen.file.getvalue()
+    assert progress.ticker is None

@@ -82,5 +82,13 @@ def test_what_is_played_and_written_at_the_side(start):
 
     assert steps() == [0, 0, 0, 0]
     assert steps(sample_every=1, sample_trials=3) == [0, 0, 0, 1, 1, 1]
+    plain, full = (
+        json.loads((start(write_contexts=given).folder / "trials.jsonl").read_text().splitlines()[0])
+        for given in (False, True)
+    )
+    assert "contexts" not in plain and set(full) - set(plain) == {"contexts"}
+    (context,) = full["contexts"]
+    sampled = [i for i, mask in zip(context["ids"][context["prompt_len"] :], context["action_mask"]) if mask]
+    assert len(sampled) == 2 and context["text"].endswith("<end>")
     assert not (start().folder / "eval.json").exists()
     assert json.loads((start(final_eval_trials=6).folder / "eval.json").read_text())["trials"] == 6

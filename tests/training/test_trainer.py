@@ -85,13 +85,15 @@ def test_metrics_are_those_of_the_trials(tmp_path):
     assert logged(trainer, "reward") == [pytest.approx(float(curve.sum()), abs=1e-5)]
     invalid = sum(e.invalid for t in trainer.kept[0][1] for e in t.episodes)
     assert logged(trainer, "invalid_rate") == [pytest.approx(invalid / 24)]
-    assert logged(trainer, "truncation_rate") == logged(trainer, "error_rate") == [0.0]
+    for name in ("truncation_rate", "episode_cut_rate", "action_cut_rate", "error_rate"):
+        assert logged(trainer, name) == [0.0]
     assert 0 <= logged(trainer, "zero_signal_groups")[0] <= 1
 
 
-def test_truncated_trials_are_counted_and_stay_in_the_loss(tmp_path):
+def test_truncated_episodes_are_counted_and_stay_in_the_loss(tmp_path):
     trainer = train(tmp_path, GUESS, max_episode_turns=1, max_steps=1, per_device_train_batch_size=64)
-    assert logged(trainer, "truncation_rate")[0] > 0.5
+    assert logged(trainer, "episode_cut_rate")[0] > 0.5
+    assert logged(trainer, "truncation_rate") == [0.0]  # the trials go on
     assert all(t.stop is not StopReason.ERROR for t in trainer.kept[0][1])
     assert not torch.equal(weights(trainer), trainer.before)
 
