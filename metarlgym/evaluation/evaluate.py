@@ -22,6 +22,7 @@ from metarlgym.rollout.manager import RolloutManager, TrialSpec
 from metarlgym.rollout.prompt_room import no_room, stuck
 from metarlgym.rollout.protocol import Policy
 from metarlgym.rollout.render import Renderer
+from metarlgym.rollout.reply import shortest_reply
 from metarlgym.seeding import derive
 from metarlgym.tasks import TaskGroup
 from metarlgym.trial import TrialSettings
@@ -132,7 +133,7 @@ class _Evaluation:
         main = self.play("main", self.policy, self.renderer)
         prompt = stuck(main)
         if prompt is not None:
-            action = (self.renderer.fixed_action_tokens if self.renderer else None) or 1
+            action = shortest_reply(self.renderer) if self.renderer else 1
             raise ConfigError(
                 no_room(prompt, action, {"max_context_tokens or the model's positions": settings.limits.context_tokens})
             )

@@ -30,6 +30,7 @@ from metarlgym.rollout.play_settings import PlaySettings
 from metarlgym.rollout.prompt_room import no_room, stuck
 from metarlgym.rollout.protocol import Policy
 from metarlgym.rollout.render import Renderer
+from metarlgym.rollout.reply import shortest_reply
 from metarlgym.runtime.agreement import AgreedError
 from metarlgym.runtime.checkpoint import COMPLETE, CheckpointMixin
 from metarlgym.seeding import derive
@@ -244,7 +245,7 @@ class MetaGRPOTrainer(ReferenceMixin, CheckpointMixin, GRPOTrainer):
         fatal = [text for broken, text, _, _ in gathered if broken] or [text for _, text, _, _ in gathered]
         prompt = max((longest for *_, longest in gathered if longest is not None), default=None)
         if not all(fatal) and prompt is not None and not any(acted for _, _, acted, _ in gathered):
-            fatal = [no_room(prompt, self.renderer.fixed_action_tokens or 1, self.rooms)]
+            fatal = [no_room(prompt, shortest_reply(self.renderer), self.rooms)]
         if not all(fatal):
             return
         detail = next((t.error_detail for t in trajectories if t.error_detail), "")
