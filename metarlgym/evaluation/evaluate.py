@@ -23,6 +23,7 @@ from metarlgym.rollout.prompt_room import no_room, stuck
 from metarlgym.rollout.protocol import Policy
 from metarlgym.rollout.render import Renderer
 from metarlgym.rollout.reply import shortest_reply
+from metarlgym.rollout.thinking import thought_rates
 from metarlgym.seeding import derive
 from metarlgym.tasks import TaskGroup
 from metarlgym.trial import TrialSettings
@@ -187,8 +188,15 @@ class _Evaluation:
             free_shots=shots,
             seed=settings.seed,
             task_keys_hash=_hash_keys(self.tasks),
+            **self._thoughts(main),
             return_weighted_mean=float(returns[:, shots:].sum(1).mean()) if shots else None,
         )
+
+    def _thoughts(self, main: list[MetaTrajectory]) -> dict[str, Any]:
+        if self.renderer is None or self.renderer.thinking is None:
+            return {}
+        counts = [(t.turns, t.thoughts, t.cut_thoughts, t.thought_tokens) for t in main]
+        return dict(thought_rates(*map(sum, zip(*counts))))
 
     def _controls(self, main: list[MetaTrajectory]) -> dict[str, Control | None]:
         wiped = self._matrix(self.play("no_memory", self.policy, self.renderer, lambda i: NoMemory()))

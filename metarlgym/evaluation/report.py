@@ -7,7 +7,10 @@ from typing import Any, TypedDict
 
 from rich.table import Table
 
-OPTIONAL = ("return_weighted_mean", "random_ci95")
+from metarlgym.rollout.thinking import cut_warning
+
+THOUGHTS = ("thought_rate", "thought_cut_rate", "thought_tokens")
+OPTIONAL = ("return_weighted_mean", "random_ci95", *THOUGHTS)
 """Fields omitted from `eval.json` if they do not apply."""
 ABOUT_THE_MODEL = ("decode", "model", "version")
 
@@ -50,6 +53,12 @@ class EvalReport:
     return_weighted_mean: float | None = None
     """Mean return without the free shots, if there are any."""
     random_ci95: list[float] | None = None
+    thought_rate: float | None = None
+    """Fraction of actions that began with a thought; None if the tokenizer marks none."""
+    thought_cut_rate: float | None = None
+    """Fraction of thoughts ended by a limit."""
+    thought_tokens: float | None = None
+    """Mean number of tokens of a thought."""
     optimum: float | None = None
     optimum_kind: str = "none"
     optimum_curve: list[float] | None = None
@@ -72,6 +81,13 @@ class EvalReport:
             left_out.update(ABOUT_THE_MODEL)
         return {item.name: getattr(self, item.name) for item in fields(self) if item.name not in left_out}
 
+    @property
+    def thought_warning(self) -> str | None:
+        """What to say if most actions followed a cut thought."""
+        if self.thought_rate is None or self.thought_cut_rate is None:
+            return None
+        return cut_warning(self.thought_rate * self.thought_cut_rate)
+
     def table(self) -> Table:
         """The report as a table for the terminal."""
         table = Table(title=f"{self.task_group}, {self.episodes} episodes, {self.trials} held-out trials")
@@ -93,6 +109,9 @@ class EvalReport:
                 table.add_row(label, f"{control['return_mean']:.3f}", _curve(control["curve"]))
         if self.normalized_score is not None:
             table.add_row("normalized score", f"{self.normalized_score:.3f}", "0: random play, 1: optimum")
+        if self.thought_rate:
+            text = f"of {self.thought_rate:.0%} of the actions, {self.thought_cut_rate:.0%} cut"
+            table.add_row("tokens of a thought", f"{self.thought_tokens:.0f}", text)
         if self.errors:
             table.add_row("[red]trials ended by an error[/red]", str(self.errors), "")
         return table

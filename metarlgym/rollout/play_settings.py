@@ -13,7 +13,7 @@ from metarlgym.rollout.render import ChatRenderer, Renderer
 from metarlgym.tasks import TaskGroup
 from metarlgym.trial import TrialSettings
 
-LIMITS = {"max_action_tokens": "action_tokens", "max_context_tokens": "context_tokens"} | {
+LIMITS = {f"max_{name}": name for name in ("action_tokens", "thought_tokens", "context_tokens")} | {
     f"max_{name}": name for name in ("episode_turns", "episode_tokens", "episode_seconds", "trial_seconds")
 }
 """Run settings and the corresponding fields of `Limits`."""
@@ -57,7 +57,8 @@ class PlaySettings:
         """The renderer for a model's tokenizer.
 
         Raises:
-            ConfigError: the tokenizer does not fit the task group, or has no chat template to pass arguments to.
+            ConfigError: the tokenizer does not fit the task group, has no chat template to pass arguments to, or marks
+                no thoughts to limit or drop.
         """
         renderer = make_renderer(self.renderer, tokenizer, group, self.chat_template_kwargs)
         if self.chat_template_kwargs and not isinstance(renderer, ChatRenderer):
@@ -65,6 +66,14 @@ class PlaySettings:
                 f"chat_template_kwargs={self.chat_template_kwargs!r} would have no effect: the tokenizer of {model!r} "
                 "has no chat template; leave it out."
             )
+        if renderer.thinking is None:
+            unused = {"max_thought_tokens": self.limits.thought_tokens, "keep_thoughts": self.trial.keep_thoughts}
+            for name, value in unused.items():
+                if value not in (None, "all"):
+                    raise ConfigError(
+                        f"{name}={value} would have no effect: the tokenizer of {model!r} has no tokens for thoughts "
+                        "(<think> and </think>); leave it out."
+                    )
         return renderer
 
 

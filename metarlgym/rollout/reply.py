@@ -42,9 +42,6 @@ class Reply:
         end_ids: tokens that end the reply, also inside a thought.
     """
 
-    __slots__ = ("_close", "_cut", "_end", "_end_ids", "_forced", "_limits", "_start", "_thoughts")
-    __slots__ += ("finish", "ids", "logprobs", "open", "said", "thought")
-
     def __init__(self, request: ActRequest, thinking: Thinking, end_ids: frozenset[int]) -> None:
         assert request.thought_tokens is not None
         self.ids: list[int] = []

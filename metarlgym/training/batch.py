@@ -11,6 +11,7 @@ from accelerate.utils import gather_object
 
 from metarlgym.datatypes import MetaTrajectory, StopReason
 from metarlgym.rollout.render import Renderer
+from metarlgym.rollout.thinking import thought_rates
 from metarlgym.rollout.transcript import Transcript
 from metarlgym.seeding import derive
 from metarlgym.training import credit
@@ -42,6 +43,8 @@ class _Outcome:
     invalid: int
     turns: int
     truncated: bool
+    thoughts: tuple[int, int, int]
+    """Number of thoughts, of cut thoughts, and of tokens inside thoughts."""
 
 
 class TrialBatch:
@@ -50,6 +53,7 @@ class TrialBatch:
     def __init__(self, trajectories: list[MetaTrajectory], args: MetaGRPOConfig, renderer: Renderer) -> None:
         self.trajectories = trajectories
         self.args = args
+        self.thinks = renderer.thinking is not None
         self.rows: list[Transcript] = []
         self.row_trial: list[int] = []
         for i, trajectory in enumerate(trajectories):
@@ -110,7 +114,10 @@ class TrialBatch:
             [row.action_mask for row in self.rows],
             length,
         )
-        return Credit(painted, signal[own], _metrics(outcomes, returns, alive, strength))
+        metrics = _metrics(outcomes, returns, alive, strength)
+        if self.thinks:
+            metrics |= thought_rates(sum(o.turns for o in outcomes), *map(sum, zip(*(o.thoughts for o in outcomes))))
+        return Credit(painted, signal[own], metrics)
 
     @staticmethod
     def _outcome(trajectory: MetaTrajectory, by_turn: bool) -> _Outcome:
@@ -128,6 +135,7 @@ class TrialBatch:
             sum(episode.invalid for episode in trajectory.episodes),
             trajectory.turns,
             trajectory.truncated,
+            (trajectory.thoughts, trajectory.cut_thoughts, trajectory.thought_tokens),
         )
 
 

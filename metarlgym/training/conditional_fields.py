@@ -187,7 +187,8 @@ NEEDS: tuple[Needs, ...] = (
         lambda s: s.scratch.imitation_trials > 0,
     ),
     Needs(
-        "model_revision dtype attn_implementation trust_remote_code chat_template_kwargs",
+        "model_revision dtype attn_implementation trust_remote_code chat_template_kwargs max_thought_tokens "
+        "keep_thoughts",
         "model_name_or_path",
         "model_name_or_path",
         lambda s: bool(s.model.model_name_or_path),

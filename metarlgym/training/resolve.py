@@ -18,6 +18,7 @@ from metarlgym.tasks import TaskGroup
 from metarlgym.training.arguments import Settings
 from metarlgym.training.reference import check_reference
 from metarlgym.training.start import NamedModel, ScratchModel
+from metarlgym.training.thoughts import check_kept
 from metarlgym.trial import Trial
 
 
@@ -45,6 +46,7 @@ def resolve(settings: Settings) -> Run:
     if run.threads:
         torch.set_num_threads(run.threads)
     group, make_trial = _task_group(settings)
+    check_kept(settings.play, group)
     agree(quick_check(group, make_trial))
     if group.content_split:
         during = args.eval_trials if args.eval_strategy != "no" else 0

@@ -44,6 +44,7 @@ from metarlgym.training.padding import check_padding, precision
 from metarlgym.training.reference import ReferenceMixin
 from metarlgym.training.schedule import Schedule
 from metarlgym.training.server_backend import Servers, connect
+from metarlgym.training.thoughts import check_kept
 from metarlgym.trial import Trial
 
 os.environ.setdefault(
@@ -92,6 +93,7 @@ class MetaGRPOTrainer(ReferenceMixin, CheckpointMixin, GRPOTrainer):
         self._generation = (-1, 0)
         self._trials: list[Trial] = []
         play = PlaySettings.of({**vars(args), "env_id": group.env_id})
+        check_kept(play, group)
         self._trial_settings = play.trial
         rows = _rows(args, group)
         servers = connect(args, processing_class, [group.env.rules()])
@@ -309,6 +311,8 @@ class MetaGRPOTrainer(ReferenceMixin, CheckpointMixin, GRPOTrainer):
         metrics[f"{metric_key_prefix}_slope"] = report.slope
         metrics[f"{metric_key_prefix}_invalid_rate"] = report.invalid_rate
         metrics[f"{metric_key_prefix}_errors"] = float(report.errors)
+        if report.thought_cut_rate is not None:
+            metrics[f"{metric_key_prefix}_thought_cut_rate"] = report.thought_cut_rate
         # Bypass TRL's log: it would add the train metrics collected since the last line and clear them.
         super(GRPOTrainer, self).log(metrics)
         self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
