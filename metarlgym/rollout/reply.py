@@ -113,7 +113,7 @@ class Reply:
             if self.said >= action or left <= 0:
                 self.finish = "length"
         elif self.thought >= thought or left <= len(self._close) + 1:
-            self._cut = True
+            self._cut = thought > 0  # a limit of 0 asks for no thoughts, and cuts none
             if left <= len(self._close):  # the thought began too late to be closed
                 self.finish = "length"
                 return
