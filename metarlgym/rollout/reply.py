@@ -88,7 +88,7 @@ class Reply:
     @classmethod
     def to(cls, request: ActRequest, renderer: Renderer) -> Reply | None:
         """An empty reply, or None where the renderer's tokenizer marks no thoughts."""
-        if renderer.thinking is None or request.thought_tokens is None:
+        if request.thought_tokens is None or renderer.thinking is None:
             return None
         return cls(request, renderer.thinking, renderer.end_ids)
 
