@@ -53,7 +53,7 @@ class TrialBatch:
     def __init__(self, trajectories: list[MetaTrajectory], args: MetaGRPOConfig, renderer: Renderer) -> None:
         self.trajectories = trajectories
         self.args = args
-        self.thinks = renderer.thinking is not None
+        self.renderer = renderer
         self.rows: list[Transcript] = []
         self.row_trial: list[int] = []
         for i, trajectory in enumerate(trajectories):
@@ -115,7 +115,7 @@ class TrialBatch:
             length,
         )
         metrics = _metrics(outcomes, returns, alive, strength)
-        if self.thinks:
+        if self.renderer.thinking is not None:
             metrics |= thought_rates(sum(o.turns for o in outcomes), *map(sum, zip(*(o.thoughts for o in outcomes))))
         return Credit(painted, signal[own], metrics)
 
