@@ -188,6 +188,7 @@ class _Evaluation:
             free_shots=shots,
             seed=settings.seed,
             task_keys_hash=_hash_keys(self.tasks),
+            keep_thoughts=None if (kept := settings.trial.keep_thoughts) == "all" else kept,
             **self._thoughts(main),
             return_weighted_mean=float(returns[:, shots:].sum(1).mean()) if shots else None,
         )

@@ -10,7 +10,7 @@ from rich.table import Table
 from metarlgym.rollout.thinking import cut_warning
 
 THOUGHTS = ("thought_rate", "thought_cut_rate", "thought_tokens")
-OPTIONAL = ("return_weighted_mean", "random_ci95", *THOUGHTS)
+OPTIONAL = ("return_weighted_mean", "random_ci95", "keep_thoughts", *THOUGHTS)
 """Fields omitted from `eval.json` if they do not apply."""
 ABOUT_THE_MODEL = ("decode", "model", "version")
 
@@ -53,6 +53,8 @@ class EvalReport:
     return_weighted_mean: float | None = None
     """Mean return without the free shots, if there are any."""
     random_ci95: list[float] | None = None
+    keep_thoughts: str | None = None
+    """Which thoughts the policy saw again; None for all."""
     thought_rate: float | None = None
     """Fraction of actions that began with a thought; None if the tokenizer marks none."""
     thought_cut_rate: float | None = None

@@ -181,6 +181,12 @@ class Session:
         self._transcript = Transcript.open(self.renderer.prompt(self.trial.messages), index)
         self.trajectory.rows.append(self._transcript)
 
+    def _drop_unused(self) -> None:
+        """Remove the row of a context that was opened after a turn and in which a limit allows no action."""
+        rows, row = self.trajectory.rows, self._transcript
+        if self._turn and row is not None and not row.action_mask and rows[-1] is row:
+            rows.pop()
+
     def _close_row(self) -> None:
         assert self._transcript is not None and self.renderer is not None
         self._transcript.close(self.renderer.end_ids, self.renderer.end_id)
@@ -229,6 +235,7 @@ class Session:
 
     def _limit_episode(self, reason: StopReason) -> ActRequest | None:
         """End the episode because of a limit and continue with the next one."""
+        self._drop_unused()
         self.trial.end_episode(reason)
         if not self.trial.live:
             self._finish(self.trial.trial_stop or reason)
@@ -299,4 +306,5 @@ class Session:
         self.trajectory.stop = reason
         self.trajectory.seconds = time.monotonic() - self._clock
         if self._transcript is not None:
+            self._drop_unused()
             self._close_row()

@@ -238,6 +238,18 @@ def test_contexts_without_thoughts_are_counted_by_episode_too():
     assert stopped and {len(e.turns) for e in stopped} <= {1, 2}
 
 
+@both
+@pytest.mark.parametrize("limits", [{"episode_turns": 2}, {"episode_tokens": 14}, {"context_tokens": 24}])
+def test_a_context_in_which_a_limit_allows_no_action_leaves_no_row(opened, limits):
+    played, _ = rollout(opened, keep="none", thoughts=3, **limits)
+    assert any(e.stop in (StopReason.TURN_LIMIT, StopReason.TOKEN_LIMIT, t.stop) for t in played for e in t.episodes)
+    for t in played:
+        acted = [row for row in t.rows if any(row.action_mask)]
+        assert len(acted) == t.turns
+        # A row without actions stands for an episode without actions.
+        assert len(t.rows) - len(acted) == sum(not e.turns for e in t.episodes)
+
+
 def test_dropping_thoughts_goes_with_other_memories():
     played, _ = rollout(keep="episode", memory=LastK(1), thoughts=3, group=DOORS)
     for t in played:
