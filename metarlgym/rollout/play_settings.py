@@ -57,8 +57,7 @@ class PlaySettings:
         """The renderer for a model's tokenizer.
 
         Raises:
-            ConfigError: the tokenizer does not fit the task group, has no chat template to pass arguments to, or marks
-                no thoughts to limit or drop.
+            ConfigError: the tokenizer does not fit the task group, or has no chat template to pass arguments to.
         """
         renderer = make_renderer(self.renderer, tokenizer, group, self.chat_template_kwargs)
         if self.chat_template_kwargs and not isinstance(renderer, ChatRenderer):
@@ -66,15 +65,22 @@ class PlaySettings:
                 f"chat_template_kwargs={self.chat_template_kwargs!r} would have no effect: the tokenizer of {model!r} "
                 "has no chat template; leave it out."
             )
-        if renderer.thinking is None:
-            unused = {"max_thought_tokens": self.limits.thought_tokens, "keep_thoughts": self.trial.keep_thoughts}
-            for name, value in unused.items():
-                if value not in (None, "all"):
-                    raise ConfigError(
-                        f"{name}={value} would have no effect: the tokenizer of {model!r} has no tokens for thoughts "
-                        "(<think> and </think>); leave it out."
-                    )
+        self._check_thoughts(model, renderer)
         return renderer
+
+    def _check_thoughts(self, model: str, renderer: Renderer) -> None:
+        """Refuse to limit or drop thoughts that the tokenizer does not mark."""
+        if renderer.thinking is not None:
+            return
+        for name, value in {
+            "max_thought_tokens": self.limits.thought_tokens,
+            "keep_thoughts": self.trial.keep_thoughts,
+        }.items():
+            if value not in (None, "all"):
+                raise ConfigError(
+                    f"{name}={value} would have no effect: the tokenizer of {model!r} has no tokens for thoughts "
+                    "(<think> and </think>); leave it out."
+                )
 
 
 PLAYED = [
