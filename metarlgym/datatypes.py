@@ -193,6 +193,12 @@ class MetaTrajectory:
     """The traceback behind `error`."""
     truncated_actions: int = 0
     """Number of actions cut by the token limit before the policy ended them."""
+    thoughts: int = 0
+    """Number of actions that began with a thought."""
+    cut_thoughts: int = 0
+    """Number of thoughts ended by a limit."""
+    thought_tokens: int = 0
+    """Number of sampled tokens inside thoughts."""
     seconds: float = 0.0
 
     @property
@@ -219,6 +225,7 @@ class MetaTrajectory:
 
     def to_dict(self) -> dict[str, Any]:
         """A readable, JSON-serialisable view without token ids."""
+        thinking = {"thoughts": self.thoughts, "cut_thoughts": self.cut_thoughts} if self.thoughts else {}
         return {
             "task": json.loads(self.task.to_json()),
             "seed": self.seed,
@@ -226,5 +233,6 @@ class MetaTrajectory:
             "max_episodes": self.max_episodes,
             "stop": self.stop.value,
             "error": self.error,
+            **thinking,
             "episodes": [episode.to_dict() for episode in self.episodes],
         }

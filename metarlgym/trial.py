@@ -12,10 +12,13 @@ from metarlgym.author_values import checked_text
 from metarlgym.datatypes import ConfigError, Episode, EpisodeOver, Message, Optimum, Step, StopReason, Task, Turn
 from metarlgym.env import Env
 from metarlgym.memory import FullHistory, Memory, make_memory
+from metarlgym.parsing import spoken
 from metarlgym.whole_numbers import check_whole
 
 MOST_EPISODES = 100_000
 """Maximum number of episodes of a trial."""
+KEEP_THOUGHTS = ("all", "episode", "none")
+"""Which thoughts stay in the policy's context."""
 
 
 def _described(env: object) -> str:
@@ -40,6 +43,8 @@ class Trial(Env):
         stop_on_success: end the trial when an episode succeeds.
         max_total_turns: turn budget over all episodes. Finishing an episode early then leaves room for more episodes,
             up to `episodes`.
+        keep_thoughts: which of the policy's thoughts it sees again: `all`; `episode`: those of the current episode;
+            or `none`. What is not kept is the part of an action up to `</think>`.
 
     Raises:
         ConfigError: the arguments contradict each other.
@@ -57,6 +62,7 @@ class Trial(Env):
         memory: Memory | None = None,
         stop_on_success: bool = False,
         max_total_turns: int | None = None,
+        keep_thoughts: str = "all",
     ) -> None:
         if not isinstance(env, Env):
             raise ConfigError(f"env={_described(env)}.")
@@ -73,6 +79,8 @@ class Trial(Env):
             )
         if max_total_turns is not None and max_total_turns < 1:
             raise ConfigError(f"max_total_turns={max_total_turns} must be at least 1.")
+        if keep_thoughts not in KEEP_THOUGHTS:
+            raise ConfigError(f"keep_thoughts={keep_thoughts!r} is not known: use one of {', '.join(KEEP_THOUGHTS)}.")
         self.env = env
         self.env_id = env.env_id
         env.horizon, env.horizon_free = episodes, free_shots
@@ -81,6 +89,9 @@ class Trial(Env):
         self.memory = memory or FullHistory()
         self.stop_on_success = stop_on_success
         self.max_total_turns = max_total_turns
+        self.keep_thoughts = keep_thoughts
+        self.one_context = self.memory.one_context and keep_thoughts == "all"
+        """Whether the policy's context only grows, so that one trial is one training row."""
         self.reward_range = env.reward_range  # type: ignore[misc]
         self.blocking = env.blocking  # type: ignore[misc]
         self.visible_task = env.visible_task  # type: ignore[misc]
@@ -114,14 +125,16 @@ class Trial(Env):
     def messages(self) -> list[Message]:
         """The conversation as the policy sees it now: the rules, then the visible episodes.
 
-        The text that ends one episode and the text that opens the next form one user message.
+        The text that ends one episode and the text that opens the next form one user message. Actions are without
+        their thoughts unless `keep_thoughts` is `all`.
         """
         messages = [Message("system", rules)] if (rules := self.rules()) else []
         pending = ""
         for episode in self.visible:
             pending = self.join(pending, episode.opening)
             for turn in episode.turns:
-                messages += [Message("user", pending), Message("assistant", turn.action)]
+                action = turn.action if self.keep_thoughts == "all" else spoken(turn.action).strip()
+                messages += [Message("user", pending), Message("assistant", action)]
                 pending = turn.observation
         return [*messages, Message("user", pending)]
 
@@ -304,6 +317,7 @@ class TrialSettings:
     memory: str | Memory = "full"
     stop_on_success: bool = False
     max_total_turns: int | None = None
+    keep_thoughts: str = "all"
 
     @property
     def most_episodes(self) -> int:
@@ -324,4 +338,5 @@ class TrialSettings:
             memory=memory,
             stop_on_success=self.stop_on_success,
             max_total_turns=self.max_total_turns,
+            keep_thoughts=self.keep_thoughts,
         )

@@ -53,6 +53,14 @@ class AfterSuccess(StrEnum):
     zero = "zero"
 
 
+class KeepThoughts(StrEnum):
+    """Which thoughts stay in the policy's context."""
+
+    all = "all"
+    episode = "episode"
+    none = "none"
+
+
 class RendererName(StrEnum):
     """How texts are converted to tokens."""
 
@@ -110,6 +118,18 @@ def command(
     ] = None,
     max_action_tokens: Annotated[
         int | None, typer.Option(help="Maximum number of tokens per action.", show_default="the run's, else 64")
+    ] = None,
+    max_thought_tokens: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Maximum number of tokens per thought, which is then closed; 0 closes it at once.",
+            show_default="the run's, else 512 if the tokenizer marks thoughts",
+        ),
+    ] = None,
+    keep_thoughts: Annotated[
+        KeepThoughts | None,
+        typer.Option(help="Thoughts that the policy sees again.", show_default="the run's, else all"),
     ] = None,
     renderer: Annotated[
         RendererName | None,
@@ -193,6 +213,8 @@ def command(
         model_only = used(
             temperature=temperature,
             max_action_tokens=max_action_tokens,
+            max_thought_tokens=max_thought_tokens,
+            keep_thoughts=keep_thoughts,
             renderer=renderer,
             chat_template=chat_template,
             chat_template_kwargs=chat_template_kwargs,
@@ -223,6 +245,8 @@ def command(
         "memory": memory,
         "stop_on_success": stop_on_success,
         "max_action_tokens": max_action_tokens,
+        "max_thought_tokens": max_thought_tokens,
+        "keep_thoughts": keep_thoughts and keep_thoughts.value,
         "renderer": renderer and renderer.value,
         "chat_template": chat_template,
         "chat_template_kwargs": template_kwargs,
@@ -375,6 +399,8 @@ def _context_room(model: Any) -> int | None:
 
 def _show(report: EvalReport, played: list[MetaTrajectory], console: Console) -> None:
     console.print(report.table())
+    if report.thought_warning:
+        console.print(f"warning: {report.thought_warning}", style="yellow", highlight=False, soft_wrap=True)
     for label, value in (
         ("invalid actions", report.invalid_rate),
         ("actions cut at the limit of tokens", report.action_cut_rate),

@@ -25,6 +25,8 @@ from metarlgym.rollout.manager import RolloutManager, TrialSpec
 from metarlgym.rollout.prompt_room import no_room, stuck
 from metarlgym.rollout.protocol import Policy
 from metarlgym.rollout.render import Renderer
+from metarlgym.rollout.reply import shortest_reply
+from metarlgym.rollout.thinking import thought_rates
 from metarlgym.seeding import derive
 from metarlgym.tasks import TaskGroup
 from metarlgym.trial import TrialSettings
@@ -183,7 +185,7 @@ class _Evaluation:
         main = self._play_main()
         prompt = stuck(main)
         if prompt is not None:
-            action = (self.renderer.fixed_action_tokens if self.renderer else None) or 1
+            action = shortest_reply(self.renderer) if self.renderer else 1
             raise ConfigError(
                 no_room(prompt, action, {"max_context_tokens or the model's positions": settings.limits.context_tokens})
             )
@@ -243,8 +245,16 @@ class _Evaluation:
             free_shots=shots,
             seed=settings.seed,
             task_keys_hash=_hash_keys(self.tasks),
+            keep_thoughts=None if (kept := settings.trial.keep_thoughts) == "all" else kept,
+            **self._thoughts(main),
             return_weighted_mean=float(returns[:, shots:].sum(1).mean()) if shots else None,
         )
+
+    def _thoughts(self, main: list[MetaTrajectory]) -> dict[str, Any]:
+        if self.renderer is None or self.renderer.thinking is None:
+            return {}
+        counts = [(t.turns, t.thoughts, t.cut_thoughts, t.thought_tokens) for t in main]
+        return dict(thought_rates(*map(sum, zip(*counts))))
 
     def _controls(self, main: list[MetaTrajectory]) -> tuple[dict[str, Control | None], dict[str, str]]:
         """The controls, and why those that are None could not be played."""

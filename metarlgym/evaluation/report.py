@@ -7,7 +7,10 @@ from typing import Any, TypedDict
 
 from rich.table import Table
 
-OPTIONAL = ("return_weighted_mean", "random_ci95", "controls_missing")
+from metarlgym.rollout.thinking import cut_warning
+
+THOUGHTS = ("thought_rate", "thought_cut_rate", "thought_tokens")
+OPTIONAL = ("return_weighted_mean", "random_ci95", "controls_missing", "keep_thoughts", *THOUGHTS)
 """Fields omitted from `eval.json` if they do not apply."""
 ABOUT_THE_MODEL = ("decode", "model", "version")
 
@@ -56,6 +59,14 @@ class EvalReport:
     return_weighted_mean: float | None = None
     """Mean return without the free shots, if there are any."""
     random_ci95: list[float] | None = None
+    keep_thoughts: str | None = None
+    """Which thoughts the policy saw again; None for all."""
+    thought_rate: float | None = None
+    """Fraction of actions that began with a thought; None if the tokenizer marks none."""
+    thought_cut_rate: float | None = None
+    """Fraction of thoughts ended by a limit."""
+    thought_tokens: float | None = None
+    """Mean number of tokens of a thought."""
     optimum: float | None = None
     optimum_kind: str = "none"
     optimum_curve: list[float] | None = None
@@ -80,6 +91,13 @@ class EvalReport:
             left_out.update(ABOUT_THE_MODEL)
         return {item.name: getattr(self, item.name) for item in fields(self) if item.name not in left_out}
 
+    @property
+    def thought_warning(self) -> str | None:
+        """What to say if most actions followed a cut thought."""
+        if self.thought_rate is None or self.thought_cut_rate is None:
+            return None
+        return cut_warning(self.thought_rate * self.thought_cut_rate)
+
     def table(self) -> Table:
         """The report as a table for the terminal."""
         table = Table(title=f"{self.task_group}, {self.episodes} episodes, {self.trials} held-out trials")
@@ -103,6 +121,9 @@ class EvalReport:
                 table.add_row(label, "not played", why)
         if self.normalized_score is not None:
             table.add_row("normalized score", f"{self.normalized_score:.3f}", "0: random play, 1: optimum")
+        if self.thought_rate:
+            text = f"of {self.thought_rate:.0%} of the actions, {self.thought_cut_rate:.0%} cut"
+            table.add_row("tokens of a thought", f"{self.thought_tokens:.0f}", text)
         if self.errors:
             table.add_row("[red]trials ended by an error[/red]", str(self.errors), "")
         return table

@@ -74,4 +74,6 @@ def write_report(report: EvalReport, folder: Path, console: Console, name: str =
     write_json(report.to_dict(), folder / name)
     plot_adaptation(report, folder / "adaptation.png")
     console.print(report.table())
+    if report.thought_warning:
+        console.print(f"warning: {report.thought_warning}", style="yellow", highlight=False, soft_wrap=True)
     console.print(f"written: {folder / name}, {folder / 'adaptation.png'}", highlight=False)

@@ -83,7 +83,7 @@ class Narrator:
         return f"{text}; so far {sum(e.ret for e in history[free : index + 1]):g}"
 
     def _opening(self, trial: Trial, index: int) -> None:
-        if index and not trial.memory.one_context and index == len(trial.history) - 1:
+        if index and not trial.one_context and index == len(trial.history) - 1:
             self.show("note", "a new context; the policy sees only what follows")
             for role, text in trial.messages:
                 if text:

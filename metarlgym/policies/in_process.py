@@ -23,12 +23,13 @@ from metarlgym.policies.sampling import sample, uniforms
 from metarlgym.policies.supported import check_config
 from metarlgym.rollout.protocol import ActReply, ActRequest, Callback, Policy
 from metarlgym.rollout.render import Renderer
+from metarlgym.rollout.reply import Reply
 
 
 class _Context:
     """A context's slot and its pending request."""
 
-    __slots__ = ("cached", "done", "key", "logprobs", "need", "request", "sampled", "slot")
+    __slots__ = ("cached", "done", "key", "logprobs", "need", "reply", "request", "sampled", "slot")
 
     def __init__(self, key: int, slot: int) -> None:
         self.key = key
@@ -36,17 +37,22 @@ class _Context:
         self.cached = 0
         """Number of encoded tokens."""
 
-    def wait(self, request: ActRequest, done: Callback) -> None:
+    def wait(self, request: ActRequest, done: Callback, reply: Reply | None) -> None:
         self.request = request
         self.done = done
-        self.sampled: list[int] = []
+        self.reply = reply
+        """Follows the thought of the reply; None where there are no thoughts."""
+        self.sampled: list[int] = [] if reply is None else reply.ids
+        """The reply so far, with the tokens that closed its thought by force."""
         self.logprobs: list[float] = []
         self.need = 0
         """Number of tokens to encode before the next can be sampled; set at each tick."""
 
     def feed(self) -> list[int]:
         """The tokens to encode."""
-        return self.sampled[-1:] if self.sampled else self.request.ids[self.cached :]
+        if self.need == 1 and self.sampled:
+            return self.sampled[-1:]
+        return (self.request.ids + self.sampled)[self.cached :] if self.sampled else self.request.ids[self.cached :]
 
 
 class InProcessPolicy(Policy):
@@ -118,7 +124,7 @@ class InProcessPolicy(Policy):
         if context is None:
             slot = self._free.pop() if self._free else len(self._contexts)
             context = self._contexts[request.context] = _Context(request.context, slot)
-        context.wait(request, done)
+        context.wait(request, done, Reply.to(request, self.renderer))
         self._pending.append(context)
         if not self._scheduled:
             self._scheduled = True
@@ -182,7 +188,12 @@ class InProcessPolicy(Policy):
         end_ids, fixed = self.renderer.end_ids, self.renderer.fixed_action_tokens
         for pending in chunk:
             sampled = pending.sampled
-            if sampled[-1] in end_ids or len(sampled) == fixed:
+            if pending.reply is not None:
+                if pending.reply.finish is not None:
+                    pending.done(pending.reply.reply)
+                else:
+                    self._pending.append(pending)
+            elif sampled[-1] in end_ids or len(sampled) == fixed:
                 pending.done(ActReply(sampled, pending.logprobs, "end"))
             elif len(sampled) >= pending.request.max_tokens:
                 pending.done(ActReply(sampled, pending.logprobs, "length"))
@@ -215,6 +226,9 @@ class InProcessPolicy(Policy):
         counts = np.array([len(p.sampled) for p in chunk], dtype=np.uint64)
         tokens, logprobs = sample(logits, uniforms(seeds, counts), self.temperature, self.greedy)
         for pending, token, logprob in zip(chunk, tokens, logprobs, strict=True):
+            if pending.reply is not None:
+                pending.reply.add(token, logprob)
+                continue
             pending.sampled.append(token)
             pending.logprobs.append(logprob)
 

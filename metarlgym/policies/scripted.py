@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
-from metarlgym.rollout.protocol import ActReply, ActRequest, Callback, Policy
+from metarlgym.rollout.protocol import ActReply, ActRequest, Callback, Policy, Thought
 from metarlgym.rollout.render import Renderer
 from metarlgym.seeding import stream
 from metarlgym.trial import Trial
@@ -101,9 +101,13 @@ class RandomTokenPolicy(Policy):
             ids = list(self.renderer.encode(text))
             if self.renderer.fixed_action_tokens is None:
                 ids.append(self.renderer.end_id)
+            thinking, thought = self.renderer.thinking, None
+            if thinking is not None and thinking.opened and request.thought_tokens is not None:
+                ids = [*thinking.close_ids, *ids]
+                thought = Thought(0, (0, len(thinking.close_ids)))
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # from an environment's oracle or random_action, including sys.exit()
             done(error)
         else:
-            done(ActReply(ids, [0.0] * len(ids)))
+            done(ActReply(ids, [0.0] * len(ids), thought=thought))

@@ -13,6 +13,17 @@ from typing import Any
 from metarlgym.datatypes import ConfigError
 from metarlgym.rollout.protocol import ActReply, ActRequest, Callback, Policy, PolicyLost
 from metarlgym.rollout.render import Renderer
+from metarlgym.rollout.reply import Reply, part_seed
+
+
+class _Waiting:
+    """A request in the engine; a reply whose thought was closed by force takes several, one after another."""
+
+    __slots__ = ("done", "part", "reply", "request")
+
+    def __init__(self, request: ActRequest, done: Callback, reply: Reply | None) -> None:
+        self.request, self.done, self.reply = request, done, reply
+        self.part = 0
 
 
 class VLLMEnginePolicy(Policy):
@@ -40,22 +51,30 @@ class VLLMEnginePolicy(Policy):
         }
         self._settings |= {"stop_token_ids": sorted(renderer.end_ids), **(truncation or {})}
         self._numbers = itertools.count()
-        self._waiting: dict[str, tuple[int, Callback]] = {}
+        self._waiting: dict[str, _Waiting] = {}
         self._scheduled = False
 
     def submit(self, request: ActRequest, done: Callback) -> None:
-        from vllm import SamplingParams
-
-        name = f"act-{next(self._numbers)}"
-        settings = SamplingParams(max_tokens=request.max_tokens, seed=request.seed, **self._settings)
-        self._waiting[name] = (request.context, done)
-        self.engine.add_request(name, {"prompt_token_ids": list(request.ids)}, settings)
+        self._add(_Waiting(request, done, Reply.to(request, self.renderer)))
         if not self._scheduled:
             self._scheduled = True
             self.loop.call_soon(self._step)
 
+    def _add(self, waiting: _Waiting) -> None:
+        """Hand the next part of a reply to the engine."""
+        from vllm import SamplingParams
+
+        request, reply = waiting.request, waiting.reply
+        name = f"act-{next(self._numbers)}"
+        ids, most = list(request.ids), request.max_tokens
+        if reply is not None:
+            ids, most = ids + reply.ids, reply.allowance
+        settings = SamplingParams(max_tokens=most, seed=part_seed(request.seed, waiting.part), **self._settings)
+        self._waiting[name] = waiting
+        self.engine.add_request(name, {"prompt_token_ids": ids}, settings)
+
     def forget(self, context: int) -> None:
-        gone = [name for name, (owner, _) in self._waiting.items() if owner == context]
+        gone = [name for name, waiting in self._waiting.items() if waiting.request.context == context]
         for name in gone:
             del self._waiting[name]
         if gone:
@@ -73,26 +92,32 @@ class VLLMEnginePolicy(Policy):
     def _step(self) -> None:
         """One step of the engine; then the trials whose action is complete move on."""
         try:
-            finished = [
-                (output.request_id, self._reply(output.outputs[0])) for output in self.engine.step() if output.finished
-            ]
+            finished = [(output.request_id, output.outputs[0]) for output in self.engine.step() if output.finished]
         except Exception as error:
             lost = PolicyLost(f"the vLLM engine failed with {type(error).__name__}: {error}")
             waiting, self._waiting = self._waiting, {}
-            for _, done in waiting.values():
-                done(lost)
+            for lone in waiting.values():
+                lone.done(lost)
             return
-        for name, reply in finished:
+        for name, completion in finished:
             if name in self._waiting:  # absent if its trial has ended in the meantime
-                _, done = self._waiting.pop(name)
-                done(reply)
+                self._settle(self._waiting.pop(name), completion)
         if self._waiting:
             self.loop.call_soon(self._step)
         else:
             self._scheduled = False
 
-    def _reply(self, completion: Any) -> ActReply:
+    def _settle(self, waiting: _Waiting, completion: Any) -> None:
+        """Reply, or ask for the next part."""
         ids = list(completion.token_ids)
         logprobs = [row[token].logprob for row, token in zip(completion.logprobs, ids, strict=True)]
-        ended = completion.finish_reason == "stop" or len(ids) == self.renderer.fixed_action_tokens
-        return ActReply(ids, logprobs, "end" if ended else "length")
+        if waiting.reply is None:
+            ended = completion.finish_reason == "stop" or len(ids) == self.renderer.fixed_action_tokens
+            waiting.done(ActReply(ids, logprobs, "end" if ended else "length"))
+        elif waiting.reply.extend(ids, logprobs):
+            waiting.done(waiting.reply.reply)
+        elif not ids:
+            waiting.done(PolicyLost("the vLLM engine answered with no tokens"))
+        else:
+            waiting.part += 1
+            self._add(waiting)

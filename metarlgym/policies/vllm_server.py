@@ -7,6 +7,7 @@ numbers of turns, and a collective call inside the rollout would wait for a proc
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +17,7 @@ from metarlgym.datatypes import ConfigError
 from metarlgym.policies.server_pool import Server, ServerPool
 from metarlgym.rollout.protocol import ActReply, ActRequest, Callback, Policy, PolicyLost
 from metarlgym.rollout.render import Renderer
+from metarlgym.rollout.reply import Reply, part_seed
 
 CLAMPED = -9999.0
 """vLLM's API value for a log-probability of minus infinity."""
@@ -114,7 +116,7 @@ class VLLMServerPolicy(Policy):
 
     async def _act(self, context: _Context, request: ActRequest, done: Callback) -> None:
         try:
-            reply = await self._ask(context, request)
+            reply = await self._reply(context, request)
         except Exception as error:
             context.task = None
             done(error)
@@ -122,15 +124,34 @@ class VLLMServerPolicy(Policy):
             context.task = None  # `done` may submit the next request, or forget the context
             done(reply)
 
-    async def _ask(self, context: _Context, request: ActRequest) -> ActReply:
-        prompt = context.prompt(request.ids)
+    async def _reply(self, context: _Context, request: ActRequest) -> ActReply:
+        reply = Reply.to(request, self.renderer)
+        if reply is None:
+            ids, logprobs, stopped = await self._ask(context, request.ids, request.max_tokens, request.seed)
+            return ActReply(ids, logprobs, "end" if stopped or len(ids) == self._fixed else "length")
+        # One request is enough unless a limit closes the thought, or the thought leaves too little for the action.
+        for part in itertools.count():
+            context_ids = request.ids + reply.ids if reply.ids else request.ids
+            seed = part_seed(request.seed, part)
+            ids, logprobs, _ = await self._ask(context, context_ids, reply.allowance, seed)
+            if not ids:
+                raise PolicyLost(f"{self.pool.servers[0].url} answered with no tokens")
+            if reply.extend(ids, logprobs):
+                break
+        return reply.reply
+
+    async def _ask(
+        self, context: _Context, context_ids: list[int], max_tokens: int, seed: int
+    ) -> tuple[list[int], list[float], bool]:
+        """Tokens sampled by the server, their log-probabilities, and whether an end token stopped it."""
+        prompt = context.prompt(context_ids)
 
         def body(server: Server) -> bytes:
             return b'{"model":%b,"prompt":%b,"max_tokens":%d,"seed":%d,%b' % (
                 orjson.dumps(server.model),
                 prompt,
-                request.max_tokens,
-                request.seed,
+                max_tokens,
+                seed,
                 self._settings,
             )
 
@@ -152,12 +173,11 @@ class VLLMServerPolicy(Policy):
                 f"{context.home.url} broke a request off (finish_reason {choice['finish_reason']!r}): it was "
                 "stopped, or given other weights by another training run"
             )
-        if seen != len(request.ids):
-            raise PolicyLost(f"{context.home.url} read {seen} prompt tokens where {len(request.ids)} were sent")
+        if seen != len(context_ids):
+            raise PolicyLost(f"{context.home.url} read {seen} prompt tokens where {len(context_ids)} were sent")
         if len(ids) != len(logprobs) or not all(value is not None and value > CLAMPED for value in logprobs):
             raise PolicyLost(
                 f"{context.home.url} answered with log-probabilities that are missing or not finite: the weights have "
                 "diverged (lower learning_rate), or the server's cannot be used"
             )
-        ended = choice["finish_reason"] == "stop" or len(ids) == self._fixed
-        return ActReply(ids, logprobs, "end" if ended else "length")
+        return ids, logprobs, choice["finish_reason"] == "stop"

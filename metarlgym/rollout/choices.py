@@ -59,14 +59,24 @@ class Choices:
             if len(self._trees) >= _KEPT:
                 self._trees.clear()
             branches = self._trees[key] = self._tree(trial.env_id, key)
+        start = self._after_thought(action)
         found = []
-        for i in range(len(action)):
-            after = branches.get(tuple(action[:i]))
+        for i in range(start, len(action)):
+            after = branches.get(tuple(action[start:i]))
             if after is not None:
                 found.append((i, after))
                 if action[i] not in after:
                     break
         return found
+
+    def _after_thought(self, reply: Sequence[int]) -> int:
+        """Where the action begins in a reply: after the thought and the blanks that close it, if it has one."""
+        thinking = self.renderer.thinking
+        if thinking is None or thinking.end_id not in reply:
+            return 0
+        blanks = thinking.close_ids[thinking.close_ids.index(thinking.end_id) + 1 :]
+        start = len(reply) - list(reply)[::-1].index(thinking.end_id)
+        return start + len(blanks) if tuple(reply[start : start + len(blanks)]) == blanks else start
 
     def _tree(self, env_id: str, legal: Sequence[str]) -> Branches:
         end = [] if self.renderer.fixed_action_tokens else [self.renderer.end_id]

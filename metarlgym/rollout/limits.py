@@ -6,6 +6,9 @@ from dataclasses import dataclass, fields
 
 from metarlgym.datatypes import ConfigError
 
+THOUGHT_TOKENS = 512
+"""The limit on thoughts if none is set."""
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -13,6 +16,10 @@ class Limits:
 
     action_tokens: int = 64
     """Maximum number of tokens of one action; longer ones are truncated, passed to the environment and counted."""
+    thought_tokens: int | None = None
+    """Maximum number of tokens of a thought, in addition to those of its action; 0 closes each at once. None: 512 where
+    the tokenizer marks thoughts. A thought that reaches the limit is closed, and the action follows.
+    """
     episode_turns: int | None = None
     """Maximum number of actions in an episode, in addition to the environment's own `max_turns`."""
     episode_tokens: int | None = None
@@ -43,5 +50,8 @@ class Limits:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if value is not None and value <= 0:
+            if field.name == "thought_tokens":
+                if value is not None and value < 0:
+                    raise ConfigError(f"{field.name}={value} must be at least 0.")
+            elif value is not None and value <= 0:
                 raise ConfigError(f"{field.name}={value} must be positive; leave it out for no limit.")

@@ -13,7 +13,7 @@ from metarlgym.rollout.render import ChatRenderer, Renderer
 from metarlgym.tasks import TaskGroup
 from metarlgym.trial import TrialSettings
 
-LIMITS = {"max_action_tokens": "action_tokens", "max_context_tokens": "context_tokens"} | {
+LIMITS = {f"max_{name}": name for name in ("action_tokens", "thought_tokens", "context_tokens")} | {
     f"max_{name}": name for name in ("episode_turns", "episode_tokens", "episode_seconds", "trial_seconds")
 }
 """Run settings and the corresponding fields of `Limits`."""
@@ -66,7 +66,22 @@ class PlaySettings:
             if value := getattr(self, name):
                 why = "renderer='plain'" if self.renderer == "plain" else f"the tokenizer of {model!r}"
                 raise ConfigError(f"{name}={value!r} would have no effect: {why} has no chat template; leave it out.")
+        self._check_thoughts(model, renderer)
         return renderer
+
+    def _check_thoughts(self, model: str, renderer: Renderer) -> None:
+        """Refuse to limit or drop thoughts that the tokenizer does not mark."""
+        if renderer.thinking is not None:
+            return
+        for name, value in {
+            "max_thought_tokens": self.limits.thought_tokens,
+            "keep_thoughts": self.trial.keep_thoughts,
+        }.items():
+            if value not in (None, "all"):
+                raise ConfigError(
+                    f"{name}={value} would have no effect: the tokenizer of {model!r} has no tokens for thoughts "
+                    "(<think> and </think>); leave it out."
+                )
 
 
 PLAYED = [

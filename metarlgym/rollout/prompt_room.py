@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from metarlgym.datatypes import ConfigError, MetaTrajectory, StopReason
 from metarlgym.rollout.limits import Limits
 from metarlgym.rollout.render import Renderer
+from metarlgym.rollout.reply import shortest_reply
 from metarlgym.rollout.session import Session
 from metarlgym.seeding import derive
 from metarlgym.tasks import TaskGroup
@@ -56,7 +57,7 @@ def check_room(
     room = min((room for room in rooms.values() if room), default=None)
     if room is None:
         return
-    action = renderer.fixed_action_tokens or 1
+    action = shortest_reply(renderer)
     prompts = list(_prompts(group, make_trial, renderer, openings, room - action - 1))
     if prompts and min(prompts) + action + 1 > room:
         raise ConfigError(no_room(max(prompts), action, rooms))

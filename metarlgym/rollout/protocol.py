@@ -40,8 +40,25 @@ class ActRequest:
     ids: list[int]
     """All ids of the context so far (a live list: do not modify it). Empty for policies that work on text."""
     max_tokens: int
+    """Maximum number of tokens of the action; a thought is not part of it if `thought_tokens` is set."""
     seed: int
     """Sampling seed of this action: depends only on the run, step, row, episode and turn."""
+    thought_tokens: int | None = None
+    """Maximum number of tokens of a thought. None: the tokenizer marks no thoughts, so all tokens are the action's."""
+    room: int | None = None
+    """With `thought_tokens`: maximum number of tokens of thought and action together; None for no limit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Thought:
+    """The thought at the start of a reply."""
+
+    tokens: int
+    """Number of its sampled tokens, including those that open and close it."""
+    forced: tuple[int, int] | None = None
+    """Start and end, in the reply's `ids`, of the tokens that closed it without being sampled."""
+    cut: bool = False
+    """Whether a limit ended it."""
 
 
 @dataclass(slots=True)
@@ -53,6 +70,7 @@ class ActReply:
     finish: Literal["end", "length"] = "end"
     """`end`: the policy ended the action itself (or it has a fixed length). `length`: it was truncated."""
     text: str | None = None
+    thought: Thought | None = None
 
 
 Callback = Callable[[ActReply | BaseException], None]

@@ -13,9 +13,11 @@ from collections.abc import Sequence
 from metarlgym.author_errors import error_detail, error_line
 from metarlgym.datatypes import Episode, MetaRLGymError, MetaTrajectory, StopReason, Task, Turn
 from metarlgym.rollout.choices import Choices
-from metarlgym.rollout.limits import Limits
+from metarlgym.rollout.control_tokens import THOUGHT_START
+from metarlgym.rollout.limits import THOUGHT_TOKENS, Limits
 from metarlgym.rollout.protocol import ActReply, ActRequest
 from metarlgym.rollout.render import Renderer
+from metarlgym.rollout.reply import shortest_reply
 from metarlgym.rollout.transcript import Transcript
 from metarlgym.seeding import derive
 from metarlgym.trial import Trial
@@ -55,6 +57,11 @@ class Session:
         self._unhurried = limits.counts_no_turns_or_time
         self._timed = limits.counts_time
         self._policy_seed = derive(*policy_seed)
+        self._shortest = 1 if renderer is None else shortest_reply(renderer)
+        self._thought_tokens: int | None = None
+        if renderer is not None and renderer.thinking is not None and not renderer.fixed_action_tokens:
+            self._thought_tokens = THOUGHT_TOKENS if limits.thought_tokens is None else limits.thought_tokens
+        self._opened = self._thought_tokens is not None and renderer.thinking.opened  # type: ignore[union-attr]
         self.trajectory = MetaTrajectory(task, seed, [], trial.episodes)
         self.context = -1
         self.retired: list[int] = []
@@ -79,9 +86,9 @@ class Session:
         try:
             if self.trial.abandoned:
                 raise MetaRLGymError("an earlier step of this trial was cut off and may still run: make a new trial.")
-            opening, _ = self.trial.reset(options={"task": self.trajectory.task, "episode_seed": self.trajectory.seed})
+            self.trial.reset(options={"task": self.trajectory.task, "episode_seed": self.trajectory.seed})
             self.trajectory.episodes = self.trial.history
-            self._open_context(opening)
+            self._open_context()
             self._episode_start = len(self._transcript.ids) if self._transcript is not None else 0
             return self._request()
         except KeyboardInterrupt:  # also SIGTERM
@@ -128,7 +135,8 @@ class Session:
         if self._mark is None:  # the first reset has not returned
             return played
         action, index, turn, _, rows, ids, completion = self._mark
-        played.truncated_actions = self.trajectory.truncated_actions
+        for count in ("truncated_actions", "thoughts", "cut_thoughts", "thought_tokens"):
+            setattr(played, count, getattr(self.trajectory, count))
         for n, episode in enumerate(list(self.trial.history)):
             copy = Episode(episode.opening, stop=episode.stop)  # read `stop` first: the step sets it last
             for answered in list(episode.turns):
@@ -167,8 +175,7 @@ class Session:
 
     # ------------------------------------------------------------------ inside
 
-    def _open_context(self, opening: str) -> None:
-        self._turn = 0
+    def _open_context(self) -> None:
         if self.renderer is None:
             return
         if self._transcript is not None:
@@ -177,6 +184,12 @@ class Session:
         index = len(self.trial.history) - 1
         self._transcript = Transcript.open(self.renderer.prompt(self.trial.messages), index)
         self.trajectory.rows.append(self._transcript)
+
+    def _drop_unused(self) -> None:
+        """Remove the row of a context that was opened after a turn and in which a limit allows no action."""
+        rows, row = self.trajectory.rows, self._transcript
+        if self._turn and row is not None and not row.action_mask and rows[-1] is row:
+            rows.pop()
 
     def _close_row(self) -> None:
         assert self._transcript is not None and self.renderer is not None
@@ -188,23 +201,25 @@ class Session:
         limits = self.limits
         transcript = self._transcript
         max_tokens = limits.action_tokens
+        left: int | None = None
         if transcript is not None:
             assert self.renderer is not None
             max_tokens = self.renderer.fixed_action_tokens or max_tokens
             if limits.context_tokens is not None:
                 # One place is reserved for the end token that closes the row.
-                room = limits.context_tokens - len(transcript.ids) - 1
-                if room < (self.renderer.fixed_action_tokens or 1):
+                left = room = limits.context_tokens - len(transcript.ids) - 1
+                if room < self._shortest:
                     self.stop(StopReason.CONTEXT_LIMIT)
                     return None
                 max_tokens = min(max_tokens, room)
             if limits.episode_tokens is not None:
                 room = limits.episode_tokens - (len(transcript.ids) - self._episode_start)
-                if room < (self.renderer.fixed_action_tokens or 1):
+                if room < self._shortest:
                     return self._limit_episode(StopReason.TOKEN_LIMIT)
+                left = room if left is None else min(left, room)
                 max_tokens = min(max_tokens, room)
         if self._unhurried:
-            return self._ask(max_tokens)
+            return self._ask(max_tokens, left)
         if limits.trial_turns is not None and self.trial.turns >= limits.trial_turns:
             self.stop(StopReason.TURN_LIMIT)
             return None
@@ -215,20 +230,21 @@ class Session:
             return None
         if limits.episode_seconds is not None and time.monotonic() - self._episode_clock > limits.episode_seconds:
             return self._limit_episode(StopReason.TIME_LIMIT)
-        return self._ask(max_tokens)
+        return self._ask(max_tokens, left)
 
-    def _ask(self, max_tokens: int) -> ActRequest:
+    def _ask(self, max_tokens: int, room: int | None) -> ActRequest:
         seed = (self._policy_seed + self._episode * _EPISODE_MIX + self._turn * _TURN_MIX) & _MASK
         ids = [] if self._transcript is None else self._transcript.ids
-        return ActRequest(self.trial, self.context, ids, max_tokens, seed)
+        return ActRequest(self.trial, self.context, ids, max_tokens, seed, self._thought_tokens, room)
 
     def _limit_episode(self, reason: StopReason) -> ActRequest | None:
         """End the episode because of a limit and continue with the next one."""
+        self._drop_unused()
         self.trial.end_episode(reason)
         if not self.trial.live:
             self._finish(self.trial.trial_stop or reason)
             return None
-        self._next_episode(self.trial.opening or "", ended=True, bridge=self.trial.opening or "")
+        self._next_episode(ended=True, bridge=self.trial.opening or "")
         return self._request()
 
     def _receive(self, reply: ActReply) -> ActRequest | None:
@@ -245,8 +261,17 @@ class Session:
                 start = len(self._transcript.action_mask)
                 for place, legal in self.choices.of(self.trial, reply.ids):
                     self._transcript.choices[start + place] = legal
-            self._transcript.add_action(reply.ids, reply.logprobs, self._episode, self._turn)
+            thought = reply.thought
+            if thought is None:
+                self._transcript.add_action(reply.ids, reply.logprobs, self._episode, self._turn)
+            else:
+                self._transcript.add_reply(reply.ids, reply.logprobs, thought.forced, self._episode, self._turn)
+                self.trajectory.thoughts += 1
+                self.trajectory.cut_thoughts += thought.cut
+                self.trajectory.thought_tokens += thought.tokens
             text = self.renderer.decode_action(reply.ids)
+            if self._opened:  # so that the environment knows what is thought, and that a thought may be unfinished
+                text = THOUGHT_START + text
         if self._timed:
             row = self._transcript
             lengths = (0, 0, 0) if row is None else (len(self.trajectory.rows), len(row.ids), len(row.action_mask))
@@ -257,26 +282,31 @@ class Session:
             self._finish(self.trial.trial_stop or StopReason.TERMINATED)
             return None
         if len(self.trial.history) - 1 > self._episode:
-            self._next_episode(self.trial.opening or "", ended, bridge=step.observation)
+            self._next_episode(ended, bridge=step.observation)
         elif self._transcript is not None:
             assert self.renderer is not None
             ids = self.renderer.bridge(step.observation, ended)
-            self._transcript.add_environment(ids, self._episode, self._turn)
+            if self.trial.keep_thoughts == "none":
+                used = len(self._transcript.ids) + len(ids) - self._episode_start
+                self._open_context()
+                self._episode_start = len(self._transcript.ids) - used
+            else:
+                self._transcript.add_environment(ids, self._episode, self._turn)
         return self._request()
 
-    def _next_episode(self, opening: str, ended: bool, bridge: str) -> None:
+    def _next_episode(self, ended: bool, bridge: str) -> None:
         if self.limits.episode_seconds is not None:
             self._episode_clock = time.monotonic()
         self._turn = 0
         self._episode += 1
         if self._transcript is None:
             return
-        if self.trial.memory.one_context:
+        if self.trial.one_context:
             assert self.renderer is not None
             # The text that ends one episode and opens the next belongs to the next: it contains no sampled token.
             self._transcript.add_environment(self.renderer.bridge(bridge, ended), self._episode, 0)
         else:
-            self._open_context(opening)
+            self._open_context()
         self._episode_start = len(self._transcript.ids)
 
     def _finish(self, reason: StopReason) -> None:
@@ -284,4 +314,5 @@ class Session:
         self.trajectory.stop = reason
         self.trajectory.seconds = time.monotonic() - self._clock
         if self._transcript is not None:
+            self._drop_unused()
             self._close_row()

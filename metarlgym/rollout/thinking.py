@@ -21,3 +21,37 @@ class Thinking:
     """
     opened: bool = False
     """Whether the generation prompt already opens a thought, so that every reply begins inside one."""
+
+
+def thought_rates(turns: int, thoughts: int, cut: int, tokens: int) -> dict[str, float]:
+    """Statistics of thoughts.
+
+    Args:
+        turns: number of actions.
+        thoughts: number of actions that began with a thought.
+        cut: number of thoughts ended by a limit.
+        tokens: number of sampled tokens inside thoughts.
+
+    Returns:
+        `thought_rate`, the share of actions that began with a thought; `thought_cut_rate`, the share of thoughts that
+        were cut; and `thought_tokens`, the mean length of a thought.
+    """
+    return {
+        "thought_rate": thoughts / max(1, turns),
+        "thought_cut_rate": cut / max(1, thoughts),
+        "thought_tokens": tokens / max(1, thoughts),
+    }
+
+
+def cut_warning(cut: float) -> str | None:
+    """What to say if most actions followed a cut thought; None otherwise.
+
+    Args:
+        cut: the share of actions whose thought was cut.
+    """
+    if cut <= 0.5:
+        return None
+    return (
+        f"{cut:.0%} of the actions end with a cut thought: raise max_thought_tokens (and max_context_tokens, if the "
+        "context is too small for thoughts), or turn thinking off with chat_template_kwargs: {enable_thinking: false}."
+    )

@@ -20,7 +20,7 @@ class Transcript:
     first_episode: int = 0
     """Index of the episode for which this context was opened."""
     action_mask: list[int] = field(default_factory=list)
-    """1 at tokens sampled by the policy, 0 at tokens of the environment."""
+    """1 at tokens sampled by the policy, 0 at tokens of the environment and at those that closed a thought by force."""
     logprobs: list[float] = field(default_factory=list)
     """Log-probability of each sampled token under the policy that sampled it, at its temperature; 0.0 elsewhere."""
     episode: list[int] = field(default_factory=list)
@@ -45,6 +45,20 @@ class Transcript:
 
     def add_action(self, ids: Sequence[int], logprobs: Sequence[float], episode: int, turn: int) -> None:
         self._append(ids, logprobs, 1, episode, turn)
+
+    def add_reply(
+        self,
+        ids: Sequence[int],
+        logprobs: Sequence[float],
+        forced: tuple[int, int] | None,
+        episode: int,
+        turn: int,
+    ) -> None:
+        """Like `add_action`, where the ids from `forced[0]` to `forced[1]` were not sampled."""
+        start, end = forced or (0, 0)
+        self._append(ids[:start], logprobs[:start], 1, episode, turn)
+        self._append(ids[start:end], logprobs[start:end], 0, episode, turn)
+        self._append(ids[end:], logprobs[end:], 1, episode, turn)
 
     def add_environment(self, ids: Sequence[int], episode: int, turn: int) -> None:
         self._append(ids, [0.0] * len(ids), 0, episode, turn)

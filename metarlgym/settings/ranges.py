@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hint
 
 from metarlgym.datatypes import ConfigError
 from metarlgym.settings.value_types import accepts, show
-from metarlgym.trial import MOST_EPISODES
+from metarlgym.trial import KEEP_THOUGHTS, MOST_EPISODES
 
 
 class Bound(NamedTuple):
@@ -89,6 +89,7 @@ BOUNDS: dict[str, Bound] = {
     "stop_on_collapse": SOME,
     "anchor_weight": RATE,
     "max_action_tokens": SOME,
+    "max_thought_tokens": COUNT,
     "max_context_tokens": SOME,
     "max_episode_tokens": SOME,
     "max_episode_turns": SOME,
@@ -262,6 +263,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "vllm_importance_sampling_mode": ("token_truncate", "token_mask", "sequence_truncate", "sequence_mask"),
     "vllm_model_impl": ("vllm", "transformers"),
     "renderer": ("auto", "chat", "plain"),
+    "keep_thoughts": KEEP_THOUGHTS,
     "scratch_tokenizer": ("word", "byte"),
     "loss_on": ("all", "last"),
     "targets": ("argmax", "sample"),

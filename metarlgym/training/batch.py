@@ -11,6 +11,7 @@ from accelerate.utils import gather_object
 
 from metarlgym.datatypes import LIMITS, MetaTrajectory, StopReason
 from metarlgym.rollout.render import Renderer
+from metarlgym.rollout.thinking import thought_rates
 from metarlgym.rollout.transcript import Transcript
 from metarlgym.seeding import derive
 from metarlgym.training import credit
@@ -46,6 +47,8 @@ class _Outcome:
     cut_episodes: int
     cut: bool
     """Whether a limit ended the trial."""
+    thoughts: tuple[int, int, int]
+    """Number of thoughts, of cut thoughts, and of tokens inside thoughts."""
 
 
 class TrialBatch:
@@ -54,6 +57,7 @@ class TrialBatch:
     def __init__(self, trajectories: list[MetaTrajectory], args: MetaGRPOConfig, renderer: Renderer) -> None:
         self.trajectories = trajectories
         self.args = args
+        self.renderer = renderer
         self.rows: list[Transcript] = []
         self.row_trial: list[int] = []
         for i, trajectory in enumerate(trajectories):
@@ -114,7 +118,10 @@ class TrialBatch:
             [row.action_mask for row in self.rows],
             length,
         )
-        return Credit(painted, signal[own], _metrics(outcomes, returns, alive, strength))
+        metrics = _metrics(outcomes, returns, alive, strength)
+        if self.renderer.thinking is not None:
+            metrics |= thought_rates(sum(o.turns for o in outcomes), *map(sum, zip(*(o.thoughts for o in outcomes))))
+        return Credit(painted, signal[own], metrics)
 
     @staticmethod
     def _outcome(trajectory: MetaTrajectory, by_turn: bool) -> _Outcome:
@@ -135,6 +142,7 @@ class TrialBatch:
             len(trajectory.episodes),
             sum(episode.stop in LIMITS for episode in trajectory.episodes),
             trajectory.stop in LIMITS,
+            (trajectory.thoughts, trajectory.cut_thoughts, trajectory.thought_tokens),
         )
 
 

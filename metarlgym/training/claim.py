@@ -19,8 +19,8 @@ from metarlgym.settings.flat import plain
 from metarlgym.training.arguments import Settings
 
 FIXED = re.compile(
-    r"env_id|env_args|task_seed|renderer|seed|data_seed|episodes|trials_per_task|memory|stop_on_success|max_total_turns"
-    r"|per_device_train_batch_size|gradient_accumulation_steps|generation_batch_size|steps_per_generation"
+    r"env_id|env_args|task_seed|renderer|seed|data_seed|episodes|trials_per_task|memory|keep_thoughts|stop_on_success"
+    r"|max_total_turns|per_device_train_batch_size|gradient_accumulation_steps|generation_batch_size|steps_per_generation"
     r"|num_generations|num_iterations|common_noise|max_context_tokens|optim\w*|weight_decay|adam_\w+|sync_ref_model"
     r"|scratch_\w+|imitation_\w+|model_\w+|dtype|use_peft|lora_\w+|use_rslora"
     r"|use_dora|load_in_\w+|chat_template|chat_template_kwargs|fsdp|parallelism_config"

@@ -149,6 +149,13 @@ NEEDS: tuple[Needs, ...] = (
         "entropy_schedule",
         lambda s: s.grpo.entropy_schedule is None,
     ),
+    # thoughts: models made from scratch have none
+    Needs(
+        "max_thought_tokens keep_thoughts",
+        "model_name_or_path",
+        "model_name_or_path",
+        lambda s: bool(s.model.model_name_or_path),
+    ),
     # credit
     Needs("anchor_weight", "credit=gigpo", "credit", lambda s: s.grpo.credit == "gigpo"),
     Needs(

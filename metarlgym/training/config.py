@@ -34,6 +34,8 @@ class MetaGRPOConfig(GRPOConfig):
         trials_per_task (`int`): G, the number of trials of one task in a GRPO group.
         memory (`str`): what the policy sees of earlier episodes: `full`, `none` or `last_K`. All but `full` give one
             training row per episode.
+        keep_thoughts (`str`): which thoughts the policy sees again: `all`, `episode` (those of the current episode) or
+            `none`. All but `all` give one training row per episode.
         credit (`str`): rule that turns returns into advantages; see `metarlgym.training.credit`.
         gamma (`float` or schedule): discount from one episode to the next.
         gamma_step (`float`, *optional*): discount from one turn to the next; setting it enables per-turn credit.
@@ -53,6 +55,13 @@ class MetaGRPOConfig(GRPOConfig):
     trials_per_task: int = field(default=8, metadata={"help": "Number of trials of one task in a GRPO group (G)."})
     memory: str = field(
         default="full", metadata={"help": "What the policy sees of earlier episodes: full, none, last_K."}
+    )
+    keep_thoughts: str = field(
+        default="all",
+        metadata={
+            "help": "Thoughts that stay in the context: all, episode (the current episode's; one training row per "
+            "episode), none (for episodes of one turn)."
+        },
     )
     stop_on_success: bool = field(default=False, metadata={"help": "End a trial as soon as an episode succeeds."})
     max_total_turns: int | None = field(
@@ -96,6 +105,13 @@ class MetaGRPOConfig(GRPOConfig):
         metadata={"help": "Exclude groups whose advantages are all zero from the loss and its denominator."},
     )
     max_action_tokens: int = field(default=64, metadata={"help": "Maximum number of tokens in an action."})
+    max_thought_tokens: int | None = field(
+        default=None,
+        metadata={
+            "help": "Maximum number of tokens in a thought, after which it is closed; default: 512 if the tokenizer "
+            "marks thoughts. 0 closes each thought at once."
+        },
+    )
     max_context_tokens: int | None = field(
         default=None, metadata={"help": "Maximum number of tokens in a context; default: the model's limit."}
     )
@@ -206,7 +222,7 @@ class MetaGRPOConfig(GRPOConfig):
             raise ConfigError(
                 f"per_device_train_batch_size={self.per_device_train_batch_size} x steps_per_generation="
                 f"{self.steps_per_generation} must be a multiple of episodes={self.episodes} with memory="
-                f"{self.memory!r}: a trial's rows stay on one process."
+                f"{self.memory!r} and keep_thoughts={self.keep_thoughts!r}: a trial's rows stay on one process."
             )
         super().__post_init__()
         check_launch(self.world_size)
@@ -235,7 +251,8 @@ class MetaGRPOConfig(GRPOConfig):
     @property
     def rows_per_trial(self) -> int:
         """Training rows per trial: 1 if the context only grows, else one per episode."""
-        return 1 if make_memory(self.memory).one_context else self.episodes
+        grows = make_memory(self.memory).one_context and self.keep_thoughts == "all"
+        return 1 if grows else self.episodes
 
     def free_shots_at(self, step: int) -> int:
         """Number of free shots at an optimizer step."""
@@ -254,11 +271,20 @@ class MetaGRPOConfig(GRPOConfig):
         return any(Schedule.parse("exploration_coef", self.exploration_coef).values)
 
     def _check_trial(self) -> None:
-        one_context = make_memory(self.memory).one_context
-        if not one_context and self.max_total_turns is not None:
+        if not make_memory(self.memory).one_context and self.max_total_turns is not None:
             raise ConfigError(
                 f"max_total_turns={self.max_total_turns} with memory={self.memory!r}: a budget that buys episodes "
                 "needs one growing context; use memory='full'."
+            )
+        if self.keep_thoughts != "all" and self.max_total_turns is not None:
+            raise ConfigError(
+                f"max_total_turns={self.max_total_turns} with keep_thoughts={self.keep_thoughts!r}: a budget that buys "
+                "episodes needs one growing context; use keep_thoughts='all'."
+            )
+        if self.keep_thoughts != "all" and self.memory == "none":
+            raise ConfigError(
+                f"keep_thoughts={self.keep_thoughts!r} would have no effect with memory='none', which shows no earlier "
+                "episode: leave it out."
             )
         for value in Schedule.parse("free_shots", self.free_shots).values:
             if not (0 <= value < self.episodes and value == int(value)):

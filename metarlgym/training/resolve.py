@@ -24,6 +24,7 @@ from metarlgym.training.model_defaults import model_defaults
 from metarlgym.training.reference import check_reference
 from metarlgym.training.run_date import date_of_run
 from metarlgym.training.start import NamedModel, ScratchModel
+from metarlgym.training.thoughts import check_kept
 from metarlgym.trial import Trial
 
 
@@ -53,6 +54,7 @@ def resolve(settings: Settings) -> Run:
     if run.threads:
         torch.set_num_threads(run.threads)
     group, make_trial = _task_group(settings)
+    check_kept(settings.play, group)
     agree(quick_check(group, make_trial))
     if group.content_split:
         during = args.eval_trials if args.eval_strategy != "no" else 0

@@ -28,6 +28,7 @@ from metarlgym.training.preemption import Preemption
 from metarlgym.training.resolve import Run, resolve
 from metarlgym.training.server_backend import connect
 from metarlgym.training.start import ScratchModel
+from metarlgym.training.thoughts import ThoughtAlarm
 from metarlgym.training.trainer import MetaGRPOTrainer
 
 
@@ -94,7 +95,7 @@ def _train(resolved: Run, opened: OpenRun, console: Console) -> EvalReport | Non
         processing_class=tokenizer,
         renderer=renderer,
         on_trials=TrialSamples(folder, run.sample_every, run.sample_trials, notify, rules, decode),
-        callbacks=[opened, MetricsFile(folder, notify), progress, preemption],
+        callbacks=[opened, MetricsFile(folder, notify), progress, preemption, ThoughtAlarm(notify)],
         peft_config=get_peft_config(settings.model),
     )
     trainer.collapse.notify = notify

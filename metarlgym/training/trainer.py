@@ -34,6 +34,7 @@ from metarlgym.rollout.play_settings import PlaySettings
 from metarlgym.rollout.prompt_room import no_room, stuck
 from metarlgym.rollout.protocol import Policy
 from metarlgym.rollout.render import Renderer
+from metarlgym.rollout.reply import shortest_reply
 from metarlgym.runtime.agreement import AgreedError
 from metarlgym.runtime.checkpoint import COMPLETE, CheckpointMixin
 from metarlgym.seeding import derive
@@ -51,6 +52,7 @@ from metarlgym.training.phases import EVALUATION, ROLLOUT, WEIGHTS, PhaseClock, 
 from metarlgym.training.reference import ReferenceMixin
 from metarlgym.training.schedule import Schedule
 from metarlgym.training.server_backend import Servers, connect
+from metarlgym.training.thoughts import check_kept
 from metarlgym.trial import Trial
 
 os.environ.setdefault(
@@ -100,6 +102,7 @@ class MetaGRPOTrainer(ReferenceMixin, CheckpointMixin, GRPOTrainer):
         self._trials: list[Trial] = []
         self.clock = PhaseClock()
         play = PlaySettings.of({**vars(args), "env_id": group.env_id})
+        check_kept(play, group)
         self._trial_settings = play.trial
         rows = _rows(args, group)
         servers = connect(args, processing_class, [group.env.rules()])
@@ -278,7 +281,7 @@ class MetaGRPOTrainer(ReferenceMixin, CheckpointMixin, GRPOTrainer):
         fatal = [text for broken, text, _, _ in gathered if broken] or [text for _, text, _, _ in gathered]
         prompt = max((longest for *_, longest in gathered if longest is not None), default=None)
         if not all(fatal) and prompt is not None and not any(acted for _, _, acted, _ in gathered):
-            fatal = [no_room(prompt, self.renderer.fixed_action_tokens or 1, self.rooms)]
+            fatal = [no_room(prompt, shortest_reply(self.renderer), self.rooms)]
         if not all(fatal):
             return
         detail = next((t.error_detail for t in trajectories if t.error_detail), "")
@@ -373,6 +376,8 @@ class MetaGRPOTrainer(ReferenceMixin, CheckpointMixin, GRPOTrainer):
         metrics[f"{metric_key_prefix}_slope"] = report.slope
         metrics[f"{metric_key_prefix}_invalid_rate"] = report.invalid_rate
         metrics[f"{metric_key_prefix}_errors"] = float(report.errors)
+        if report.thought_cut_rate is not None:
+            metrics[f"{metric_key_prefix}_thought_cut_rate"] = report.thought_cut_rate
         # Bypass TRL's log: it would add the train metrics collected since the last line and clear them.
         super(GRPOTrainer, self).log(metrics)
         self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)

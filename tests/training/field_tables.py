@@ -132,6 +132,7 @@ SHOWN_BY = {
     "training/test_field_training.py::test_limits_reach_the_rollout": (
         "max_context_tokens max_episode_seconds max_trial_seconds rollout_concurrency"
     ),
+    "training/test_training_thoughts.py::test_thoughts_in_training": ("max_thought_tokens keep_thoughts"),
     "training/test_field_training.py::test_the_timeout_of_processes": "ddp_timeout",
     "training/test_field_outputs.py::test_what_is_played_and_written_at_the_side": (
         "sample_every sample_trials write_contexts final_eval_trials"

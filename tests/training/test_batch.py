@@ -17,6 +17,7 @@ END = 2
 
 class Renderer:
     end_id = END
+    thinking = None
 
 
 def trial(rewards, episodes=3, memory="full", stop=StopReason.TERMINATED):

@@ -39,6 +39,7 @@ def test_defaults_are_never_refused(tmp_path):
 
 
 SET = {
+    "keep_thoughts": "episode",
     "lr_scheduler_kwargs": {"num_cycles": 2},
     "lora_target_modules": ["q_proj"],
     "vllm_server_base_url": "http://a:1",

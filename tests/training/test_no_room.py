@@ -115,6 +115,7 @@ def test_rows_without_actions_cost_nothing(tmp_path):
 
     class Renderer:
         end_id = END
+        thinking = None
 
     trials = [trial(StopReason.CONTEXT_LIMIT), trial(StopReason.TERMINATED, acted=True)]
     args = make_config(tmp_path, trials_per_task=2, per_device_train_batch_size=12, memory="none")
