@@ -18,9 +18,10 @@ import torch
 from metarlgym.datatypes import ConfigError, MetaRLGymError
 from metarlgym.policies.context_store import ContextStore
 from metarlgym.policies.kv_cache import KVStore
+from metarlgym.policies.native_cache import NativeStore
 from metarlgym.policies.recurrent_state import StateStore
 from metarlgym.policies.sampling import sample, uniforms
-from metarlgym.policies.supported import check_config
+from metarlgym.policies.supported import check_config, uses_slots
 from metarlgym.rollout.protocol import ActReply, ActRequest, Callback, Policy
 from metarlgym.rollout.render import Renderer
 
@@ -128,11 +129,14 @@ class InProcessPolicy(Policy):
         known = self._contexts.pop(context, None)
         if known is not None:
             self._free.append(known.slot)
+            self._store.release(known.slot)
 
     # ------------------------------------------------------------------ inside
 
     def _new_store(self) -> ContextStore:
-        return StateStore(self.model) if hasattr(self.model, "state_batch_dim") else KVStore(self.model)
+        if hasattr(self.model, "state_batch_dim"):
+            return StateStore(self.model)
+        return KVStore(self.model) if uses_slots(self.model.config) else NativeStore(self.model)
 
     def _tick(self) -> None:
         """One forward pass over the waiting contexts; then their trials move on and their next requests wait too."""

@@ -15,6 +15,7 @@ import torch
 from transformers import Cache
 
 from metarlgym.policies.context_store import ContextStore
+from metarlgym.policies.supported import layer_kinds, window_of
 
 
 class SlotCache(Cache):
@@ -100,10 +101,13 @@ class SlotCache(Cache):
 
 
 class KVStore(ContextStore):
-    """Contexts of a model with plain attention, in a `SlotCache`.
+    """Contexts of a model with attention over all tokens, or over a window of them, in a `SlotCache`.
+
+    All keys are kept in layers with a window too; the mask hides those outside.
 
     Args:
-        model: a causal model that accepts a mask of shape `(batch, 1, queries, keys)` and position ids.
+        model: a causal model that accepts position ids, and a mask of shape `(batch, 1, queries, keys)` or, if its
+            layers differ, one for each kind of layer.
     """
 
     def __init__(self, model: Any) -> None:
@@ -112,6 +116,8 @@ class KVStore(ContextStore):
         self._device, self._dtype = model.device, model.dtype  # both properties iterate over the parameters
         # XGLM compares the mask's shape with the batch's instead of broadcasting it.
         self._whole_mask = model.config.get_text_config().model_type == "xglm"
+        self._mixed = len(layer_kinds(model.config)) > 1
+        self._window = window_of(model.config)
 
     def reserve(self, slots: int, length: int) -> None:
         self.cache.reserve(slots, max(length, 32))
@@ -137,29 +143,40 @@ class KVStore(ContextStore):
         positions = (cached + needs - width)[:, None] + np.arange(width)[None, :]
         padding = None if uniform else np.arange(width)[None, :] < (width - needs)[:, None]
         start = int(cached[0]) if uniform and (cached == cached[0]).all() else None
-        device, dtype = self._device, self._dtype
+        device = self._device
         position_ids = torch.from_numpy(positions)
         if start is not None:
             position_ids = position_ids[:1]  # identical in all rows: mask and rotary embedding are computed once
         visible = torch.arange(limit)[None, None, :] <= position_ids[:, :, None]
         write_to = position_ids
         if padding is not None:
-            mask = torch.from_numpy(padding)
-            write_to = position_ids.masked_fill(mask, self.cache.length)
-            position_ids = position_ids.masked_fill(mask, 0)
+            padded = torch.from_numpy(padding)
+            write_to = position_ids.masked_fill(padded, self.cache.length)
+            position_ids = position_ids.masked_fill(padded, 0)
             # Padding attends to the first key so that its softmax is not empty; its output is never read.
-            visible[:, :, 0] |= mask
-        bias = torch.zeros(visible.shape, dtype=dtype).masked_fill_(~visible, torch.finfo(dtype).min)[:, None]
-        if self._whole_mask:
-            bias = bias.expand(n, -1, -1, -1)
+            visible[:, :, 0] |= padded
+        mask: Any = self._bias(visible, n)
+        if self._window is not None and limit > self._window:
+            # The position of a padding column is 0, so that it still attends to the first key.
+            visible &= torch.arange(limit)[None, None, :] > position_ids[:, :, None] - self._window
+            inside = self._bias(visible, n)
+            mask = {"full_attention": mask, "sliding_attention": inside} if self._mixed else inside
         rows = None if slots == list(range(n)) else torch.tensor(slots, device=device)
         self.cache.aim(rows, n, write_to.to(device), start, limit)
         output = self.model(
             input_ids=torch.from_numpy(ids).to(device),
-            attention_mask=bias.to(device),
+            attention_mask=mask,
             position_ids=position_ids.to(device),
             past_key_values=self.cache,
             use_cache=True,
             logits_to_keep=1,
         )
         return output.logits[:, -1]
+
+    def _bias(self, visible: torch.Tensor, n: int) -> torch.Tensor:
+        """The mask that is added to attention scores, shape `(n or 1, 1, queries, keys)`."""
+        dtype = self._dtype
+        bias = torch.zeros(visible.shape, dtype=dtype).masked_fill_(~visible, torch.finfo(dtype).min)[:, None]
+        if self._whole_mask:
+            bias = bias.expand(n, -1, -1, -1)
+        return bias.to(self._device)
