@@ -32,5 +32,5 @@ class ContextStore(ABC):
     def copy(self, source: int, targets: Sequence[int], length: int) -> None:
         """Copy the first `length` tokens of one slot, its entire content, to other slots: a shared prompt."""
 
-    def release(self, slot: int) -> None:  # noqa: B027  (not every store has something to free)
+    def release(self, slot: int) -> None:
         """The slot's content is not needed any more."""

@@ -1,8 +1,8 @@
 """How a model can be played in this process, from its configuration alone.
 
-Three ways: this project's slots of keys and values (`kv_cache`), for attention over all tokens or over a window of them;
-Hugging Face's own cache (`native_cache`), slower, for recurrent and other layers; not at all. `self_check` then tests
-what was chosen.
+Three ways: this project's slots of keys and values (`kv_cache`), for attention over all tokens or over a window of
+them; Hugging Face's own cache (`native_cache`), slower, for recurrent and other layers; not at all. `self_check` then
+tests what was chosen.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ def slow_path(config: Any) -> str | None:
         return None
     kind = config.get_text_config().model_type
     return (
-        f"model type {kind!r} is played with Hugging Face's own cache: only contexts of equal length share a batch, which "
-        "is slower; vLLM serves it faster."
+        f"model type {kind!r} is played with Hugging Face's own cache: only contexts of equal length share a batch, "
+        "which is slower; vLLM serves it faster."
     )
 
 

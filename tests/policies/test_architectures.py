@@ -1,4 +1,4 @@
-"""Sliding windows, recurrent layers and ALiBi: log-probabilities are those of a plain forward pass, on the right path."""
+"""Sliding windows, recurrent layers, ALiBi: log-probabilities are those of a plain forward pass, on the right path."""
 
 from __future__ import annotations
 
@@ -47,6 +47,7 @@ SLOTS = {
         "num_key_value_heads": 2,
         "use_sliding_window": True,
         "max_window_layers": 2,
+        "initializer_range": 0.3,
     },
     "Qwen3ForCausalLM": {**GROUPED, **WINDOW, "use_sliding_window": True, "max_window_layers": 2},
     "Gemma2ForCausalLM": {**GROUPED, **WINDOW, "query_pre_attn_scalar": 8},
