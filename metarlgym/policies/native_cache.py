@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import groupby
 from typing import Any
 
@@ -85,7 +86,7 @@ class NativeStore(ContextStore):
             batch, index = rows[0][0], [row for _, row in rows]
             alone = batch.users <= set(slots)  # nobody else will read it
             if not (alone and index == list(range(batch.size))):
-                parts.append(_mapped([batch.cache], lambda tensors, index=index: tensors[0][index]))
+                parts.append(_mapped([batch.cache], partial(_rows, index)))
             else:
                 parts.append(batch.cache)
         return parts[0] if len(parts) == 1 else _mapped(parts, torch.cat)
@@ -108,6 +109,10 @@ class NativeStore(ContextStore):
 
 def _groups(order: list[int], kind: Callable[[int], tuple[int, int]]) -> list[tuple[tuple[int, int], list[int]]]:
     return [(key, list(group)) for key, group in groupby(order, key=kind)]
+
+
+def _rows(index: list[int], tensors: list[torch.Tensor]) -> torch.Tensor:
+    return tensors[0][index]
 
 
 def _mapped(caches: list[Any], combine: Callable[[list[torch.Tensor]], torch.Tensor]) -> Any:
