@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from metarlgym.policies.context_store import ContextStore
 from metarlgym.policies.kv_cache import KVStore
 from metarlgym.policies.memory import SHARE, Room, free_memory
 from metarlgym.policies.native_cache import NativeStore
+from metarlgym.policies.packed_linear import packed
 from metarlgym.policies.recurrent_state import StateStore
 from metarlgym.policies.sampling import sample, uniforms
 from metarlgym.policies.supported import check_config, uses_slots
@@ -103,18 +104,19 @@ class InProcessPolicy(Policy):
 
     def open(self) -> None:
         """Prepare the model for acting; called by `begin`, and directly by callers without an event loop."""
+        self._stack = ExitStack()
+        self._stack.enter_context(inference(self.model))
+        self._stack.enter_context(packed(self.model))
         budget = SHARE * free_memory(self.model.device)
         self._store = self._new_store(budget)
         seen = self._room
         self._room = Room(self.model.config, budget, self.model.dtype.itemsize)
         if seen is not None:  # the same policy plays again: what it knows about lengths holds
             self._room.longest, self._room.finished = seen.longest, seen.finished
-        self._stack = inference(self.model)
-        self._stack.__enter__()
 
     def close(self) -> None:
         """Undo `open`, and forget all contexts."""
-        self._stack.__exit__(None, None, None)
+        self._stack.close()
         # The cache is as large as the rollout was and the weights change next, so nothing in it can be reused.
         self._store = self._new_store()
         self._contexts.clear()
