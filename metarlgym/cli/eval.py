@@ -301,9 +301,12 @@ def command(
             )
     else:
         from metarlgym.evaluation.run import evaluate_model
+        from metarlgym.models.precision import upcast
 
         with console.status("loading the model"):
             loaded, shown = _load(cast(str, model), group, play, device, threads, trust_remote_code)
+            if line := upcast(loaded, loaded.device):
+                console.print(line, highlight=False, soft_wrap=True)
         room = min((n for n in (play.limits.context_tokens, _context_room(loaded)) if n), default=None)
         settings = replace(settings, limits=replace(play.limits, context_tokens=room))
         if trials is None and not _tiny(loaded):

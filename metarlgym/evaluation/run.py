@@ -61,7 +61,10 @@ def evaluate_model(
     """Evaluate a model that is loaded in this process."""
     from metarlgym.policies.in_process import InProcessPolicy
     from metarlgym.policies.self_check import self_check
+    from metarlgym.policies.supported import slow_path
 
+    if line := slow_path(model.config):
+        console.print(line, highlight=False, soft_wrap=True)
     self_check(model)
     policy = InProcessPolicy(model, renderer, temperature, greedy)
     decode = {"temperature": temperature, "greedy": greedy}

@@ -31,3 +31,6 @@ class ContextStore(ABC):
     @abstractmethod
     def copy(self, source: int, targets: Sequence[int], length: int) -> None:
         """Copy the first `length` tokens of one slot, its entire content, to other slots: a shared prompt."""
+
+    def release(self, slot: int) -> None:
+        """The slot's content is not needed any more."""

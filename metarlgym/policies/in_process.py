@@ -8,8 +8,9 @@ first, then all that need one. No token is encoded twice, and a prompt shared by
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
@@ -18,9 +19,12 @@ import torch
 from metarlgym.datatypes import ConfigError, MetaRLGymError
 from metarlgym.policies.context_store import ContextStore
 from metarlgym.policies.kv_cache import KVStore
+from metarlgym.policies.memory import SHARE, Room, free_memory
+from metarlgym.policies.native_cache import NativeStore
+from metarlgym.policies.packed_linear import packed
 from metarlgym.policies.recurrent_state import StateStore
 from metarlgym.policies.sampling import sample, uniforms
-from metarlgym.policies.supported import check_config
+from metarlgym.policies.supported import check_config, uses_slots
 from metarlgym.rollout.protocol import ActReply, ActRequest, Callback, Policy
 from metarlgym.rollout.render import Renderer
 from metarlgym.rollout.reply import Reply
@@ -90,6 +94,7 @@ class InProcessPolicy(Policy):
         self._contexts: dict[int, _Context] = {}
         self._free: list[int] = []
         self._store: ContextStore = self._new_store()
+        self._room: Room | None = None
         self._pending: list[_Context] = []
         self._scheduled = False
         self._stack: Any = None
@@ -105,13 +110,19 @@ class InProcessPolicy(Policy):
 
     def open(self) -> None:
         """Prepare the model for acting; called by `begin`, and directly by callers without an event loop."""
-        self._store = self._new_store()
-        self._stack = inference(self.model)
-        self._stack.__enter__()
+        self._stack = ExitStack()
+        self._stack.enter_context(inference(self.model))
+        self._stack.enter_context(packed(self.model))
+        budget = SHARE * free_memory(self.model.device)
+        self._store = self._new_store(budget)
+        seen = self._room
+        self._room = Room(self.model.config, budget, self.model.dtype.itemsize)
+        if seen is not None:  # the same policy plays again: what it knows about lengths holds
+            self._room.longest, self._room.finished = seen.longest, seen.finished
 
     def close(self) -> None:
         """Undo `open`, and forget all contexts."""
-        self._stack.__exit__(None, None, None)
+        self._stack.close()
         # The cache is as large as the rollout was and the weights change next, so nothing in it can be reused.
         self._store = self._new_store()
         self._contexts.clear()
@@ -124,6 +135,8 @@ class InProcessPolicy(Policy):
         if context is None:
             slot = self._free.pop() if self._free else len(self._contexts)
             context = self._contexts[request.context] = _Context(request.context, slot)
+        if self._room is not None:
+            self._room.saw(request)
         context.wait(request, done, Reply.to(request, self.renderer))
         self._pending.append(context)
         if not self._scheduled:
@@ -134,11 +147,19 @@ class InProcessPolicy(Policy):
         known = self._contexts.pop(context, None)
         if known is not None:
             self._free.append(known.slot)
+            self._store.release(known.slot)
+            if self._room is not None:
+                self._room.finished += 1
+
+    def room(self, trials: int) -> bool:
+        return self._room is None or self._room.fits(trials + 1)
 
     # ------------------------------------------------------------------ inside
 
-    def _new_store(self) -> ContextStore:
-        return StateStore(self.model) if hasattr(self.model, "state_batch_dim") else KVStore(self.model)
+    def _new_store(self, budget: float = math.inf) -> ContextStore:
+        if hasattr(self.model, "state_batch_dim"):
+            return StateStore(self.model)
+        return KVStore(self.model, budget) if uses_slots(self.model.config) else NativeStore(self.model)
 
     def _tick(self) -> None:
         """One forward pass over the waiting contexts; then their trials move on and their next requests wait too."""

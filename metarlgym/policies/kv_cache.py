@@ -7,6 +7,7 @@ trial. `KVStore` runs those forward passes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,18 +16,26 @@ import torch
 from transformers import Cache
 
 from metarlgym.policies.context_store import ContextStore
+from metarlgym.policies.supported import layer_kinds, window_of
+
+STEP = 64
+"""Number of tokens by which slots grow where memory is short."""
 
 
 class SlotCache(Cache):
     """Keys and values of shape `(slots, heads, length, head_dim)` per layer, grown by doubling.
 
     Before each forward pass call `aim`; the model then calls `update` once per layer.
+
+    Args:
+        budget: bytes up to which it doubles; beyond, it grows by what is needed.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, budget: float = math.inf) -> None:
         super().__init__(layers=[])
         self._keys: list[torch.Tensor] = []
         self._values: list[torch.Tensor] = []
+        self.budget = budget
         self.slots = 0
         self.length = 0
         self._rows: torch.Tensor | None = None
@@ -36,16 +45,30 @@ class SlotCache(Cache):
         self._limit = 0
 
     def reserve(self, slots: int, length: int) -> None:
-        """Make room; contents are kept. One extra column receives what padding writes."""
+        """Make room; contents are kept. One extra column receives what padding writes.
+
+        Layers grow one after the other, so that at the peak one layer exists twice.
+        """
         if slots <= self.slots and length <= self.length:
             return
-        self.slots = max(slots, self.slots if slots <= self.slots else 2 * self.slots)
-        self.length = max(length, self.length if length <= self.length else 2 * self.length)
+        more_slots = max(slots, self.slots if slots <= self.slots else 2 * self.slots)
+        more_length = max(length, self.length if length <= self.length else 2 * self.length)
+        if self._bytes(more_slots, more_length) > self.budget:
+            more_slots = max(slots, self.slots)
+            more_length = max(-(-length // STEP) * STEP if length > self.length else 0, self.length)
+        self.slots, self.length = more_slots, more_length
         for store in (self._keys, self._values):
-            for i, old in enumerate(store):
+            for i in range(len(store)):
+                old = store[i]
                 new = old.new_zeros(self.slots, old.shape[1], self.length + 1, old.shape[3])
                 new[: old.shape[0], :, : old.shape[2] - 1] = old[:, :, :-1]
                 store[i] = new
+                del old  # before the next layer is allocated
+
+    def _bytes(self, slots: int, length: int) -> int:
+        """Size with the given shape; 0 before the first forward pass, when the layers are not known."""
+        tensors = (*self._keys, *self._values)
+        return sum(slots * t.shape[1] * (length + 1) * t.shape[3] * t.itemsize for t in tensors)
 
     def aim(
         self, rows: torch.Tensor | None, count: int, positions: torch.Tensor, start: int | None, limit: int
@@ -100,18 +123,24 @@ class SlotCache(Cache):
 
 
 class KVStore(ContextStore):
-    """Contexts of a model with plain attention, in a `SlotCache`.
+    """Contexts of a model with attention over all tokens, or over a window of them, in a `SlotCache`.
+
+    All keys are kept in layers with a window too; the mask hides those outside.
 
     Args:
-        model: a causal model that accepts a mask of shape `(batch, 1, queries, keys)` and position ids.
+        model: a causal model that accepts position ids, and a mask of shape `(batch, 1, queries, keys)` or, if its
+            layers differ, one for each kind of layer.
+        budget: bytes up to which the cache grows by doubling.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, budget: float = math.inf) -> None:
         self.model = model
-        self.cache = SlotCache()
+        self.cache = SlotCache(budget)
         self._device, self._dtype = model.device, model.dtype  # both properties iterate over the parameters
         # XGLM compares the mask's shape with the batch's instead of broadcasting it.
         self._whole_mask = model.config.get_text_config().model_type == "xglm"
+        self._mixed = len(layer_kinds(model.config)) > 1
+        self._window = window_of(model.config)
 
     def reserve(self, slots: int, length: int) -> None:
         self.cache.reserve(slots, max(length, 32))
@@ -137,29 +166,40 @@ class KVStore(ContextStore):
         positions = (cached + needs - width)[:, None] + np.arange(width)[None, :]
         padding = None if uniform else np.arange(width)[None, :] < (width - needs)[:, None]
         start = int(cached[0]) if uniform and (cached == cached[0]).all() else None
-        device, dtype = self._device, self._dtype
+        device = self._device
         position_ids = torch.from_numpy(positions)
         if start is not None:
             position_ids = position_ids[:1]  # identical in all rows: mask and rotary embedding are computed once
         visible = torch.arange(limit)[None, None, :] <= position_ids[:, :, None]
         write_to = position_ids
         if padding is not None:
-            mask = torch.from_numpy(padding)
-            write_to = position_ids.masked_fill(mask, self.cache.length)
-            position_ids = position_ids.masked_fill(mask, 0)
+            padded = torch.from_numpy(padding)
+            write_to = position_ids.masked_fill(padded, self.cache.length)
+            position_ids = position_ids.masked_fill(padded, 0)
             # Padding attends to the first key so that its softmax is not empty; its output is never read.
-            visible[:, :, 0] |= mask
-        bias = torch.zeros(visible.shape, dtype=dtype).masked_fill_(~visible, torch.finfo(dtype).min)[:, None]
-        if self._whole_mask:
-            bias = bias.expand(n, -1, -1, -1)
+            visible[:, :, 0] |= padded
+        mask: Any = self._bias(visible, n)
+        if self._window is not None and limit > self._window:
+            # The position of a padding column is 0, so that it still attends to the first key.
+            visible &= torch.arange(limit)[None, None, :] > position_ids[:, :, None] - self._window
+            inside = self._bias(visible, n)
+            mask = {"full_attention": mask, "sliding_attention": inside} if self._mixed else inside
         rows = None if slots == list(range(n)) else torch.tensor(slots, device=device)
         self.cache.aim(rows, n, write_to.to(device), start, limit)
         output = self.model(
             input_ids=torch.from_numpy(ids).to(device),
-            attention_mask=bias.to(device),
+            attention_mask=mask,
             position_ids=position_ids.to(device),
             past_key_values=self.cache,
             use_cache=True,
             logits_to_keep=1,
         )
         return output.logits[:, -1]
+
+    def _bias(self, visible: torch.Tensor, n: int) -> torch.Tensor:
+        """The mask that is added to attention scores, shape `(n or 1, 1, queries, keys)`."""
+        dtype = self._dtype
+        bias = torch.zeros(visible.shape, dtype=dtype).masked_fill_(~visible, torch.finfo(dtype).min)[:, None]
+        if self._whole_mask:
+            bias = bias.expand(n, -1, -1, -1)
+        return bias.to(self._device)

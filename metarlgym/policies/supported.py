@@ -1,9 +1,16 @@
-"""Check from a model's configuration alone whether it can be played in this process."""
+"""How a model can be played in this process, from its configuration alone.
+
+Three ways: this project's slots of keys and values (`kv_cache`), for attention over all tokens or over a window of
+them; Hugging Face's own cache (`native_cache`), slower, for recurrent and other layers; not at all. `self_check` then
+tests what was chosen.
+"""
 
 from __future__ import annotations
 
 import math
 from typing import Any
+
+from transformers.cache_utils import DYNAMIC_LAYER_TYPE_MAPPING
 
 from metarlgym.datatypes import ConfigError
 
@@ -14,13 +21,16 @@ NO_PADDING = (
 )
 
 OTHERS = {
-    "bloom": ("ALiBi positions, made from a mask of padding", WAY_OUT),
-    "falcon with alibi": ("ALiBi positions, made from a mask of padding", WAY_OUT),
     "doge": ("a mask made from the values of all tokens", NO_PADDING),
     "rwkv": ("a recurrent state of its own", NO_PADDING),
 }
-"""Model types that need more than a mask and a cache of keys and values although their configuration does not show it.
-"""
+"""Model types that need more than a mask and a cache although their configuration does not show it."""
+
+ALIBI = ("bloom", "falcon with alibi")
+"""Model types that derive ALiBi positions from a mask of padding, so that they cannot have a mask of ours."""
+
+MASK_PER_KIND = frozenset({"cohere2", "gemma2", "gemma3_text", "gpt_oss", "olmo3", "qwen2", "qwen3", "smollm3"})
+"""Model types with windows in some layers that accept one mask for each kind of layer."""
 
 
 def check_config(config: Any) -> None:
@@ -33,15 +43,54 @@ def check_config(config: Any) -> None:
     if text.model_type.startswith("metarlgym_"):
         return  # this project's own networks support it
     name = f"model {config.name_or_path or text.model_type!r} (model type {text.model_type!r})"
-    kinds = set(getattr(text, "layer_types", None) or [_layer_kind(text)])
-    if kinds != {"full_attention"}:
-        raise ConfigError(
-            f"{name} has layers of type {sorted(kinds)}; the in-process policy keeps plain attention caches only. "
-            f"{WAY_OUT}"
-        )
-    need, way_out = OTHERS.get(text.model_type + (" with alibi" if getattr(text, "alibi", False) else ""), ("", ""))
+    unknown = sorted(layer_kinds(config) - set(DYNAMIC_LAYER_TYPE_MAPPING))
+    if unknown:
+        raise ConfigError(f"{name} has layers of type {unknown}, whose cache is not known here. {WAY_OUT}")
+    need, way_out = OTHERS.get(text.model_type, ("", ""))
     if need:
-        raise ConfigError(f"{name} needs {need}; the in-process policy keeps plain attention caches only. {way_out}")
+        raise ConfigError(f"{name} needs {need}; the in-process policy keeps caches only. {way_out}")
+
+
+def slow_path(config: Any) -> str | None:
+    """A line for the user if the model is played with Hugging Face's own cache; None otherwise."""
+    if uses_slots(config):
+        return None
+    kind = config.get_text_config().model_type
+    return (
+        f"model type {kind!r} is played with Hugging Face's own cache: only contexts of equal length share a batch, "
+        "which is slower; vLLM serves it faster."
+    )
+
+
+def uses_slots(config: Any) -> bool:
+    """Whether the model is played with slots of keys and values, and not with Hugging Face's cache."""
+    text = config.get_text_config()
+    if text.model_type.startswith("metarlgym_"):
+        return True
+    if text.model_type + (" with alibi" if getattr(text, "alibi", False) else "") in ALIBI:
+        return False
+    kinds = layer_kinds(config)
+    if kinds == {"full_attention", "sliding_attention"}:
+        return text.model_type in MASK_PER_KIND
+    return kinds == {"full_attention"} or (kinds == {"sliding_attention"} and window_of(config) is not None)
+
+
+def window_of(config: Any) -> int | None:
+    """The number of tokens that layers with a window attend to, the token itself included; None without such layers.
+
+    This project's own networks apply their window themselves.
+    """
+    text = config.get_text_config()
+    if text.model_type.startswith("metarlgym_") or "sliding_attention" not in layer_kinds(config):
+        return None
+    return getattr(text, "sliding_window", None)
+
+
+def layer_kinds(config: Any) -> set[str]:
+    """The kinds of a model's layers, in transformers' words."""
+    text = config.get_text_config()
+    listed = getattr(text, "layer_types", None)
+    return set(listed) if listed else {_layer_kind(text)}
 
 
 def _layer_kind(config: Any) -> str:

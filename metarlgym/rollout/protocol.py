@@ -89,6 +89,10 @@ class Policy(ABC):
     def forget(self, context: int) -> None:
         """This context will not be used again: free any memory kept for it."""
 
+    def room(self, trials: int) -> bool:
+        """Whether one more trial can be played beside `trials` others. Those that have begun always go on."""
+        return True
+
     async def begin(self, loop: asyncio.AbstractEventLoop) -> None:
         """Called once before the first request of a rollout."""
         self.loop = loop

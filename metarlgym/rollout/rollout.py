@@ -80,6 +80,8 @@ class Rollout:
         self.flush_due = self.flushing = False
         self.free = 0
         """Slots that became free during a flush."""
+        self.held = 0
+        """Slots that are free because the policy has no room for another trial."""
 
     async def play(self) -> list[MetaTrajectory]:
         total = len(self.results)
@@ -105,8 +107,13 @@ class Rollout:
         return sum((len(trial.episodes) - 1) / trial.max_episodes for trial in played if trial.episodes)
 
     def start_next(self) -> None:
-        entry = next(self.waiting, None)
-        if entry is not None and self.failure is None:
+        """Start a trial in a free slot, and in those held back, as far as the policy has room."""
+        self.held += 1
+        while self.held and self.failure is None and (not self.active or self.policy.room(len(self.active))):
+            self.held -= 1
+            entry = next(self.waiting, None)
+            if entry is None:
+                return
             try:
                 Play(self, *entry).start()
             except BaseException as error:

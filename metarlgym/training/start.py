@@ -24,7 +24,7 @@ from metarlgym.models.end_tokens import end_tokens, load_end_tokens
 from metarlgym.models.loading import check_vocabulary, load_config, load_model, load_tokenizer
 from metarlgym.models.saveable import check_saveable, saveable
 from metarlgym.models.scratch import byte_tokenizer, scratch_model, word_tokenizer
-from metarlgym.policies.supported import check_config
+from metarlgym.policies.supported import check_config, slow_path
 from metarlgym.rollout.limits import Limits
 from metarlgym.rollout.make_renderer import make_renderer
 from metarlgym.rollout.prompt_room import check_room
@@ -119,6 +119,8 @@ class NamedModel:
     def load(self, folder: Path, console: Console) -> Loaded:
         """Load the model with its weights; writes nothing to the run's folder."""
         args, source = self.settings.grpo, model_source(self.settings)
+        if not args.use_vllm and (line := slow_path(self.config)):
+            console.print(line, highlight=False, soft_wrap=True)
         if args.beta and source["revision"] != "main":
             args.model_init_kwargs = {"revision": source["revision"]}  # TRL passes them to the reference model
         model = load_model(self.name, **source, **model_form(self.settings))

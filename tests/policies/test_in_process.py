@@ -323,47 +323,6 @@ def test_dropout_is_off_while_it_acts(words):
     check_logprobs(model, played)
 
 
-def test_sliding_window_models_are_refused(words):
-    from transformers import Qwen3Config, Qwen3ForCausalLM
-
-    _, renderer, _ = words
-    config = Qwen3Config(
-        vocab_size=16,
-        hidden_size=8,
-        intermediate_size=8,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        use_sliding_window=True,
-        sliding_window=4,
-        max_window_layers=1,
-    )
-    with pytest.raises(ConfigError, match=r"sliding_attention.*Serve it with vLLM"):
-        InProcessPolicy(Qwen3ForCausalLM(config), renderer)
-
-
-@pytest.mark.parametrize("family", ["mistral", "phi3"])
-def test_sliding_windows_are_seen_without_layer_types(words, family):
-    """Some families have a window in their config but no `layer_types`."""
-    import transformers
-
-    name = {"mistral": "Mistral", "phi3": "Phi3"}[family]
-    config = getattr(transformers, f"{name}Config")(
-        vocab_size=16,
-        hidden_size=8,
-        intermediate_size=8,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        sliding_window=4,
-        pad_token_id=0,
-        eos_token_id=1,
-    )
-    model = getattr(transformers, f"{name}ForCausalLM")(config)
-    with pytest.raises(ConfigError, match="Serve it with vLLM"):
-        InProcessPolicy(model, words[1])
-
-
 @pytest.mark.parametrize("temperature", [0, -1.0])
 def test_temperature_must_be_positive(words, temperature):
     with pytest.raises(ConfigError, match="must be above 0; for the most likely token use greedy"):

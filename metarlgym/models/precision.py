@@ -1,0 +1,31 @@
+"""bfloat16 on CPUs: whether the processor multiplies it itself. Otherwise float32 is faster, and as exact."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")
+"""Names in `torch.cpu.get_capabilities()`, on x86 and ARM."""
+
+
+def multiplies_bfloat16() -> bool:
+    """Whether this processor has instructions for products in bfloat16."""
+    found = torch.cpu.get_capabilities()
+    return any(found.get(name) for name in INSTRUCTIONS)
+
+
+def upcast(model: Any, device: torch.device) -> str | None:
+    """Convert a bfloat16 model to float32, in place, if it is to run on a CPU that does not multiply bfloat16.
+
+    Returns:
+        A line for the user if it was converted.
+    """
+    if device.type != "cpu" or model.dtype != torch.bfloat16 or multiplies_bfloat16():
+        return None
+    model.float()
+    return (
+        "the model is saved in bfloat16, for which this processor has no instructions (avx512_bf16 or amx_bf16): it "
+        "runs in float32, with twice the memory."
+    )
