@@ -1,4 +1,4 @@
-"""bfloat16 on CPUs: whether the processor multiplies it itself. Otherwise float32 is faster, and as exact."""
+"""bfloat16 on CPUs: a processor without instructions for it is faster in float32, and as exact."""
 
 from __future__ import annotations
 
@@ -6,14 +6,7 @@ from typing import Any
 
 import torch
 
-INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")
-"""Names in `torch.cpu.get_capabilities()`, on x86 and ARM."""
-
-
-def multiplies_bfloat16() -> bool:
-    """Whether this processor has instructions for products in bfloat16."""
-    found = torch.cpu.get_capabilities()
-    return any(found.get(name) for name in INSTRUCTIONS)
+from metarlgym.processor import multiplies_bfloat16
 
 
 def upcast(model: Any, device: torch.device) -> str | None:

@@ -28,6 +28,7 @@ def packed(model: Any) -> Iterator[None]:
     pack = torch.ops.mkldnn._reorder_linear_weight if layers else None
     try:
         for layer in layers:
+            assert pack is not None
             layer.forward = partial(_forward, pack(layer.weight.detach(), ROWS), layer.bias)
         yield
     finally:

@@ -9,7 +9,7 @@ import torch
 from transformers.utils import is_liger_kernel_available
 
 from metarlgym.datatypes import ConfigError
-from metarlgym.models.processor import has_bfloat16
+from metarlgym.processor import multiplies_bfloat16
 from metarlgym.settings.needs import Needs
 
 
@@ -90,7 +90,7 @@ def check_gpu(changed: dict[str, Any], bf16_on_cpu: bool = False) -> None:
     if not torch.cuda.is_available():
         for name in GPU_ONLY:
             if name == "bf16" and bf16_on_cpu and changed.get(name):
-                if not has_bfloat16():
+                if not multiplies_bfloat16():
                     raise ConfigError(
                         f"{name}={changed[name]!r} would be slower than float32: this processor has no instructions "
                         "for bfloat16 (AVX-512 BF16 or AMX); leave it out."

@@ -18,7 +18,6 @@ from metarlgym.settings.ranges import check_values
 from metarlgym.training.credit import RULES
 from metarlgym.training.schedule import Schedule
 
-
 TASKS = 4
 """Tasks in a batch by default: with one task there is no reason to adapt, only to play what pays there."""
 

@@ -38,7 +38,7 @@ def make_plan(run: Run) -> Plan:
     played = random_rows(group, run.make_trial, run.start.renderer)
     longest = _longest_row(run, played)
     need = memory(settings, shape, longest)
-    micro = args.per_device_train_batch_size
+    micro = args.per_device_train_batch_size or 1
     numbers = {
         "task group": f"{group.env_id} {group.env_args or ''}, split by {group.env.split}",
         "trials a rollout": f"{trials} ({trials // args.trials_per_task} tasks x {args.trials_per_task} trials)",

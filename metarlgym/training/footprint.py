@@ -149,13 +149,13 @@ def memory(settings: Settings, shape: Shape, tokens: int) -> Memory:
     trained = 0 if peft else shape.parameters
     states = weights * shape.parameters + 3 * weights * trained
     shards = args.world_size if _zero(args) == 3 else 1
-    micro = args.per_device_train_batch_size * tokens
+    micro = (args.per_device_train_batch_size or 1) * tokens
     kept = shape.checkpointed(micro, size) if args.gradient_checkpointing else shape.kept(micro, size)
     positions, columns = HEAD_TILE
     tile = 4 * min(micro, positions) * min(shape.vocabulary, columns)
     on_gpu = torch.cuda.is_available()
     logits = (1 if on_gpu else TILES_ON_CPU) * tile + 4 * shape.vocabulary * shape.width
-    rows = args.per_device_train_batch_size * (args.steps_per_generation or 1)
+    rows = (args.per_device_train_batch_size or 1) * (args.steps_per_generation or 1)
     cache = 0 if args.use_vllm else rows * tokens * shape.key_values * weights
     program = 0 if on_gpu else psutil.Process().memory_info().rss
     return Memory(program, states // shards, kept, logits, cache)

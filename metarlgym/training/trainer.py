@@ -26,8 +26,8 @@ from trl import GRPOTrainer
 from metarlgym.author_errors import error_line, error_text
 from metarlgym.datatypes import ConfigError, MetaRLGymError, MetaTrajectory, Task
 from metarlgym.evaluation.evaluate import EvalSettings, evaluate
-from metarlgym.rollout.choices import Choices
 from metarlgym.evaluation.watch import Watch
+from metarlgym.rollout.choices import Choices
 from metarlgym.rollout.manager import RolloutManager, TrialSpec
 from metarlgym.rollout.meter import Meter
 from metarlgym.rollout.play_settings import PlaySettings

@@ -133,9 +133,9 @@ def test_what_needs_a_gpu_is_refused_without_one(field, tmp_path):
 
 
 def test_bf16_on_a_cpu_needs_its_instructions(tmp_path, monkeypatch):
-    monkeypatch.setattr("metarlgym.settings.training_arguments.has_bfloat16", lambda: False)
+    monkeypatch.setattr("metarlgym.settings.training_arguments.multiplies_bfloat16", lambda: False)
     assert refusal(tmp_path, bf16=True).startswith("bf16=True would be slower than float32: this processor has no")
-    monkeypatch.setattr("metarlgym.settings.training_arguments.has_bfloat16", lambda: True)
+    monkeypatch.setattr("metarlgym.settings.training_arguments.multiplies_bfloat16", lambda: True)
     settings = parse(["--config", "quickstart", "--output_dir", str(tmp_path), "--bf16", "true"])
     assert settings.grpo.bf16 is not torch.cuda.is_available() or settings.grpo.bf16
     assert not parse(["--config", "quickstart", "--output_dir", str(tmp_path)]).grpo.bf16 or torch.cuda.is_available()
