@@ -192,6 +192,8 @@ def test_groups_without_signal_leave_the_loss_and_its_denominator(tmp_path):
         for trajectory in trainer._batch.trajectories[:4]:  # the first group: nobody earns anything
             for episode in trajectory.episodes:
                 episode.ret = 0.0
+        for i, trajectory in enumerate(trainer._batch.trajectories[4:]):  # the second: each something else
+            trajectory.episodes[0].ret = float(i)
         return trainer._batch.rollout_output()
 
     trainer.rollout = rollout
