@@ -47,10 +47,11 @@ class TrialsFile:
             self._file.write(self._line(index, trajectory))
             self._file.flush()
             self.written += 1
-        except OSError as error:
+        except (OSError, ConfigError) as error:  # a full disk, or a link in its place
             self._failed = True
+            why = getattr(error, "strerror", None) or str(error).rstrip(".")
             self.notify(
-                f"{self.partial} cannot be written ({error.strerror or error}): the evaluation continues, and "
+                f"{self.partial} cannot be written ({why}): the evaluation continues, and "
                 f"{self.path} is written at its end."
             )
 

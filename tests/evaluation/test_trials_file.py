@@ -115,6 +115,14 @@ def test_a_partial_file_that_cannot_be_written_is_told_once(tmp_path, monkeypatc
     assert len(lines(tmp_path / "t.jsonl")) == 20  # by now there is room again
 
 
+def test_a_link_in_the_place_of_the_partial_file_is_left_alone(tmp_path):
+    (tmp_path / "mine").write_text("mine")
+    (tmp_path / "t.jsonl.partial").symlink_to(tmp_path / "mine")
+    _, said = play(tmp_path / "t.jsonl")
+    assert len(said) == 1 and "is in the way" in said[0]
+    assert (tmp_path / "mine").read_text() == "mine" and len(lines(tmp_path / "t.jsonl")) == 20
+
+
 def test_a_device_is_written_at_the_end(tmp_path, capfd):
     from pathlib import Path
 
