@@ -57,6 +57,7 @@ def self_check(model: Any) -> None:
         ConfigError: a difference above the tolerance, or a forward pass that fails; one line with the fix.
     """
     policy = InProcessPolicy(model, _FixedLength())  # type: ignore[arg-type]
+    policy.pack_after = 0
     kind = model.config.get_text_config().model_type
     try:
         contexts = _play(policy, _contexts(model))
