@@ -29,7 +29,7 @@ from metarlgym.rollout.protocol import ActReply, ActRequest, Callback, Policy
 from metarlgym.rollout.render import Renderer
 
 PACK_AFTER = 256
-"""Packing SmolLM2's weights takes as long as encoding some 100 tokens, so a single short trial is over before it pays."""
+"""Packing SmolLM2's weights takes as long as encoding some 100 tokens: a single short trial is over before it pays."""
 
 
 class _Context:

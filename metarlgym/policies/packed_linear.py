@@ -29,10 +29,10 @@ ROWS = 16
 def packed(model: Any) -> Iterator[None]:
     """Within the block, linear layers use packed copies of their present weights; needs `torch.no_grad`."""
     layers = _worth_packing(model)
-    pack = torch.ops.mkldnn._reorder_linear_weight if layers else None
     try:
         for layer in layers:
-            layer.forward = partial(_forward, pack(layer.weight.detach(), ROWS), layer.bias)
+            weight = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach(), ROWS)
+            layer.forward = partial(_forward, weight, layer.bias)
         yield
     finally:
         for layer in layers:

@@ -38,10 +38,13 @@ def test_the_policy_packs_and_unpacks(parts, monkeypatch):
     trials = specs(GUESS, trial_maker(GUESS, 3), 12)
     check(model, play(model, renderer, trials)[0])
     assert len({id(args[0]) for args in calls}) == len(linears(model))
-    whole = len(calls)
-    calls.clear()
-    check(model, play(model, renderer, trials[:1])[0])
-    assert 0 < len(calls) < whole / 2  # not from the first token on
+    counts = []
+    for start in (0, 10, 10**6):
+        monkeypatch.setattr(in_process, "PACK_AFTER", start)
+        calls.clear()
+        check(model, play(model, renderer, trials[:1])[0])
+        counts.append(len(calls))
+    assert counts[0] > counts[1] > counts[2] == 0
     assert not any("forward" in module.__dict__ for module in linears(model))
     with torch.no_grad():
         model.lm_head.weight.neg_()
