@@ -165,7 +165,9 @@ def command(
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")
     ] = False,
-    concurrency: Annotated[int, typer.Option(min=1, help="Maximum number of concurrent trials.")] = 1024,
+    concurrency: Annotated[
+        int, typer.Option(min=1, help="Maximum number of concurrent trials; fewer if memory is short.")
+    ] = 1024,
     no_controls: Annotated[bool, typer.Option("--no-controls", help="Skip the two controls.")] = False,
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Write the report to this file.")

@@ -29,6 +29,9 @@ from metarlgym.rollout.protocol import ActReply, ActRequest, Callback, Policy
 from metarlgym.rollout.render import Renderer
 from metarlgym.rollout.reply import Reply
 
+PACK_AFTER = 256
+"""Packing SmolLM2's weights takes as long as encoding some 100 tokens: a single short trial is over before it pays."""
+
 
 class _Context:
     """A context's slot and its pending request."""
@@ -91,6 +94,8 @@ class InProcessPolicy(Policy):
         self.max_batch_tokens = max_batch_tokens
         self.encoded_tokens = 0
         """Number of tokens encoded by the model since the policy was created."""
+        self.pack_after = PACK_AFTER
+        """Number of tokens of a rollout after which large models act with packed weights (`packed_linear`)."""
         self._contexts: dict[int, _Context] = {}
         self._free: list[int] = []
         self._store: ContextStore = self._new_store()
@@ -112,7 +117,7 @@ class InProcessPolicy(Policy):
         """Prepare the model for acting; called by `begin`, and directly by callers without an event loop."""
         self._stack = ExitStack()
         self._stack.enter_context(inference(self.model))
-        self._stack.enter_context(packed(self.model))
+        self._pack_at: float = self.encoded_tokens + self.pack_after
         budget = SHARE * free_memory(self.model.device)
         self._store = self._new_store(budget)
         seen = self._room
@@ -255,6 +260,9 @@ class InProcessPolicy(Policy):
 
     def _encode(self, group: list[_Context]) -> torch.Tensor:
         """Encode `feed` of each; returns logits at the last position, shape `(n, vocabulary)`."""
+        if self.encoded_tokens >= self._pack_at:
+            self._stack.enter_context(packed(self.model))
+            self._pack_at = math.inf
         logits = self._store.encode([p.slot for p in group], [p.cached for p in group], [p.feed() for p in group])
         for pending in group:
             pending.cached += pending.need

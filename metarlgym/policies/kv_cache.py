@@ -179,10 +179,12 @@ class KVStore(ContextStore):
             # Padding attends to the first key so that its softmax is not empty; its output is never read.
             visible[:, :, 0] |= padded
         mask: Any = self._bias(visible, n)
-        if self._window is not None and limit > self._window:
-            # The position of a padding column is 0, so that it still attends to the first key.
-            visible &= torch.arange(limit)[None, None, :] > position_ids[:, :, None] - self._window
-            inside = self._bias(visible, n)
+        if self._window is not None:
+            inside = mask
+            if limit > self._window:
+                # The position of a padding column is 0, so that it still attends to the first key.
+                visible &= torch.arange(limit)[None, None, :] > position_ids[:, :, None] - self._window
+                inside = self._bias(visible, n)
             mask = {"full_attention": mask, "sliding_attention": inside} if self._mixed else inside
         rows = None if slots == list(range(n)) else torch.tensor(slots, device=device)
         self.cache.aim(rows, n, write_to.to(device), start, limit)

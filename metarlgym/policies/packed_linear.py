@@ -15,8 +15,12 @@ from typing import Any
 
 import torch
 
+from metarlgym.policies.memory import free_memory
+
 SMALLEST = 2**26
 """Number of weights in linear layers from which on they are packed."""
+SHARE = 0.25
+"""Share of the free memory that the copies may take."""
 ROWS = 16
 """Number of rows that the layout is chosen for."""
 
@@ -25,11 +29,10 @@ ROWS = 16
 def packed(model: Any) -> Iterator[None]:
     """Within the block, linear layers use packed copies of their present weights; needs `torch.no_grad`."""
     layers = _worth_packing(model)
-    pack = torch.ops.mkldnn._reorder_linear_weight if layers else None
     try:
         for layer in layers:
-            assert pack is not None
-            layer.forward = partial(_forward, pack(layer.weight.detach(), ROWS), layer.bias)
+            weight = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach(), ROWS)
+            layer.forward = partial(_forward, weight, layer.bias)
         yield
     finally:
         for layer in layers:
@@ -41,7 +44,7 @@ def _forward(weight: torch.Tensor, bias: torch.Tensor | None, x: torch.Tensor) -
 
 
 def _worth_packing(model: Any) -> list[torch.nn.Linear]:
-    """The layers to pack; none on a GPU, in a small model, or if torch was built without oneDNN."""
+    """The layers to pack; none on a GPU, in a small model, without memory, or if torch was built without oneDNN."""
     if model.device.type != "cpu" or not (torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled):
         return []
     if model.dtype not in (torch.float32, torch.bfloat16) or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
@@ -53,4 +56,6 @@ def _worth_packing(model: Any) -> list[torch.nn.Linear]:
         for module in model.modules()
         if type(module) is torch.nn.Linear and "forward" not in module.__dict__ and module.weight.dtype == model.dtype
     ]
-    return layers if sum(layer.weight.numel() for layer in layers) >= SMALLEST else []
+    weights = sum(layer.weight.numel() for layer in layers)
+    fits = weights * model.dtype.itemsize <= SHARE * free_memory(model.device)
+    return layers if weights >= SMALLEST and fits else []

@@ -58,6 +58,7 @@ def self_check(model: Any, dtype: torch.dtype | None = None) -> None:
         ConfigError: a difference above the tolerance, or a forward pass that fails; one line with the fix.
     """
     policy = InProcessPolicy(model, _FixedLength())  # type: ignore[arg-type]
+    policy.pack_after = 0
     kind = model.config.get_text_config().model_type
     try:
         contexts = _play(policy, _contexts(model))

@@ -119,7 +119,7 @@ class MetaGRPOConfig(GRPOConfig):
     max_episode_seconds: float | None = field(default=None, metadata={"help": "Wall-clock limit of an episode."})
     max_trial_seconds: float | None = field(default=None, metadata={"help": "Wall-clock limit of a trial."})
     rollout_concurrency: int | None = field(
-        default=None, metadata={"help": "Maximum number of concurrent trials; default: all."}
+        default=None, metadata={"help": "Maximum number of concurrent trials; default: all that fit into memory."}
     )
     eval_trials: int = field(
         default=512, metadata={"help": "Number of held-out trials in each evaluation during training."}

@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny import full_logprobs, play, specs, terse, trial_maker, word_parts
 
-from metarlgym.policies import packed_linear
+from metarlgym.policies import in_process, packed_linear
 from metarlgym.policies.packed_linear import packed
 
 GUESS = terse("GuessNumber-v0", numbers=9, guesses=3)
@@ -15,6 +15,7 @@ GUESS = terse("GuessNumber-v0", numbers=9, guesses=3)
 @pytest.fixture
 def parts(monkeypatch):
     monkeypatch.setattr(packed_linear, "SMALLEST", 1)
+    monkeypatch.setattr(in_process, "PACK_AFTER", 10)
     model, _, renderer = word_parts(GUESS, width=32, layers=2)
     return model, renderer
 
@@ -36,7 +37,14 @@ def test_the_policy_packs_and_unpacks(parts, monkeypatch):
     monkeypatch.setattr(packed_linear, "_forward", lambda *args: calls.append(args) or inner(*args))
     trials = specs(GUESS, trial_maker(GUESS, 3), 12)
     check(model, play(model, renderer, trials)[0])
-    assert calls and len({id(args[0]) for args in calls}) == len(linears(model))
+    assert len({id(args[0]) for args in calls}) == len(linears(model))
+    counts = []
+    for start in (0, 10, 10**6):
+        monkeypatch.setattr(in_process, "PACK_AFTER", start)
+        calls.clear()
+        check(model, play(model, renderer, trials[:1])[0])
+        counts.append(len(calls))
+    assert counts[0] > counts[1] > counts[2] == 0
     assert not any("forward" in module.__dict__ for module in linears(model))
     with torch.no_grad():
         model.lm_head.weight.neg_()
@@ -83,6 +91,13 @@ def test_lora_is_added_to_packed_weights(parts):
     model, renderer = parts
     model = get_peft_model(model, LoraConfig(r=4, target_modules=["q_proj", "up_proj"], init_lora_weights=False))
     check(model, play(model, renderer, specs(GUESS, trial_maker(GUESS, 3), 6))[0])
+
+
+def test_without_memory_weights_are_left_alone(parts, monkeypatch):
+    model, _ = parts
+    monkeypatch.setattr(packed_linear, "free_memory", lambda device: 1000)
+    with torch.no_grad(), packed(model):
+        assert not any("forward" in module.__dict__ for module in linears(model))
 
 
 def test_small_models_are_left_alone():
