@@ -103,8 +103,20 @@ def _marked(text: str, strict: bool) -> tuple[str, bool]:
     for mark, pattern in (("boxed", _BOXED), ("<answer>", _ANSWER)):
         if mark in text.lower() and (found := pattern.findall(_LATEX_TEXT.sub(r"\1", text))):
             return found[-1].strip(), True
+    return _last_line(text), False
+
+
+def _last_line(text: str) -> str:
     text = text.strip()
-    return text.rsplit("\n", 1)[-1].strip() if "\n" in text else text, False
+    return text.rsplit("\n", 1)[-1].strip() if "\n" in text else text
+
+
+def parse_terse(text: str) -> str:
+    """The action in a message of the terse style: the last bracket, or the last non-empty line."""
+    text = spoken(text)
+    if "[" in text and (found := _BRACKET.findall(text)):
+        return found[-1].strip()
+    return _last_line(text)
 
 
 def _ends_in_list(text: str) -> bool:
