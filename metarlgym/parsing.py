@@ -16,6 +16,9 @@ _TOKEN = re.compile(r"[-+.]?\w+(?:[.'-]\w+)*")
 _CLAUSE = re.compile(r"\n|(?<=[.!?;])\s|\b(?:because|since)\b[^\n.!?;]*")
 """Where one clause ends and another begins; a reason goes with the end."""
 _FENCE = re.compile(r"^[ \t]*(?:```|~~~).*$", re.MULTILINE)
+_LIST_ITEM = re.compile(r"^[ \t]*\d+[.)][ \t]+\S", re.MULTILINE)
+_ITEM_MARK = re.compile(r"^[ \t]*\d+[.)](?=\s|$)", re.MULTILINE)
+"""The number of an item of a list, which names no action."""
 _AROUND = " \t\r\n.,;:!?\"'`*()$"
 """Punctuation and Markdown that models write around an action."""
 _INTRODUCE = frozenset(
@@ -144,7 +147,10 @@ def _named(clause: str, legal: Container[str]) -> str | None:
 
 def _unmarked(text: str, legal: Container[str]) -> str | None:
     """The action that the last clause names; or the first clause, if nothing else names another."""
-    clauses = [clause for clause in _CLAUSE.split(_FENCE.sub("", text)) if clause.strip(_AROUND)]
+    text = _FENCE.sub("", text)
+    if _LIST_ITEM.search(text):
+        text = _ITEM_MARK.sub("", text)
+    clauses = [clause for clause in _CLAUSE.split(text) if clause.strip(_AROUND)]
     if not clauses:
         return None
     named = [_named(clause, legal) for clause in clauses]

@@ -83,7 +83,7 @@ DOORS = {"1", "2", "safe"}
         ("I choose 2", "2"),
         ("I choose door 2, because door 1 was empty.", "2"),
         ("I’ll take door #2", "2"),
-        ("2. This is a new door.", "2"),
+        ("2\nThis is a new door.", "2"),
         ("1 was empty.\nI open 2", "2"),
         ("<think>door 2</think>", ""),
         ("<think>[2] is bad", ""),
@@ -99,6 +99,8 @@ def test_ways_to_name_a_legal_action(text, action):
     [
         "I will not open 1 but 2",
         "I open 1. No, 2.",
+        "2. You have many doors.",
+        "1) Think about it.\n\n2)",
         "There are 2 doors",
         "2 doors",
         "Episode 2",
