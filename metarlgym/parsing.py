@@ -66,9 +66,10 @@ def parse_action(text: str, legal: Container[str] | None = None, strict: bool = 
     Reasoning around the action is always allowed. An unfinished thought contains no action: a message with `<think>`
     but no `</think>` parses to the empty string.
 
-    With `legal`, other ways to name one of the actions are understood as well: in any case, with punctuation, Markdown
-    and words that introduce it ("Door 2.", "(2)", "**2**", "I choose 2 because 1 was empty"). Where doubt is left, no
-    action is: "not 1 but 2", "2 doors", or a list of brackets such as "[1], [2] or [safe]".
+    With `legal`, a bracket that is the whole first line counts even if an explanation below mentions others. Other ways
+    to name one of the actions are understood as well: in any case, with punctuation, Markdown and words that introduce
+    it ("Door 2.", "(2)", "**2**", "I choose 2 because 1 was empty"). Where doubt is left, no action is: "not 1 but 2",
+    "2 doors", or a list of brackets such as "[1], [2] or [safe]".
 
     Args:
         text: the message.
@@ -90,6 +91,8 @@ def parse_action(text: str, legal: Container[str] | None = None, strict: bool = 
     if legal is None:
         return found
     plain = found.lower()
+    if marked and "\n" in text and (first := _explained(text, legal)):
+        return first
     if marked and _ends_in_list(text):
         return text.strip()
     if strict or plain in legal:
@@ -130,6 +133,16 @@ def _ends_in_list(text: str) -> bool:
     if last is None or second is None or last[1].strip().lower() == second[1].strip().lower():
         return False
     return _SEPARATORS.fullmatch(text, second.end(), last.start()) is not None
+
+
+def _explained(text: str, legal: Container[str]) -> str | None:
+    """The bracket that is the whole first line, above an explanation that may mention other actions in brackets."""
+    first, *rest = text.strip().split("\n")
+    found = _BRACKET.fullmatch(first.strip(_AROUND))
+    if found is None or found[1].strip().lower() not in legal:
+        return None
+    ends_alone = _BRACKET.fullmatch(rest[-1].strip(_AROUND)) if rest else None
+    return None if ends_alone else found[1].strip().lower()
 
 
 def _named(clause: str, legal: Container[str]) -> str | None:

@@ -73,6 +73,8 @@ DOORS = {"1", "2", "safe"}
         ("[2] because the first was empty", "2"),
         ("[1] was empty, so [2]", "2"),
         ("[2]\n[2]", "2"),
+        ("[2]\nDoor [1] was empty, so I leave [1] and [safe].", "2"),
+        ("[1] and [2] are left.\nI take [2]", "2"),
         ("[safe door]", "safe"),
         ("$\\boxed{\\text{Safe}}$", "safe"),
         ("```\n2\n```", "2"),
