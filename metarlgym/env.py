@@ -32,7 +32,7 @@ import gymnasium
 
 from metarlgym.author_values import RewardError, checked_flag, checked_step, checked_text, encodable
 from metarlgym.datatypes import JSON, ConfigError, Episode, EpisodeOver, MetaRLGymError, Optimum, Step, StopReason, Task
-from metarlgym.parsing import parse_action
+from metarlgym.parsing import parse_action, parse_terse
 from metarlgym.seeding import derive, stream
 from metarlgym.spaces import AnyText
 
@@ -121,7 +121,7 @@ class Env(gymnasium.Env[str, str]):
         Terse style: words of one exact form, only their case is forgiven.
         """
         if self.style == "terse":
-            return parse_action(action) if legal is None else parse_action(action).lower()
+            return parse_terse(action) if legal is None else parse_terse(action).lower()
         return parse_action(action, legal, self.strict)
 
     # ------------------------------------------------------------------ what an author writes

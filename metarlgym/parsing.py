@@ -16,6 +16,9 @@ _TOKEN = re.compile(r"[-+.]?\w+(?:[.'-]\w+)*")
 _CLAUSE = re.compile(r"\n|(?<=[.!?;])\s|\b(?:because|since)\b[^\n.!?;]*")
 """Where one clause ends and another begins; a reason goes with the end."""
 _FENCE = re.compile(r"^[ \t]*(?:```|~~~).*$", re.MULTILINE)
+_LIST_ITEM = re.compile(r"^[ \t]*\d+[.)][ \t]+\S", re.MULTILINE)
+_ITEM_MARK = re.compile(r"^[ \t]*\d+[.)](?=\s|$)", re.MULTILINE)
+"""The number of an item of a list, which names no action."""
 _AROUND = " \t\r\n.,;:!?\"'`*()$"
 """Punctuation and Markdown that models write around an action."""
 _INTRODUCE = frozenset(
@@ -63,9 +66,10 @@ def parse_action(text: str, legal: Container[str] | None = None, strict: bool = 
     Reasoning around the action is always allowed. An unfinished thought contains no action: a message with `<think>`
     but no `</think>` parses to the empty string.
 
-    With `legal`, other ways to name one of the actions are understood as well: in any case, with punctuation, Markdown
-    and words that introduce it ("Door 2.", "(2)", "**2**", "I choose 2 because 1 was empty"). Where doubt is left, no
-    action is: "not 1 but 2", "2 doors", or a list of brackets such as "[1], [2] or [safe]".
+    With `legal`, a bracket that is the whole first line counts even if an explanation below mentions others. Other ways
+    to name one of the actions are understood as well: in any case, with punctuation, Markdown and words that introduce
+    it ("Door 2.", "(2)", "**2**", "I choose 2 because 1 was empty"). Where doubt is left, no action is: "not 1 but 2",
+    "2 doors", or a list of brackets such as "[1], [2] or [safe]".
 
     Args:
         text: the message.
@@ -87,6 +91,8 @@ def parse_action(text: str, legal: Container[str] | None = None, strict: bool = 
     if legal is None:
         return found
     plain = found.lower()
+    if marked and "\n" in text and (first := _explained(text, legal)):
+        return first
     if marked and _ends_in_list(text):
         return text.strip()
     if strict or plain in legal:
@@ -103,8 +109,20 @@ def _marked(text: str, strict: bool) -> tuple[str, bool]:
     for mark, pattern in (("boxed", _BOXED), ("<answer>", _ANSWER)):
         if mark in text.lower() and (found := pattern.findall(_LATEX_TEXT.sub(r"\1", text))):
             return found[-1].strip(), True
+    return _last_line(text), False
+
+
+def _last_line(text: str) -> str:
     text = text.strip()
-    return text.rsplit("\n", 1)[-1].strip() if "\n" in text else text, False
+    return text.rsplit("\n", 1)[-1].strip() if "\n" in text else text
+
+
+def parse_terse(text: str) -> str:
+    """The action in a message of the terse style: the last bracket, or the last non-empty line."""
+    text = spoken(text)
+    if "[" in text and (found := _BRACKET.findall(text)):
+        return found[-1].strip()
+    return _last_line(text)
 
 
 def _ends_in_list(text: str) -> bool:
@@ -115,6 +133,16 @@ def _ends_in_list(text: str) -> bool:
     if last is None or second is None or last[1].strip().lower() == second[1].strip().lower():
         return False
     return _SEPARATORS.fullmatch(text, second.end(), last.start()) is not None
+
+
+def _explained(text: str, legal: Container[str]) -> str | None:
+    """The bracket that is the whole first line, above an explanation that may mention other actions in brackets."""
+    first, *rest = text.strip().split("\n")
+    found = _BRACKET.fullmatch(first.strip(_AROUND))
+    if found is None or found[1].strip().lower() not in legal:
+        return None
+    ends_alone = _BRACKET.fullmatch(rest[-1].strip(_AROUND)) if rest else None
+    return None if ends_alone else found[1].strip().lower()
 
 
 def _named(clause: str, legal: Container[str]) -> str | None:
@@ -132,7 +160,10 @@ def _named(clause: str, legal: Container[str]) -> str | None:
 
 def _unmarked(text: str, legal: Container[str]) -> str | None:
     """The action that the last clause names; or the first clause, if nothing else names another."""
-    clauses = [clause for clause in _CLAUSE.split(_FENCE.sub("", text)) if clause.strip(_AROUND)]
+    text = _FENCE.sub("", text)
+    if _LIST_ITEM.search(text):
+        text = _ITEM_MARK.sub("", text)
+    clauses = [clause for clause in _CLAUSE.split(text) if clause.strip(_AROUND)]
     if not clauses:
         return None
     named = [_named(clause, legal) for clause in clauses]

@@ -155,7 +155,15 @@ class Trial(Env):
         return f"{rules} {self._goal()}".strip() if self.env.style == "chat" and self.episodes > 1 else rules
 
     def _goal(self) -> str:
-        goal = f"You play {self.episodes} episodes. Your goal is the highest total of points over all episodes"
+        """How many episodes there are and what counts, in a sentence or two."""
+        budget = f"{self.max_total_turns} action{'s' if self.max_total_turns != 1 else ''} in total"
+        if self.max_total_turns is None:
+            length = f"{self.episodes} episodes"
+        elif self._announced is None:
+            length = f"episodes until you have used {budget}"
+        else:
+            length = f"up to {self.episodes} episodes, with {budget}"
+        goal = f"You play {length}. Your goal is the highest total of points over all episodes"
         if not self.free_shots:
             return f"{goal}."
         practice = "the first is" if self.free_shots == 1 else f"the first {self.free_shots} are"

@@ -73,6 +73,8 @@ DOORS = {"1", "2", "safe"}
         ("[2] because the first was empty", "2"),
         ("[1] was empty, so [2]", "2"),
         ("[2]\n[2]", "2"),
+        ("[2]\nDoor [1] was empty, so I leave [1] and [safe].", "2"),
+        ("[1] and [2] are left.\nI take [2]", "2"),
         ("[safe door]", "safe"),
         ("$\\boxed{\\text{Safe}}$", "safe"),
         ("```\n2\n```", "2"),
@@ -83,7 +85,7 @@ DOORS = {"1", "2", "safe"}
         ("I choose 2", "2"),
         ("I choose door 2, because door 1 was empty.", "2"),
         ("I’ll take door #2", "2"),
-        ("2. This is a new door.", "2"),
+        ("2\nThis is a new door.", "2"),
         ("1 was empty.\nI open 2", "2"),
         ("<think>door 2</think>", ""),
         ("<think>[2] is bad", ""),
@@ -99,6 +101,8 @@ def test_ways_to_name_a_legal_action(text, action):
     [
         "I will not open 1 but 2",
         "I open 1. No, 2.",
+        "2. You have many doors.",
+        "1) Think about it.\n\n2)",
         "There are 2 doors",
         "2 doors",
         "Episode 2",
@@ -148,7 +152,7 @@ def test_each_group_knows_its_own_words(name, args, texts):
 
 def test_terse_style_forgives_only_case():
     env = make("Doors-v0", style="terse")
-    for text, valid in (("2", True), ("SAFE", True), ("door 2", False), ("2.", False), ("(2)", False)):
+    for text, valid in (("2", True), ("SAFE", True), ("door 2", False), ("2.", False), ("\\boxed{2}", False)):
         env.reset(options={"task": env.new_task("train", 0), "episode_seed": 0})
         assert env.step(text).info["valid"] == valid, text
 

@@ -179,6 +179,34 @@ def test_budget_alone_tells_no_number_of_episodes():
     assert begin(4, max_total_turns=6).get_observation().startswith("--- Episode 1 of 4 ---\n")
 
 
+@pytest.mark.parametrize(
+    ("settings", "goal"),
+    [
+        ({"episodes": 1}, ""),
+        ({"episodes": 3}, " You play 3 episodes. Your goal is the highest total of points over all episodes."),
+        (
+            {"episodes": 3, "free_shots": 1},
+            " You play 3 episodes. Your goal is the highest total of points over all episodes that count; the first is "
+            "practice.",
+        ),
+        (
+            {"episodes": 4, "free_shots": 2, "max_total_turns": 9},
+            " You play up to 4 episodes, with 9 actions in total. Your goal is the highest total of points over all "
+            "episodes that count; the first 2 are practice.",
+        ),
+        (
+            {"episodes": None, "max_total_turns": 9},
+            " You play episodes until you have used 9 actions in total. Your goal is the highest total of points over "
+            "all episodes.",
+        ),
+    ],
+)
+def test_rules_tell_the_goal(settings, goal):
+    for style in ("chat", "terse"):
+        env = Doors(style=style)
+        assert Trial(env, **settings).rules() == env.rules() + (goal if style == "chat" else "")
+
+
 def test_end_episode():
     trial = begin(2)
     trial.step("a")

@@ -260,8 +260,10 @@ class PredictionGame(Env):
         for part in self.parse(action).split(","):
             word, colon, number = part.rpartition(":")
             word = word.strip()
+            number = number.strip()
+            percent = number.endswith("%") and self.style == "chat" and not self.strict
             try:
-                value = float(number)
+                value = float(number[:-1]) / 100 if percent else float(number)
             except ValueError:
                 return None
             if not colon or word in stated or not (word in self._index or word == REST) or not 0 <= value <= 1.01:

@@ -88,6 +88,12 @@ class TestGame:
         probabilities = env._read(example)
         assert max(probabilities) - min(probabilities) < 0.001
 
+    def test_percentages_are_understood(self):
+        for args, valid in (({}, True), ({"strict": True}, False), ({"style": "terse"}, False)):
+            env = metarlgym.make("RLM-v0", answer="probabilities", **args)
+            env.reset(seed=0)
+            assert env.step("[2: 70%, *: 30%]").info["valid"] == valid
+
     def test_the_law_reads_well(self):
         rules = metarlgym.make("Piecewise-v0", laws=["regular:3"]).rules()
         assert "A hidden law, the same in every episode, says when a segment ends. It is this: every 3 tokens." in rules
