@@ -93,7 +93,7 @@ class Room:
 
     def saw(self, request: ActRequest) -> None:
         """Take note of a request."""
-        self.longest = max(self.longest, len(request.ids) + request.max_tokens)
+        self.longest = max(self.longest, len(request.ids) + request.max_tokens + (request.thought_tokens or 0))
         if not self._guess:
             self._guess = min(self.positions, _most_tokens(request))
 
@@ -119,7 +119,7 @@ def _bytes_per_token(text: Any, itemsize: int) -> int:
 def _most_tokens(request: ActRequest) -> float:
     """An upper estimate of a trial's tokens: every turn an action of full length and a text as long as the prompt."""
     trial = request.trial
-    per_turn = len(request.ids) + request.max_tokens
+    per_turn = len(request.ids) + request.max_tokens + (request.thought_tokens or 0)
     turns = trial.max_total_turns if trial is not None else 1
     if turns is None:
         turns = trial.episodes * trial.env.max_turns if trial.env.max_turns else None
