@@ -24,6 +24,7 @@ def row(folder: Path) -> str:
     low, high = report["return_ci95"]
     curve = " ".join(f"{value:.2f}" for value in report["curve"])
     wiped, mixed = (report["controls"][name] for name in ("no_memory", "shuffled"))
+    mixed_last = "-" if mixed is None else f"{mixed['curve'][-1]:.2f}"
     model = config.get("model_name_or_path")
     model = "from scratch" if model is None else Path(model).name
     precision = "bfloat16 autocast" if config.get("bf16") else config.get("dtype") or "float32"
@@ -32,7 +33,7 @@ def row(folder: Path) -> str:
     return (
         f"| {model}, {precision} | {report['task_group']} {report['env_args']}, {settings} | {config.get('seed', 42)} "
         f"| {report['return_mean']:.3f} [{low:.3f}, {high:.3f}] | {report['optimum']:.3f} | {score} | {curve} "
-        f"| {wiped['return_mean']:.2f}, {wiped['curve'][-1]:.2f} | {mixed['curve'][-1]:.2f} | {report['trials']:,} "
+        f"| {wiped['return_mean']:.2f}, {wiped['curve'][-1]:.2f} | {mixed_last} | {report['trials']:,} "
         f"| {seconds:.0f} |"
     )
 
@@ -47,6 +48,7 @@ def accelerator() -> str | None:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--name", default="training_runs", help="Name of the result file.")
+    parser.add_argument("--hardware", help="Where the runs were made, if elsewhere.")
     parser.add_argument("folders", nargs="+", type=Path)
     asked = parser.parse_args()
     rows = [row(folder) for folder in asked.folders]
@@ -65,7 +67,7 @@ def main() -> None:
         *rows,
         "",
         f"- Date: {datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
-        f"- Hardware: {accelerator() or cpu_model()}",
+        f"- Hardware: {asked.hardware or accelerator() or cpu_model()}",
         f"- Versions: {', '.join(versions())}",
         f"- Commit: {commit()}",
     ]

@@ -27,3 +27,26 @@ def derangement(keys: Sequence[str], seed: int) -> list[int] | None:
     for position, i in enumerate(order):
         donors[i] = order[(position + largest) % len(keys)]
     return donors
+
+
+def donors_of(keys: Sequence[str], seed: int) -> list[int] | None:
+    """A donor with another key for every position: `derangement`, or where none exists, donors that serve repeatedly.
+
+    Where one key fills more than half of the positions, its positions share the others among them, each as often as the
+    next, and the others get donors of their own. None only if all keys are the same.
+    """
+    donors = derangement(keys, seed)
+    if donors is not None or len(set(keys)) < 2:
+        return donors
+    rng = random.Random(seed)
+    most = Counter(keys).most_common(1)[0][0]
+    many = [i for i, key in enumerate(keys) if key == most]
+    few = [i for i, key in enumerate(keys) if key != most]
+    rng.shuffle(many)
+    rng.shuffle(few)
+    donors = [0] * len(keys)
+    for k, i in enumerate(many):
+        donors[i] = few[k % len(few)]
+    for i, donor in zip(few, many):
+        donors[i] = donor
+    return donors

@@ -14,7 +14,7 @@ import numpy as np
 from metarlgym.author_errors import error_line
 from metarlgym.datatypes import ConfigError, MetaRLGymError, MetaTrajectory, StopReason, Task
 from metarlgym.evaluation.choice import FIRST, GROWTH, Choice, choose
-from metarlgym.evaluation.controls import derangement
+from metarlgym.evaluation.controls import donors_of
 from metarlgym.evaluation.metrics import cut_rates, mean_ci, normalized_score, return_matrix
 from metarlgym.evaluation.report import Control, EvalReport
 from metarlgym.evaluation.watch import Watch
@@ -260,11 +260,11 @@ class _Evaluation:
         """The controls, and why those that are None could not be played."""
         wiped = self._matrix(self.play("no_memory", self.policy, self.renderer, lambda i: NoMemory()))
         controls: dict[str, Control | None] = {"no_memory": _control(wiped), "shuffled": None}
-        donors = derangement([task.key for task in self.tasks], derive(self.settings.seed, "shuffled"))
+        donors = donors_of([task.key for task in self.tasks], derive(self.settings.seed, "shuffled"))
         missing: dict[str, str] = {}
         if donors is None:
             missing["shuffled"] = (
-                "one task fills more than half of the trials, so that not every trial can be shown another task"
+                "all trials are of one task, so that there is no other history to show"
             )
         else:
             mixed = self.play(

@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from metarlgym.evaluation.controls import derangement
+from metarlgym.evaluation.controls import derangement, donors_of
 
 
 def keys_of(counts):
@@ -68,3 +68,22 @@ def test_it_does_not_hang_on_many_trials():
     keys = [str(i % 4) for i in range(8000)]
     donors = derangement(keys, 0)
     assert all(keys[i] != keys[donor] for i, donor in enumerate(donors))
+
+
+@pytest.mark.parametrize("counts", [{"a": 3, "b": 1}, {"a": 9, "b": 4, "c": 1}, {"a": 133, "b": 123}], ids=str)
+def test_where_one_task_fills_more_than_half_donors_serve_repeatedly(counts):
+    keys = keys_of(counts)
+    for seed in range(20):
+        donors = donors_of(keys, seed)
+        assert all(keys[i] != keys[donor] for i, donor in enumerate(donors))
+        served = Counter(donor for i, donor in enumerate(donors) if keys[i] == "a")
+        assert max(served.values()) - min(served.values()) <= 1 and len(served) == len(keys) - counts["a"]
+        others = [donor for i, donor in enumerate(donors) if keys[i] != "a"]
+        assert len(set(others)) == len(others)
+    assert donors_of(keys, 3) == donors_of(keys, 3) != donors_of(keys, 4)
+
+
+def test_donors_are_the_derangement_where_there_is_one():
+    keys = keys_of({"a": 3, "b": 2, "c": 1})
+    assert donors_of(keys, 5) == derangement(keys, 5)
+    assert donors_of(["a", "a"], 0) is None and donors_of([], 0) is None

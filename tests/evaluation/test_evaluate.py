@@ -250,7 +250,7 @@ def test_shuffled_is_null_for_groups_of_one_task():
     finally:
         del registry._REGISTRY["OneTask-v0"]
     assert report["controls"]["shuffled"] is None
-    assert "one task fills more than half" in report["controls_missing"]["shuffled"]
+    assert "all trials are of one task" in report["controls_missing"]["shuffled"]
     assert report["controls"]["no_memory"] is not None
 
 
