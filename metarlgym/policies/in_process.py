@@ -114,10 +114,11 @@ class InProcessPolicy(Policy):
         self._pack_at: float = self.encoded_tokens + self.pack_after
         budget = SHARE * free_memory(self.model.device)
         self._store = self._new_store(budget)
-        seen = self._room
-        self._room = Room(self.model.config, budget, self.model.dtype.itemsize)
-        if seen is not None:  # the same policy plays again: what it knows about lengths holds
-            self._room.longest, self._room.finished = seen.longest, seen.finished
+        if not hasattr(self.model, "state_batch_dim"):  # a recurrent state does not grow
+            seen = self._room
+            self._room = Room(self.model.config, budget, self.model.dtype.itemsize)
+            if seen is not None:  # the same policy plays again: what it knows about lengths holds
+                self._room.longest, self._room.finished = seen.longest, seen.finished
 
     def close(self) -> None:
         """Undo `open`, and forget all contexts."""
