@@ -135,8 +135,8 @@ class InProcessPolicy(Policy):
         if context is None:
             slot = self._free.pop() if self._free else len(self._contexts)
             context = self._contexts[request.context] = _Context(request.context, slot)
-        if self._room is not None:
-            self._room.saw(request)
+            if self._room is not None:
+                self._room.saw(request)
         context.wait(request, done)
         self._pending.append(context)
         if not self._scheduled:
@@ -219,6 +219,8 @@ class InProcessPolicy(Policy):
     def _extend(self, chunk: list[_Context]) -> None:
         """Encode the missing tokens of each context and sample one token for each."""
         longest = max(p.cached + p.need for p in chunk)
+        if self._room is not None and longest > self._room.longest:
+            self._room.longest = longest
         self._store.reserve(max(p.slot for p in chunk) + 1, longest)
         leaders, followers = _share_prompts(chunk)
         logits = self._encode(leaders)

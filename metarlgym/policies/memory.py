@@ -94,7 +94,7 @@ class Room:
         """The most tokens that a trial may need, by its rules."""
 
     def saw(self, request: ActRequest) -> None:
-        """Take note of a request."""
+        """Take note of a context's first request."""
         self.longest = max(self.longest, len(request.ids) + request.max_tokens)
         if not self._guess:
             self._guess = min(self.positions, _most_tokens(request))
