@@ -120,10 +120,11 @@ class InProcessPolicy(Policy):
         self._pack_at: float = self.encoded_tokens + self.pack_after
         budget = SHARE * free_memory(self.model.device)
         self._store = self._new_store(budget)
-        seen = self._room
-        self._room = Room(self.model.config, budget, self.model.dtype.itemsize)
-        if seen is not None:  # the same policy plays again: what it knows about lengths holds
-            self._room.longest, self._room.finished = seen.longest, seen.finished
+        if not hasattr(self.model, "state_batch_dim"):  # a recurrent state does not grow
+            seen = self._room
+            self._room = Room(self.model.config, budget, self.model.dtype.itemsize)
+            if seen is not None:  # the same policy plays again: what it knows about lengths holds
+                self._room.longest, self._room.finished = seen.longest, seen.finished
 
     def close(self) -> None:
         """Undo `open`, and forget all contexts."""
@@ -140,8 +141,8 @@ class InProcessPolicy(Policy):
         if context is None:
             slot = self._free.pop() if self._free else len(self._contexts)
             context = self._contexts[request.context] = _Context(request.context, slot)
-        if self._room is not None:
-            self._room.saw(request)
+            if self._room is not None:
+                self._room.saw(request)
         context.wait(request, done, Reply.to(request, self.renderer))
         self._pending.append(context)
         if not self._scheduled:
@@ -229,6 +230,8 @@ class InProcessPolicy(Policy):
     def _extend(self, chunk: list[_Context]) -> None:
         """Encode the missing tokens of each context and sample one token for each."""
         longest = max(p.cached + p.need for p in chunk)
+        if self._room is not None and longest > self._room.longest:
+            self._room.longest = longest
         self._store.reserve(max(p.slot for p in chunk) + 1, longest)
         leaders, followers = _share_prompts(chunk)
         logits = self._encode(leaders)

@@ -16,6 +16,8 @@ SHARE = 0.6
 """Share of the free memory that contexts may take: the rest is for activations, and for estimates that were too low."""
 EARLY = 16
 """Number of finished contexts from which on their lengths are trusted: those that end first may be short."""
+UNKNOWN_POSITIONS = 8192
+"""Taken to be the longest context of models without a limit, as long as nothing better is known."""
 BYTES_PER_LOGIT = 24
 """What sampling needs for each token of the vocabulary: logits, log-probabilities, and their running sum in float64."""
 
@@ -81,7 +83,7 @@ class Room:
     def __init__(self, config: Any, budget: float, itemsize: int) -> None:
         text = config.get_text_config()
         self.budget = budget
-        self.positions = getattr(text, "max_position_embeddings", None) or math.inf
+        self.positions = getattr(text, "max_position_embeddings", None) or UNKNOWN_POSITIONS
         self.per_token = _bytes_per_token(text, itemsize)
         self.per_trial = BYTES_PER_LOGIT * (getattr(text, "vocab_size", None) or 0)
         self.longest = 0
@@ -92,7 +94,7 @@ class Room:
         """The most tokens that a trial may need, by its rules."""
 
     def saw(self, request: ActRequest) -> None:
-        """Take note of a request."""
+        """Take note of a context's first request."""
         self.longest = max(self.longest, len(request.ids) + request.max_tokens + (request.thought_tokens or 0))
         if not self._guess:
             self._guess = min(self.positions, _most_tokens(request))
@@ -101,8 +103,8 @@ class Room:
     def tokens(self) -> float:
         """Number of tokens to reserve for a trial."""
         if not self.finished:
-            return max(self.longest, self._guess)
-        return min(self.positions, max(self.longest, self.longest * (1.25 if self.finished >= EARLY else 2.0)))
+            return max(self.longest, self._guess or self.positions)
+        return max(self.longest, min(self.positions, self.longest * (1.25 if self.finished >= EARLY else 2.0)))
 
     def fits(self, trials: int) -> bool:
         return trials * (self.tokens * self.per_token + self.per_trial) <= self.budget

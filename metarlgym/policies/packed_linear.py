@@ -57,5 +57,6 @@ def _worth_packing(model: Any) -> list[torch.nn.Linear]:
         if type(module) is torch.nn.Linear and "forward" not in module.__dict__ and module.weight.dtype == model.dtype
     ]
     weights = sum(layer.weight.numel() for layer in layers)
-    fits = weights * model.dtype.itemsize <= SHARE * free_memory(model.device)
-    return layers if weights >= SMALLEST and fits else []
+    if weights < SMALLEST or weights * model.dtype.itemsize > SHARE * free_memory(model.device):
+        return []
+    return layers

@@ -208,3 +208,19 @@ def test_memory_of_ended_contexts_is_freed(renderer):
         store.encode([1], [2], [[5]])
     (batch, row), *others = store._places.values()
     assert not others and row == 0 and batch.cache.layers[0].keys.shape[0] == 1
+
+
+@pytest.mark.parametrize("name", ["Llama4ForCausalLM", "MistralForCausalLM"])
+def test_an_evaluation_says_once_that_it_is_slow(name, renderer):
+    import io
+
+    from rich.console import Console
+
+    from metarlgym.evaluation.evaluate import EvalSettings
+    from metarlgym.evaluation.run import evaluate_model
+    from metarlgym.trial import TrialSettings
+
+    out = io.StringIO()
+    settings = EvalSettings(TrialSettings(episodes=2), trials=3, controls=False, baselines=False)
+    evaluate_model(GUESS, make(name), renderer, settings, Console(file=out, width=300), name)
+    assert out.getvalue().count("Hugging Face's own cache") == (name in NATIVE)

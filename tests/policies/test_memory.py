@@ -12,6 +12,7 @@ from metarlgym.policies import in_process, memory
 from metarlgym.policies.in_process import InProcessPolicy
 from metarlgym.policies.kv_cache import SlotCache
 from metarlgym.policies.memory import Room, _free_in_cgroup, free_memory
+from metarlgym.rollout.limits import Limits
 from metarlgym.rollout.manager import RolloutManager
 from metarlgym.rollout.protocol import ActRequest
 
@@ -91,6 +92,7 @@ def test_bytes_of_a_token_are_those_of_the_cache(words):
 def test_before_a_trial_has_ended_its_rules_say_how_long_it_may_become(words):
     model, _, _ = words
     room = make_room(model, 3, 120)
+    assert room.tokens == 128  # all positions of the model, as long as nothing is known
     trial = trial_maker(GUESS, 3)()
     room.saw(request(trial, 11))
     assert room.tokens == (11 + 1) * (3 * 3 + 1)
@@ -100,7 +102,7 @@ def test_before_a_trial_has_ended_its_rules_say_how_long_it_may_become(words):
     trial.env.max_turns = None
     room = make_room(model, 3, 128)
     room.saw(request(trial, 11))
-    assert room.tokens == 128  # all positions of the model
+    assert room.tokens == 128
 
 
 def test_what_is_measured_counts_once_contexts_have_ended(words):
@@ -115,11 +117,23 @@ def test_what_is_measured_counts_once_contexts_have_ended(words):
     assert room.tokens == 128  # the model has no more positions
 
 
+def test_recurrent_networks_need_no_room():
+    from metarlgym.models.networks import NetworkArguments, make_network
+
+    _, tokenizer, renderer = word_parts(GUESS)
+    model = make_network(NetworkArguments(network="lstm", hidden_size=16), len(tokenizer), 128)
+    policy = InProcessPolicy(model, renderer)
+    policy.open()
+    assert policy.room(10**9)
+    policy.close()
+
+
 # ---------------------------------------------------------------------- in a rollout
 
 
+@pytest.mark.parametrize("limits", [None, Limits(trial_seconds=100)], ids=["", "timed"])
 @pytest.mark.parametrize("contexts", [0.5, 2.5, 10])
-def test_less_memory_means_fewer_trials_at_once_and_the_same_results(words, contexts, monkeypatch):
+def test_less_memory_means_fewer_trials_at_once_and_the_same_results(words, contexts, limits, monkeypatch):
     model, renderer, trials = words
     expected, _ = play(model, renderer, trials)
     room = make_room(model, contexts, max(len(row.ids) for t in expected for row in t.rows))
@@ -137,7 +151,7 @@ def test_less_memory_means_fewer_trials_at_once_and_the_same_results(words, cont
 
     policy = Watched(model, renderer)
     for _ in range(2):  # the second time, lengths are known from the start
-        played = RolloutManager(policy, renderer).run(trials)
+        played = RolloutManager(policy, renderer, limits).run(trials)
         assert tokens(played) == tokens(expected)
     assert 1 <= max(live) <= max(1, contexts)
     assert max(live) > 1 or contexts < 2.5
