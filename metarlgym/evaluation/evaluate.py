@@ -263,9 +263,7 @@ class _Evaluation:
         donors = donors_of([task.key for task in self.tasks], derive(self.settings.seed, "shuffled"))
         missing: dict[str, str] = {}
         if donors is None:
-            missing["shuffled"] = (
-                "all trials are of one task, so that there is no other history to show"
-            )
+            missing["shuffled"] = "all trials are of one task, so that there is no other history to show"
         else:
             mixed = self.play(
                 "shuffled", self.policy, self.renderer, lambda i: Shuffled(tuple(main[donors[i]].episodes))

@@ -87,7 +87,7 @@ def test_trials_hold_rules_and_on_request_contexts(model, tmp_path):
 
 def test_the_rules_are_those_of_the_trial(tmp_path):
     _, _, (line,) = evaluate(tmp_path, "--policy", "random", "--env", "Doors-v0", "--trials", "1", "--no-controls")
-    assert "closed doors" in line["rules"] and "You play 3 episodes" in line["rules"]
+    assert "behind one of 4 doors" in line["rules"] and "You play 3 episodes" in line["rules"]
 
 
 @pytest.mark.parametrize(

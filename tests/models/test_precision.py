@@ -79,9 +79,12 @@ def test_eval_plays_a_folder_saved_in_bfloat16(has, tmp_path, monkeypatch):
     tokenizer.save_pretrained(tmp_path / "model")
     monkeypatch.setattr(precision, "multiplies_bfloat16", lambda: has)
     played, inner = [], run.evaluate_model
-    monkeypatch.setattr(
-        run, "evaluate_model", lambda group, model, *rest: (played.append(model.dtype), inner(group, model, *rest))[1]
-    )
+
+    def evaluate_model(group, model, *rest, **options):
+        played.append(model.dtype)
+        return inner(group, model, *rest, **options)
+
+    monkeypatch.setattr(run, "evaluate_model", evaluate_model)
     options = "--env Doors-v0 --trials 4 --no-controls --renderer plain"
     command = ["eval", "--model", str(tmp_path / "model"), "--env-args", '{"style": "terse"}', *options.split()]
     result = CliRunner().invoke(app, command)

@@ -179,9 +179,9 @@ def test_a_trainer_checks_once(tmp_path, monkeypatch):
     from metarlgym.training import backends
 
     calls = []
-    monkeypatch.setattr(backends, "self_check", calls.append)
+    monkeypatch.setattr(backends, "self_check", lambda model, dtype: calls.append(dtype))
     make_trainer(tmp_path, DOORS, eval_strategy="steps", eval_steps=1, eval_trials=4).train()
-    assert len(calls) == 1
+    assert calls == [torch.float32]
 
 
 @pytest.mark.parametrize("name", ["RwkvForCausalLM", "DogeForCausalLM"])

@@ -85,7 +85,7 @@ WEIGHTS: dict[str, tuple[dict, object]] = {
     "episodes": ({}, 3),
     "trials_per_task": ({}, 8),
     "memory": ({}, "last_1"),
-    "stop_on_success": ({}, True),
+    "stop_on_success": ({"episodes": 3}, True),
     "max_total_turns": (GUESS, 2),
     "credit": ({}, "trial_rloo"),
     "gamma": ({}, 0.1),

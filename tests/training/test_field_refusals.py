@@ -89,6 +89,7 @@ IDLE = {
         **{"eval_strategy": "steps", "save_strategy": "steps", "save_steps": 1, "eval_steps": 1},
     },
     "sample_every above 0": {"sample_every": 0},
+    "sample_trials above 0": {"sample_trials": 0},
     "a model made from scratch (no model_name_or_path)": GIVEN_MODEL,
     "another renderer than plain, which has no template": {**GIVEN_MODEL, "renderer": "plain"},
 }

@@ -43,7 +43,7 @@ def test_limits_reach_the_rollout(start, monkeypatch):
     seen = []
     manager = trainer.RolloutManager
     monkeypatch.setattr(
-        trainer, "RolloutManager", lambda *args: seen.append(args[2:]) or manager(*args)
+        trainer, "RolloutManager", lambda *args, **more: seen.append(args[2:]) or manager(*args, **more)
     )  # (limits, concurrency)
     settings = {"max_context_tokens": 48, "max_episode_seconds": 60.0, "max_trial_seconds": 90.0}
     run = start(**settings, rollout_concurrency=3)
