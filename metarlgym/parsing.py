@@ -53,7 +53,7 @@ def spoken(text: str) -> str:
     if "<" in text:
         _, mark, tail = text.rpartition("</think>")
         if mark:
-            return tail
+            return "" if "<think>" in tail else tail
         if "<think>" in text:
             return ""
     return text
@@ -91,7 +91,7 @@ def parse_action(text: str, legal: Container[str] | None = None, strict: bool = 
     if legal is None:
         return found
     plain = found.lower()
-    if marked and "\n" in text and (first := _explained(text, legal)):
+    if marked and not strict and "\n" in text and (first := _explained(text, legal)):
         return first
     if marked and _ends_in_list(text):
         return text.strip()

@@ -163,6 +163,9 @@ class Trial(Env):
             length = f"episodes until you have used {budget}"
         else:
             length = f"up to {self.episodes} episodes, with {budget}"
+        if self.stop_on_success:
+            length = length.replace("episodes", "episodes, until the first success", 1)
+            length = length if length.startswith(("up to", "episodes")) else f"up to {length}"
         goal = f"You play {length}. Your goal is the highest total of points over all episodes"
         if not self.free_shots:
             return f"{goal}."

@@ -399,7 +399,7 @@ def _load(
 def _context_room(model: Any) -> int | None:
     from metarlgym.models.loading import context_room
 
-    return context_room(model)
+    return context_room(model.config)
 
 
 def _show(report: EvalReport, played: list[MetaTrajectory], console: Console) -> None:

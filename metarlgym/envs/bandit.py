@@ -43,9 +43,9 @@ class Bandit(Env):
         if self.style == "terse":
             return "bandit"
         return (
-            f"There are {self.arms} slot machines. Each pays 1 point with a hidden probability of its own, and else 0 "
-            "points; the probabilities are the same in every episode. In each episode you pull one machine once. Reply "
-            f"{choices(self.arms, quoted=True)}."
+            f"There are {self.arms} slot machines. Each pays 1 point with a hidden probability of its own, otherwise "
+            "0 points; the probabilities are the same in every episode. In each episode you pull one machine once. "
+            f"Reply {choices(self.arms, quoted=True)}."
         )
 
     def sample_task(self, rng: random.Random) -> JSON:
@@ -61,7 +61,7 @@ class Bandit(Env):
         terse = self.style == "terse"
         if arm is None:
             replies = choices(self.arms, quoted=True)
-            text = "invalid" if terse else f"That names no machine. 0 points. Reply {replies}."
+            text = "invalid" if terse else f"That is not one of the machines. 0 points. Reply {replies}."
             return Step(text, 0.0, True, False, {"valid": False, "success": False})
         draw = self._rng.random
         for _ in range(arm):  # skip the numbers of the arms before this one

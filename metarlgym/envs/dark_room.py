@@ -54,7 +54,7 @@ class DarkRoom(Env):
             "cell is the goal. You cannot see it, and it is the same cell in every episode. Each episode begins at "
             f"x={start}, y={start}, which is not the goal, and has {self.steps} step{'s' if self.steps > 1 else ''}: "
             "right makes x larger, left makes x smaller, up makes y larger, down makes y smaller; a wall stops you. "
-            "Every step that ends on the goal pays 1 point, also if you stay there. "
+            "Every step that ends on the goal pays 1 point, even if you just stay there. "
             f"Reply {choices(0, *MOVES, quoted=True)}."
         )
 
@@ -76,7 +76,11 @@ class DarkRoom(Env):
         move = self.parse(action, MOVES)
         if move not in MOVES:
             replies = choices(0, *MOVES, quoted=True)
-            text = "invalid" if self.style == "terse" else f"That names no move: the step is lost. Reply {replies}."
+            text = (
+                "invalid"
+                if self.style == "terse"
+                else f"That is not one of the moves: the step is lost. Reply {replies}."
+            )
             return Step(text, 0.0, False, False, {"valid": False, "success": self._reached})
         self._cell = self._after(self._cell, move)
         on_goal = self._cell == self._goal

@@ -62,7 +62,7 @@ class Doors(Env):
         choice = self._names.get(self.parse(action, self._names))
         terse = self.style == "terse"
         if choice is None:
-            text = "invalid" if terse else f"That names no door. 0 points. Reply {self._replies}."
+            text = "invalid" if terse else f"That is not one of the doors. 0 points. Reply {self._replies}."
             return Step(text, 0.0, True, False, {"valid": False, "success": False})
         if choice == self.doors:
             text = "sure" if terse else f"The safe door: {self.safe:g} points."

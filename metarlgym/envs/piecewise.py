@@ -59,6 +59,8 @@ class PiecewiseGame(PredictionGame):
             raise ConfigError(f"laws={laws!r} must be a list of laws, such as ['static', 'regular:5'].")
         if not isinstance(concentration, int | float) or isinstance(concentration, bool):
             raise ConfigError(f"concentration={concentration!r} must be one number.")
+        if len(set(laws)) < len(laws):
+            raise ConfigError(f"laws={list(laws)!r} holds a law twice: all are equally likely; leave one out.")
         self.laws = tuple(laws)
         self.alphabet, self.concentration = alphabet, concentration
         for law in self.laws:

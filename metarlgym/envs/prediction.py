@@ -112,20 +112,19 @@ class PredictionGame(Env):
         times = "once" if self.questions == 1 else f"{self.questions} times"
         if self.ask == "next":
             told = "the next token is" if self.stride == 1 else f"the next {self.stride} tokens are"
-            asked = (
-                f"see the beginning of a new stream and say {times} which token comes next. After each answer {told}"
-            )
+            asked = f"see the beginning of a new stream. {times.capitalize()}, you say which token comes next. After each answer {told}"
         else:
-            asked = (
-                f"see {times} a new stretch in which {HIDDEN} hides one token, and say which. After each answer it is"
-            )
+            asked = f"see a new stretch in which {HIDDEN} hides one token, and say which. After each answer it is"
+            if self.questions > 1:
+                asked = (
+                    f"see {self.questions} new stretches, one after another. In each, {HIDDEN} hides one token, and you "
+                    "say which. After each answer it is"
+                )
         if self.answer == "token":
-            points = "Every right token pays equally, a whole episode up to 1 point."
+            points = "Each right token pays the same; an episode pays at most 1 point."
             how = f"Reply with one token in brackets, {self._replies(quoted=True)}."
         else:
-            points = (
-                "The more probable you called the right token, the more points; a whole episode pays up to 1 point."
-            )
+            points = "The more probable you called the right token, the more points; an episode pays at most 1 point."
             how = (
                 f"The tokens are {', '.join(self._words[s] for s in self._outcomes)}. Reply with probabilities in "
                 f'brackets that sum to 1, for example "{self._example()}"; {REST} stands for all tokens not named.'

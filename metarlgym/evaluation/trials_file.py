@@ -116,7 +116,8 @@ def keeping(file: TrialsFile | None, played: list[MetaTrajectory]) -> Iterator[N
             kept = f"the {file.written} trials that ended are in {file.partial}"
         if (played or file.written) and isinstance(error, KeyboardInterrupt):
             raise Interrupted(
-                f"the evaluation is not done, {kept}; start the same command again.", status_of(type(error))
+                f"the evaluation is not done, {kept}. The same command plays all of them again and replaces that file.",
+                status_of(type(error)),
             ) from error
         if (played or file.written) and isinstance(error, MetaRLGymError):
             raise MetaRLGymError(f"{str(error).rstrip('.')}; {kept}.") from error

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.integrations import deepspeed as hf_deepspeed
 
 from metarlgym.datatypes import ConfigError
 from metarlgym.files import expand
@@ -51,6 +53,17 @@ def load_model(name: str, **kwargs: Any) -> Any:
     model = _load(name, "cannot be loaded", AutoModelForCausalLM.from_pretrained, use_safetensors=True, **kwargs)
     repair_generation_config(model, name)
     return model
+
+
+@contextmanager
+def loading_alone() -> Iterator[None]:
+    """Disable the collective, sharded model loading that transformers does under ZeRO-3."""
+    kept = hf_deepspeed._hf_deepspeed_config_weak_ref
+    hf_deepspeed.unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        hf_deepspeed._hf_deepspeed_config_weak_ref = kept
 
 
 def load_config(name: str, **kwargs: Any) -> Any:

@@ -73,7 +73,7 @@ class InProcessPolicy(Policy):
         max_batch_tokens: maximum number of tokens in one forward pass, including padding.
 
     Raises:
-        ConfigError: an architecture whose cache is neither plain keys and values of all tokens nor a recurrent state.
+        ConfigError: an architecture whose cache is not known; see `supported`.
     """
 
     def __init__(
@@ -123,6 +123,7 @@ class InProcessPolicy(Policy):
         if not hasattr(self.model, "state_batch_dim"):  # a recurrent state does not grow
             seen = self._room
             self._room = Room(self.model.config, budget, self.model.dtype.itemsize)
+            self._room.limit = self.context_limit or math.inf
             if seen is not None:  # the same policy plays again: what it knows about lengths holds
                 self._room.longest, self._room.finished = seen.longest, seen.finished
 

@@ -83,6 +83,8 @@ class Room:
     def __init__(self, config: Any, budget: float, itemsize: int) -> None:
         text = config.get_text_config()
         self.budget = budget
+        self.limit: float = math.inf
+        """Limit on the tokens of a context."""
         self.positions = getattr(text, "max_position_embeddings", None) or UNKNOWN_POSITIONS
         self.per_token = _bytes_per_token(text, itemsize)
         self.per_trial = BYTES_PER_LOGIT * (getattr(text, "vocab_size", None) or 0)
@@ -97,14 +99,15 @@ class Room:
         """Take note of a context's first request."""
         self.longest = max(self.longest, len(request.ids) + request.max_tokens + (request.thought_tokens or 0))
         if not self._guess:
-            self._guess = min(self.positions, _most_tokens(request))
+            self._guess = min(self.positions, self.limit, _most_tokens(request))
 
     @property
     def tokens(self) -> float:
         """Number of tokens to reserve for a trial."""
+        most = min(self.positions, self.limit)
         if not self.finished:
-            return max(self.longest, self._guess or self.positions)
-        return max(self.longest, min(self.positions, self.longest * (1.25 if self.finished >= EARLY else 2.0)))
+            return min(most, max(self.longest, self._guess or most))
+        return min(most, self.longest * (1.25 if self.finished >= EARLY else 2.0))
 
     def fits(self, trials: int) -> bool:
         return trials * (self.tokens * self.per_token + self.per_trial) <= self.budget

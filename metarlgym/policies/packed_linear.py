@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 
 from metarlgym.policies.memory import free_memory
 
@@ -32,15 +33,17 @@ def packed(model: Any) -> Iterator[None]:
     try:
         for layer in layers:
             weight = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach(), ROWS)
-            layer.forward = partial(_forward, weight, layer.bias)
+            layer.forward = partial(_forward, layer, weight)
         yield
     finally:
         for layer in layers:
             layer.__dict__.pop("forward", None)  # the class has its own
 
 
-def _forward(weight: torch.Tensor, bias: torch.Tensor | None, x: torch.Tensor) -> torch.Tensor:
-    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+def _forward(layer: torch.nn.Linear, weight: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    if torch.is_autocast_enabled("cpu") or x.dtype != weight.dtype:  # the packed product knows no autocast
+        return F.linear(x, layer.weight, layer.bias)
+    return torch.ops.mkldnn._linear_pointwise(x, weight, layer.bias, "none", [], "")
 
 
 def _worth_packing(model: Any) -> list[torch.nn.Linear]:

@@ -48,7 +48,7 @@ def check_config(config: Any) -> None:
         raise ConfigError(f"{name} has layers of type {unknown}, whose cache is not known here. {WAY_OUT}")
     need, way_out = OTHERS.get(text.model_type, ("", ""))
     if need:
-        raise ConfigError(f"{name} needs {need}; the in-process policy keeps caches only. {way_out}")
+        raise ConfigError(f"{name} needs {need}, which the in-process policy does not provide. {way_out}")
 
 
 def slow_path(config: Any) -> str | None:

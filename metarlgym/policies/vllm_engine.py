@@ -91,17 +91,19 @@ class VLLMEnginePolicy(Policy):
 
     def _step(self) -> None:
         """One step of the engine; then the trials whose action is complete move on."""
+        current: _Waiting | None = None
         try:
             finished = [(output.request_id, output.outputs[0]) for output in self.engine.step() if output.finished]
+            for name, completion in finished:
+                if name in self._waiting:  # absent if its trial has ended in the meantime
+                    current = self._waiting.pop(name)
+                    self._settle(current, completion)
         except Exception as error:
             lost = PolicyLost(f"the vLLM engine failed with {type(error).__name__}: {error}")
-            waiting, self._waiting = self._waiting, {}
-            for lone in waiting.values():
+            waiting, self._waiting = [*self._waiting.values(), *([current] if current else [])], {}
+            for lone in waiting:
                 lone.done(lost)
             return
-        for name, completion in finished:
-            if name in self._waiting:  # absent if its trial has ended in the meantime
-                self._settle(self._waiting.pop(name), completion)
         if self._waiting:
             self.loop.call_soon(self._step)
         else:

@@ -135,7 +135,7 @@ class VLLMServerPolicy(Policy):
             seed = part_seed(request.seed, part)
             ids, logprobs, _ = await self._ask(context, context_ids, reply.allowance, seed)
             if not ids:
-                raise PolicyLost(f"{self.pool.servers[0].url} answered with no tokens")
+                raise PolicyLost(f"{context.home.url if context.home else 'the server'} answered with no tokens")
             if reply.extend(ids, logprobs):
                 break
         return reply.reply

@@ -72,8 +72,10 @@ class Choices:
     def _after_thought(self, reply: Sequence[int]) -> int:
         """Where the action begins in a reply: after the thought and the blanks that close it, if it has one."""
         thinking = self.renderer.thinking
-        if thinking is None or thinking.end_id not in reply:
+        if thinking is None:
             return 0
+        if thinking.end_id not in reply:  # an unfinished thought holds no action
+            return len(reply) if thinking.opened or thinking.start_id in reply else 0
         blanks = thinking.close_ids[thinking.close_ids.index(thinking.end_id) + 1 :]
         start = len(reply) - list(reply)[::-1].index(thinking.end_id)
         return start + len(blanks) if tuple(reply[start : start + len(blanks)]) == blanks else start

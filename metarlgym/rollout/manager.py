@@ -72,6 +72,7 @@ class RolloutManager:
     async def run_async(self, specs: Sequence[TrialSpec]) -> list[MetaTrajectory]:
         """Like `run`, inside a running event loop."""
         loop = asyncio.get_running_loop()
+        self.policy.context_limit = self.limits.context_tokens
         await self.policy.begin(loop)
         try:
             with _no_garbage_collection():

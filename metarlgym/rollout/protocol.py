@@ -81,6 +81,8 @@ class Policy(ABC):
 
     wants_tokens: bool = True
     """False for policies that read the trial's text and reply in text."""
+    context_limit: int | None = None
+    """Maximum number of tokens of a context in the rollout that begins; set by the manager before `begin`."""
 
     @abstractmethod
     def submit(self, request: ActRequest, done: Callback) -> None:

@@ -81,6 +81,7 @@ class Rollout:
         self.free = 0
         """Slots that became free during a flush."""
         self.held = 0
+        self.admitting = False
         """Slots that are free because the policy has no room for another trial."""
 
     async def play(self) -> list[MetaTrajectory]:
@@ -109,15 +110,26 @@ class Rollout:
     def start_next(self) -> None:
         """Start a trial in a free slot, and in those held back, as far as the policy has room."""
         self.held += 1
-        while self.held and self.failure is None and (not self.active or self.policy.room(len(self.active))):
-            self.held -= 1
-            entry = next(self.waiting, None)
-            if entry is None:
-                return
-            try:
+        self.admit()
+
+    def admit(self) -> None:
+        """Start trials in the slots held back, as far as the policy has room."""
+        self.admitting = False
+        try:
+            while self.held and self.failure is None and (not self.active or self.policy.room(len(self.active))):
+                self.held -= 1
+                entry = next(self.waiting, None)
+                if entry is None:
+                    return
                 Play(self, *entry).start()
-            except BaseException as error:
-                self.fail(error)
+        except BaseException as error:
+            self.fail(error)
+
+    def admit_soon(self) -> None:
+        """Look once more for room, after the policy has seen a request and knows more about lengths."""
+        if self.held and not self.admitting:
+            self.admitting = True
+            self.loop.call_soon(self.admit)
 
     def enqueue(self, play: Play) -> None:
         self.ready.append(play)
@@ -224,7 +236,8 @@ class Play:
             else:
                 meter = self.run.meter
                 meter.turns += 1
-                meter.sampled_tokens += len(reply.ids)
+                forced = reply.thought.forced if reply.thought is not None else None
+                meter.sampled_tokens += len(reply.ids) - (forced[1] - forced[0] if forced else 0)
                 if self.run.timed or session.trial.blocking:
                     self.reply = reply
                     self.move()
@@ -267,6 +280,7 @@ class Play:
             session.retired.clear()
         if request is not None:
             run.policy.submit(request, self)
+            run.admit_soon()
         elif run.results[self.index] is None:
             self.finish(session.trajectory)
 

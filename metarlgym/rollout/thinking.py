@@ -52,6 +52,6 @@ def cut_warning(cut: float) -> str | None:
     if cut <= 0.5:
         return None
     return (
-        f"{cut:.0%} of the actions end with a cut thought: raise max_thought_tokens (and max_context_tokens, if the "
+        f"{cut:.0%} of the actions follow a cut thought: raise max_thought_tokens (and max_context_tokens, if the "
         "context is too small for thoughts), or turn thinking off with chat_template_kwargs: {enable_thinking: false}."
     )

@@ -91,6 +91,7 @@ class InProcess(Backend):
 
     def __init__(self, trainer: MetaGRPOTrainer) -> None:
         super().__init__(trainer)
+        self._policy: InProcessPolicy | None = None
         if trainer.accelerator.distributed_type == "FSDP":
             raise ConfigError(
                 "use_vllm=false with FSDP: the in-process policy needs whole weights. Use vLLM, ZeRO, or one process."
@@ -108,7 +109,9 @@ class InProcess(Backend):
     @contextmanager
     def acting(self) -> Iterator[Policy]:
         with self._gathered():
-            yield InProcessPolicy(self.model, self.trainer.renderer, self.trainer.temperature)
+            if self._policy is None:  # kept: what it has learned about lengths bounds the next rollout's memory
+                self._policy = InProcessPolicy(self.model, self.trainer.renderer, self.trainer.temperature)
+            yield self._policy
 
     def _gathered(self) -> Any:
         plugin = getattr(self.trainer.accelerator.state, "deepspeed_plugin", None)

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from metarlgym.datatypes import ConfigError
 from metarlgym.models.chat_templates import TRL
+from metarlgym.rollout.template_date import template_text
 from metarlgym.runtime.before_claim import inputs_of, mode_of
 from metarlgym.runtime.checkpoint import latest_complete
 from metarlgym.runtime.open_run import OpenRun
@@ -76,7 +77,7 @@ def check_template(tokenizer: Any, folder: Path) -> None:
     """
     checkpoint, _ = latest_complete(folder)
     saved = checkpoint / "chat_template.jinja" if checkpoint else None
-    if saved is None or not saved.is_file() or saved.read_text(encoding="utf-8") == tokenizer.chat_template:
+    if saved is None or not saved.is_file() or saved.read_text(encoding="utf-8") == template_text(tokenizer):
         return
     raise ConfigError(
         f"the chat template is not the one that the run in {folder} was started with ({saved}): --resume needs the "

@@ -52,4 +52,5 @@ class CollapseWatch(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if self.ends_run:
-            control.should_training_stop = True
+            self.notify(f"the run ends at step {state.global_step}: {self.quiet} rollouts in a row without a signal.")
+            control.should_save = control.should_training_stop = True

@@ -22,6 +22,21 @@ TASKS = 4
 """Tasks in a batch by default: with one task there is no reason to adapt, only to play what pays there."""
 
 
+def _micro_batch(rows: int, rows_per_trial: int, parts: int, steps: int) -> int:
+    """The smallest micro-batch with which a batch holds whole groups of at least `TASKS` tasks.
+
+    Args:
+        rows: rows of a group.
+        rows_per_trial: rows of a trial, which stay on one process.
+        parts: micro-batches of a batch, over all processes.
+        steps: micro-batches of one process.
+    """
+    size = -(-TASKS * rows // parts)
+    while size * parts % rows or size * steps % rows_per_trial:
+        size += 1
+    return size
+
+
 @dataclass
 class MetaGRPOConfig(GRPOConfig):
     r"""
@@ -90,7 +105,9 @@ class MetaGRPOConfig(GRPOConfig):
     )
     format_steps: int = field(
         default=0,
-        metadata={"help": "First steps that imitate random legal play: they teach a chat model the action format."},
+        metadata={
+            "help": "Rollouts that begin before this step are random legal play to imitate: it teaches the action format."
+        },
     )
     stop_on_collapse: int | None = field(
         default=None,
@@ -203,7 +220,7 @@ class MetaGRPOConfig(GRPOConfig):
             self.steps_per_generation = self.gradient_accumulation_steps
         if self.per_device_train_batch_size is None:
             steps = self.steps_per_generation or self.gradient_accumulation_steps
-            self.per_device_train_batch_size = max(1, TASKS * rows // (world * steps))
+            self.per_device_train_batch_size = _micro_batch(rows, self.rows_per_trial, world * steps, steps)
         self.per_device_eval_batch_size = self.per_device_train_batch_size
         if self.entropy_schedule is not None:
             schedule = Schedule.parse("entropy_schedule", self.entropy_schedule)

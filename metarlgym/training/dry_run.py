@@ -9,7 +9,7 @@ from rich.console import Group as RenderGroup
 from rich.syntax import Syntax
 from rich.table import Table
 
-from metarlgym.training.footprint import Rows, Shape, memory, random_rows
+from metarlgym.training.footprint import Rows, Shape, memory, random_rows, thought_room
 from metarlgym.training.resolve import Run
 from metarlgym.training.start import context_needed
 
@@ -63,7 +63,9 @@ def _longest_row(run: Run, played: Rows | None) -> int:
     room = min((n for n in (args.max_context_tokens, positions) if n), default=None)
     if played is None:  # without random play the rows may take all there is
         return room or context_needed(run.start.renderer, run.group, run.make_trial, run.play.limits)
-    longest = played.at_most(run.start.renderer.fixed_action_tokens or args.max_action_tokens)
+    renderer = run.start.renderer
+    thought = thought_room(run.settings, renderer)
+    longest = played.at_most(renderer.fixed_action_tokens or args.max_action_tokens, thought)
     return min(longest, room) if room else longest
 
 

@@ -11,6 +11,7 @@ head's rows are held fixed: the bonus trains everything below the head.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,24 +19,27 @@ from torch.distributed.tensor import DTensor
 from trl.trainer.utils import maybe_gather_lm_head_ctx
 
 from metarlgym.datatypes import ConfigError
-from metarlgym.env import Env
 from metarlgym.rollout.transcript import Transcript
 from metarlgym.tasks import TaskGroup
+from metarlgym.trial import Trial
 
 FACTORS = {"logit_scale": 1, "output_multiplier": 1, "lm_head_multiplier": 1, "logits_scaling": -1}
 """Config fields by which some architectures multiply (1) or divide (-1) their logits."""
 
 
-def check_choices(group: TaskGroup) -> None:
+def check_choices(group: TaskGroup, make_trial: Callable[[], Trial]) -> None:
     """Refuse an exploration bonus for an environment that lists no legal actions.
 
     Raises:
         ConfigError: naming the environment.
     """
-    if type(group.env).legal_actions is Env.legal_actions:
+    trial = make_trial()
+    trial.reset(options={"task": group.task(0), "episode_seed": 0})
+    if trial.legal_actions() is None:
         raise ConfigError(
-            f"exploration_coef is an entropy bonus over legal actions, which {group.env_id} does not list: leave it "
-            "out (entropy_coef is over all tokens), or define legal_actions() in the environment."
+            f"exploration_coef is an entropy bonus over legal actions, which {group.env_id} does not list with "
+            f"{group.env_args or 'its defaults'}: leave it out (entropy_coef is over all tokens), or define "
+            "legal_actions() in the environment."
         )
 
 
@@ -117,7 +121,7 @@ class LegalEntropy:
             rows = weight.detach()[tokens].float()
             bias = 0.0 if head.bias is None else head.bias.detach()[tokens].float()
         if not len(ids):
-            return hidden.new_zeros(0)
+            return hidden.new_zeros(0, dtype=torch.float32)
         # The token at a position is predicted from the one before it.
         states = hidden[row, prompt + positions[here] - 1].float()
         with torch.autocast(states.device.type, enabled=False):

@@ -3,17 +3,15 @@ trained."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate.utils import gather_object
 from peft import PeftModel
-from transformers.integrations import deepspeed as hf_deepspeed
 
-from metarlgym.models.loading import load_model
+from metarlgym.models.loading import load_model, loading_alone
 from metarlgym.models.saveable import first_line
 from metarlgym.runtime.integrity import marked
 from metarlgym.runtime.layout import FINAL
@@ -65,19 +63,8 @@ def _write_model(trainer: MetaGRPOTrainer, settings: Settings, folder: Path, fin
         if accelerator.is_main_process:
             base, start = settings.model.model_name_or_path, str(folder / "start")
             dtype = model_form(settings)["dtype"]
-            with _loading_alone():
+            with loading_alone():
                 model = load_model(base, dtype=dtype, **model_source(settings)) if base else load_model(start)
             with torch.no_grad():
                 merged: Any = PeftModel.from_pretrained(model, str(final / ADAPTER)).merge_and_unload()
             merged.save_pretrained(final)
-
-
-@contextmanager
-def _loading_alone() -> Iterator[None]:
-    """Disable the collective, sharded model loading that transformers does under ZeRO-3."""
-    kept = hf_deepspeed._hf_deepspeed_config_weak_ref
-    hf_deepspeed.unset_hf_deepspeed_config()
-    try:
-        yield
-    finally:
-        hf_deepspeed._hf_deepspeed_config_weak_ref = kept

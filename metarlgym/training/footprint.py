@@ -10,8 +10,9 @@ import psutil
 import torch
 from transformers import AutoModelForCausalLM
 
+from metarlgym.models.loading import loading_alone
 from metarlgym.policies.scripted import RandomTokenPolicy
-from metarlgym.rollout.limits import Limits
+from metarlgym.rollout.limits import THOUGHT_TOKENS, Limits
 from metarlgym.rollout.manager import RolloutManager, TrialSpec
 from metarlgym.rollout.render import Renderer
 from metarlgym.seeding import derive
@@ -44,9 +45,17 @@ class Rows:
     action: int
     """Longest action, with its end token."""
 
-    def at_most(self, max_action_tokens: int) -> int:
-        """Length of the longest row if every action took as many tokens as it may."""
-        return self.longest + self.turns * max(0, max_action_tokens - self.action)
+    listed: bool
+    """Whether the environment lists its legal actions, so that an action needs no room for reasoning."""
+
+    def at_most(self, max_action_tokens: int, thought: int = 0) -> int:
+        """Length of the longest row if every action took as many tokens as it may.
+
+        Args:
+            max_action_tokens: limit on an action.
+            thought: tokens that each action may take for a thought.
+        """
+        return self.longest + self.turns * (thought + max(0, max_action_tokens - self.action))
 
 
 def random_rows(group: TaskGroup, make_trial: Callable[[], Trial], renderer: Renderer) -> Rows | None:
@@ -64,7 +73,23 @@ def random_rows(group: TaskGroup, make_trial: Callable[[], Trial], renderer: Ren
         sum(len(row.ids) for row in rows) / len(rows),
         max(len(lengths) for lengths in actions),
         max(max(lengths) for lengths in actions),
+        _lists_actions(group, make_trial),
     )
+
+
+def _lists_actions(group: TaskGroup, make_trial: Callable[[], Trial]) -> bool:
+    trial = make_trial()
+    trial.reset(options={"task": group.task(0), "episode_seed": 0})
+    return trial.legal_actions() is not None
+
+
+def thought_room(settings: Settings, renderer: Renderer) -> int:
+    """Tokens that each action may take for a thought; 0 for models that do not think."""
+    thinking, kwargs = renderer.thinking, settings.grpo.chat_template_kwargs or {}
+    if thinking is None or (kwargs.get("enable_thinking") is False and not thinking.opened):
+        return 0
+    limit = settings.grpo.max_thought_tokens
+    return (THOUGHT_TOKENS if limit is None else limit) + len(thinking.close_ids)
 
 
 def _runs(mask: list[int]) -> list[int]:
@@ -95,7 +120,7 @@ class Shape:
     @classmethod
     def of(cls, config: Any, trust_remote_code: bool = False) -> Shape:
         """The shape, without loading weights."""
-        with torch.device("meta"):
+        with torch.device("meta"), loading_alone():
             parameters = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code).num_parameters()
         text = config.get_text_config()
         heads = getattr(text, "num_attention_heads", 1) or 1
@@ -148,6 +173,8 @@ def memory(settings: Settings, shape: Shape, tokens: int) -> Memory:
     # AdamW: a gradient and two moments for each trained weight. With LoRA these are few.
     trained = 0 if peft else shape.parameters
     states = weights * shape.parameters + 3 * weights * trained
+    if args.beta and not peft:  # the reference model; LoRA's is the base model
+        states += weights * shape.parameters
     shards = args.world_size if _zero(args) == 3 else 1
     micro = (args.per_device_train_batch_size or 1) * tokens
     kept = shape.checkpointed(micro, size) if args.gradient_checkpointing else shape.kept(micro, size)

@@ -7,12 +7,13 @@ is resumed elsewhere has the same.
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from metarlgym.rollout.render import ChatRenderer, Renderer
 from metarlgym.training.arguments import Settings
 from metarlgym.training.config import TASKS
-from metarlgym.training.footprint import Rows, Shape
+from metarlgym.training.footprint import Rows, Shape, thought_room
 
 LORA_FROM = 3_000_000_000
 """Parameters from which LoRA is the default: full fine-tuning takes 16 bytes for each."""
@@ -22,9 +23,11 @@ LEARNING_RATES = ((1_000_000_000, 1e-5), (3_000_000_000, 5e-6), (float("inf"), 2
 """Learning rate of full fine-tuning up to so many parameters; 1e-5 is measured on 135M, the others are customary."""
 LORA_LEARNING_RATE = 1e-4
 ACTIVATIONS = 8 * 2**30
-"""Bytes of activations and logits that a micro-batch may take."""
+"""Bytes of activations that a micro-batch may take."""
 ACTION_TOKENS = 16, 4
-"""Least tokens of an action, and how many times the longest legal one it may take."""
+"""Least tokens of an action, and how many times the longest legal one it may take; where legal actions are listed."""
+EVAL_TRIALS = 256
+"""Trials of the final evaluation: 2,000 would take a model of this kind longer than many a run."""
 BATCH = (
     "per_device_train_batch_size",
     "gradient_accumulation_steps",
@@ -47,35 +50,44 @@ def model_defaults(settings: Settings, renderer: Renderer, shape: Shape, rows: R
     args, given = settings.grpo, settings.given
     chosen: dict[str, Any] = {}
     peft = settings.model.use_peft
-    if "use_peft" not in given and shape.parameters > LORA_FROM and getattr(args, "deepspeed_plugin", None) is None:
+    sharded = args.deepspeed_plugin is not None or os.environ.get("ACCELERATE_USE_FSDP") == "true"
+    if "use_peft" not in given and shape.parameters > LORA_FROM and not sharded and not args.sync_ref_model:
         peft = chosen["use_peft"] = True
     if peft and "lora_target_modules" not in given:
         chosen["lora_target_modules"] = "all-linear"
     if "learning_rate" not in given:
         full = next(rate for size, rate in LEARNING_RATES if shape.parameters <= size)
         chosen["learning_rate"] = LORA_LEARNING_RATE if peft else full
-    if "max_action_tokens" not in given and rows is not None:
+    if "final_eval_trials" not in given and settings.run.final_eval_trials > EVAL_TRIALS:
+        chosen["final_eval_trials"] = EVAL_TRIALS
+    if "max_action_tokens" not in given and rows is not None and rows.listed:
         least, times = ACTION_TOKENS
         chosen["max_action_tokens"] = max(least, times * rows.action)
     if "gradient_checkpointing" not in given and shape.parameters > CHECKPOINT_FROM:
         chosen["gradient_checkpointing"] = True
     if rows is not None and not any(name in given for name in BATCH):
         checkpointed = chosen.get("gradient_checkpointing", args.gradient_checkpointing)
-        chosen |= _batch(settings, shape, rows, checkpointed, chosen.get("max_action_tokens", args.max_action_tokens))
+        action = chosen.get("max_action_tokens", args.max_action_tokens)
+        chosen |= _batch(settings, shape, rows.at_most(action, thought_room(settings, renderer)), checkpointed)
     return chosen
 
 
-def _batch(settings: Settings, shape: Shape, rows: Rows, checkpointed: bool, action: int) -> dict[str, int]:
+def _batch(settings: Settings, shape: Shape, tokens: int, checkpointed: bool) -> dict[str, int]:
     """A batch of `TASKS` tasks in the largest micro-batches whose activations fit; empty if processes do not divide it.
 
     A trial's rows stay on one process, so a process's share is a multiple of the rows of a trial.
+
+    Args:
+        settings: the run's.
+        shape: the model's.
+        tokens: tokens of the longest row.
+        checkpointed: whether activations are recomputed.
     """
     args = settings.grpo
     total = TASKS * args.trials_per_task * args.rows_per_trial
     share, rest = divmod(total, args.world_size)
     if rest or share % args.rows_per_trial:
         return {}
-    tokens = rows.at_most(action)
 
     def size(micro: int) -> int:
         kept = shape.checkpointed if checkpointed else shape.kept

@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from accelerate.utils import broadcast_object_list
 
 from metarlgym.author_errors import error_line
 from metarlgym.contracts.quick_check import quick_check
 from metarlgym.datatypes import ConfigError, MetaRLGymError
 from metarlgym.rollout.play_settings import PlaySettings
+from metarlgym.rollout.render import ChatRenderer
 from metarlgym.runtime.agreement import agree
 from metarlgym.runtime.before_claim import check_loggers
 from metarlgym.settings.value_types import show
@@ -66,7 +68,7 @@ def resolve(settings: Settings) -> Run:
     check_loggers(args)
     check_reference(args, settings.model.use_peft)
     if args.explores:
-        check_choices(group)
+        check_choices(group, make_trial)
     date = date_of_run(settings)
     problem: MetaRLGymError | None = None
     try:
@@ -78,16 +80,33 @@ def resolve(settings: Settings) -> Run:
     except MetaRLGymError as error:
         problem = error
     agree(problem)
-    chosen: dict[str, Any] = {}
-    if isinstance(start, NamedModel):
-        shape = Shape.of(start.config, args.trust_remote_code)
-        chosen = model_defaults(settings, start.renderer, shape, random_rows(group, make_trial, start.renderer))
+    chosen = _model_defaults(settings, start, group, make_trial) if isinstance(start, NamedModel) else {}
     if chosen:
         dated = settings.grpo.chat_template_kwargs
         settings = start.settings = parse(settings.arguments, chosen)
         if dated != settings.grpo.chat_template_kwargs:  # the template prints a date, which the run records
             settings.set_template_kwargs(dict(dated or {}))
+        check_reference(settings.grpo, settings.model.use_peft)
     return Run(settings, group, make_trial, start, chosen)
+
+
+def _model_defaults(
+    settings: Settings, start: NamedModel, group: TaskGroup, make_trial: Callable[[], Trial]
+) -> dict[str, Any]:
+    """Settings that follow from the model, chosen on the main process: how far random play gets depends on time."""
+    found: list[dict[str, Any]] = [{}]
+    problem: MetaRLGymError | None = None
+    if settings.grpo.distributed_state.is_main_process and isinstance(start.renderer, ChatRenderer):
+        try:
+            shape = Shape.of(start.config, settings.grpo.trust_remote_code)
+            rows = random_rows(group, make_trial, start.renderer)
+            found = [model_defaults(settings, start.renderer, shape, rows)]
+        except MetaRLGymError as error:
+            problem = error
+    agree(problem)
+    if settings.grpo.world_size > 1:
+        broadcast_object_list(found)
+    return found[0]
 
 
 def _task_group(settings: Settings) -> tuple[TaskGroup, Callable[[], Trial]]:

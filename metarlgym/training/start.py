@@ -21,7 +21,7 @@ from metarlgym.datatypes import ConfigError, MetaRLGymError
 from metarlgym.files import expand
 from metarlgym.models.chat_templates import use_chat_template
 from metarlgym.models.end_tokens import end_tokens, load_end_tokens
-from metarlgym.models.loading import check_vocabulary, load_config, load_model, load_tokenizer
+from metarlgym.models.loading import check_vocabulary, load_config, load_model, load_tokenizer, loading_alone
 from metarlgym.models.saveable import check_saveable, saveable
 from metarlgym.models.scratch import byte_tokenizer, scratch_model, word_tokenizer
 from metarlgym.policies.supported import check_config, slow_path
@@ -95,7 +95,7 @@ class NamedModel:
             return
         remote = self.settings.grpo.trust_remote_code
         try:
-            with torch.device("meta"):
+            with torch.device("meta"), loading_alone():
                 AutoModelForCausalLM.from_config(self.config, trust_remote_code=remote, **model_form(self.settings))
         except (ValueError, ImportError, OSError, KeyError) as error:
             text = " ".join(str(error).split())
@@ -124,6 +124,7 @@ class NamedModel:
         if args.beta and source["revision"] != "main":
             args.model_init_kwargs = {"revision": source["revision"]}  # TRL passes them to the reference model
         model = load_model(self.name, **source, **model_form(self.settings))
+        self.renderer.end_also_with(end_tokens(model.generation_config, model.config))
         if not self.renderer.end_ids <= end_tokens(model.generation_config):
             # TRL counts a row as truncated unless its last token is one of these. Servers of final/ stop at them too.
             model.generation_config.eos_token_id = sorted(self.renderer.end_ids)

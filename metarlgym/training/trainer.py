@@ -46,7 +46,7 @@ from metarlgym.training.collapse import CollapseWatch
 from metarlgym.training.config import MetaGRPOConfig
 from metarlgym.training.context_limits import context_rooms
 from metarlgym.training.exploration import LegalEntropy, check_choices, choice_tensors
-from metarlgym.training.format_steps import imitate, random_player
+from metarlgym.training.format_steps import check_format, imitate, random_player
 from metarlgym.training.padding import check_padding, precision
 from metarlgym.training.phases import EVALUATION, ROLLOUT, WEIGHTS, PhaseClock, StepTimes
 from metarlgym.training.reference import ReferenceMixin
@@ -129,11 +129,16 @@ class MetaGRPOTrainer(ReferenceMixin, CheckpointMixin, GRPOTrainer):
         self._entropy_schedule = (
             Schedule.parse("entropy_schedule", args.entropy_schedule) if args.entropy_schedule is not None else None
         )
-        self.collapse = CollapseWatch(args.stop_on_collapse, lambda: group.env.optimal_returns(args.episodes).total)
+        self.collapse = CollapseWatch(
+            args.stop_on_collapse,
+            lambda: None if group.content_split else group.env.optimal_returns(args.episodes).total,
+        )
         self.add_callback(self.collapse)
+        if args.format_steps:
+            check_format(renderer)
         self._choices = self._exploration = None
         if args.explores:
-            check_choices(group)
+            check_choices(group, self.make_trial)
             self._choices = Choices(renderer)
             whole = self.accelerator.unwrap_model(self.model)
             whole = whole.get_base_model() if isinstance(whole, PeftModel) else whole
@@ -153,7 +158,7 @@ class MetaGRPOTrainer(ReferenceMixin, CheckpointMixin, GRPOTrainer):
         gc.set_threshold(200_000, 20, 100)
         try:
             output = super().train(*args, **kwargs)
-            if self.state.global_step >= self.state.max_steps:
+            if self.state.global_step >= self.state.max_steps or self.collapse.ends_run:
                 self.backend.after_training()
             return output
         finally:
@@ -311,7 +316,7 @@ class MetaGRPOTrainer(ReferenceMixin, CheckpointMixin, GRPOTrainer):
             out["choice_items"] = self.accelerator.gather(
                 torch.tensor(float(sampled), device=self.accelerator.device)
             ).sum()
-        if self.args.skip_zero_signal:
+        if self.args.skip_zero_signal and step >= self.args.format_steps:
             keep = credit.has_signal.to(out["tool_mask"].device)
             out["tool_mask"] = out["tool_mask"] * keep[:, None].to(out["tool_mask"].dtype)
             loss_mask = out["completion_mask"] * out["tool_mask"]
@@ -335,11 +340,13 @@ class MetaGRPOTrainer(ReferenceMixin, CheckpointMixin, GRPOTrainer):
         entropies = self._exploration.entropies(
             inputs["choice_positions"], inputs["choice_ids"], inputs["prompt_ids"].shape[1]
         )
-        # TRL's normalization of the policy's loss: the action tokens of the batch, over all processes.
+        # As TRL normalizes the policy's loss with loss_type=dapo: by the action tokens of the batch, over all processes.
         share = self.current_gradient_accumulation_steps / self.args.steps_per_generation
         items = inputs["choice_items"].clamp(min=1.0) / self.accelerator.num_processes * share
-        total = self.accelerator.reduce(torch.stack([entropies.detach().sum(), entropies.new_tensor(len(entropies))]))
-        self._metrics["train"]["legal_entropy"].append(float(total[0] / total[1].clamp(min=1.0)))
+        count = entropies.new_tensor(float(len(entropies)))
+        total = self.accelerator.reduce(torch.stack([entropies.detach().sum(), count]))
+        if total[1]:
+            self._metrics["train"]["legal_entropy"].append(float(total[0] / total[1]))
         return loss - self.args.exploration_at(self.state.global_step) * entropies.sum() / items
 
     # ------------------------------------------------------------------ evaluation during training
