@@ -112,13 +112,16 @@ class PredictionGame(Env):
         times = "once" if self.questions == 1 else f"{self.questions} times"
         if self.ask == "next":
             told = "the next token is" if self.stride == 1 else f"the next {self.stride} tokens are"
-            asked = f"see the beginning of a new stream. {times.capitalize()}, you say which token comes next. After each answer {told}"
+            asked = (
+                f"see the beginning of a new stream. {times.capitalize()}, you say which token comes next. After each "
+                f"answer {told}"
+            )
         else:
             asked = f"see a new stretch in which {HIDDEN} hides one token, and say which. After each answer it is"
             if self.questions > 1:
                 asked = (
-                    f"see {self.questions} new stretches, one after another. In each, {HIDDEN} hides one token, and you "
-                    "say which. After each answer it is"
+                    f"see {self.questions} new stretches, one after another. In each, {HIDDEN} hides one token, "
+                    "and you say which. After each answer it is"
                 )
         if self.answer == "token":
             points = "Each right token pays the same; an episode pays at most 1 point."

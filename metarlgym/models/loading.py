@@ -113,6 +113,19 @@ def _check_files(name: str, tokenizer: bool = False) -> None:
             raise ConfigError(f"model_name_or_path={name!r} cannot be loaded: {error}") from None
 
 
-def context_room(model: Any) -> int | None:
-    """Maximum context length of the model in tokens, or None."""
-    return getattr(model.config.get_text_config(), "max_position_embeddings", None)
+def context_room(config: Any) -> int | None:
+    """Maximum context length of a model with this config in tokens, or None.
+
+    Rotary embeddings that change with the length (`longrope`, `dynamic`) take their frequencies from the longest row of
+    a batch. Beyond the original length a row's log-probabilities would depend on the others, so the room ends there.
+    """
+    text = config.get_text_config()
+    room = getattr(text, "max_position_embeddings", None)
+    given = getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None) or {}
+    kinds = [given] if "rope_type" in given else [kind for kind in given.values() if isinstance(kind, dict)]
+    for kind in kinds:
+        if kind.get("rope_type") in ("longrope", "dynamic"):
+            original = kind.get("original_max_position_embeddings")
+            original = original or getattr(text, "original_max_position_embeddings", None) or room
+            room = min((n for n in (room, original) if n), default=None)
+    return room

@@ -105,9 +105,7 @@ class MetaGRPOConfig(GRPOConfig):
     )
     format_steps: int = field(
         default=0,
-        metadata={
-            "help": "Rollouts that begin before this step are random legal play to imitate: it teaches the action format."
-        },
+        metadata={"help": "Imitate random legal play in rollouts before this step: it teaches the format."},
     )
     stop_on_collapse: int | None = field(
         default=None,

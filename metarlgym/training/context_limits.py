@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from metarlgym.models.loading import context_room
 from metarlgym.serving.handshake import ServerInfo
 from metarlgym.training.config import MetaGRPOConfig
 
@@ -13,7 +14,7 @@ def context_rooms(args: MetaGRPOConfig, config: Any, servers: Sequence[ServerInf
     """Limits on the context length in tokens, by name; None: unlimited."""
     rooms = {
         "max_context_tokens": args.max_context_tokens,
-        "the model's positions": getattr(config.get_text_config(), "max_position_embeddings", None),
+        "the model's positions": context_room(config),
     }
     rooms |= {f"max_model_len of {server.url}": server.max_model_len for server in servers}
     if args.use_vllm:

@@ -340,7 +340,7 @@ class MetaGRPOTrainer(ReferenceMixin, CheckpointMixin, GRPOTrainer):
         entropies = self._exploration.entropies(
             inputs["choice_positions"], inputs["choice_ids"], inputs["prompt_ids"].shape[1]
         )
-        # As TRL normalizes the policy's loss with loss_type=dapo: by the action tokens of the batch, over all processes.
+        # As TRL normalizes the policy's loss with loss_type=dapo: by the batch's action tokens, over all processes.
         share = self.current_gradient_accumulation_steps / self.args.steps_per_generation
         items = inputs["choice_items"].clamp(min=1.0) / self.accelerator.num_processes * share
         count = entropies.new_tensor(float(len(entropies)))

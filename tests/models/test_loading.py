@@ -29,7 +29,7 @@ def saved(tmp_path_factory):
 def test_a_saved_model_loads(saved):
     model = load_model(str(saved / "final"))
     assert model.num_parameters() == word_parts(DOORS)[0].num_parameters()
-    assert context_room(model) == 128
+    assert context_room(model.config) == 128
 
 
 def test_a_missing_folder_is_told_before_a_hub_is_asked(tmp_path):
