@@ -210,3 +210,8 @@ def test_random_play_writes_the_taught_form(env_id):
         assert env.step(action).info["valid"]
         mark = action[: action.index("{" if action.startswith("\\") else "[") + 1]
         assert mark in env.rules(), f"the rules do not show {mark}"
+
+
+def test_an_unfinished_second_thought_holds_no_action():
+    assert parse_action("<think>a</think>So <think>maybe [1], or", {"1", "2"}) == ""
+    assert parse_action("<think>a</think>So <think>maybe</think> [2]", {"1", "2"}) == "2"

@@ -195,6 +195,11 @@ def test_budget_alone_tells_no_number_of_episodes():
             "episodes that count; the first 2 are practice.",
         ),
         (
+            {"episodes": 3, "stop_on_success": True},
+            " You play up to 3 episodes, until the first success. Your goal is the highest total of points over all "
+            "episodes.",
+        ),
+        (
             {"episodes": None, "max_total_turns": 9},
             " You play episodes until you have used 9 actions in total. Your goal is the highest total of points over "
             "all episodes.",

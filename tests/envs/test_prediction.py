@@ -247,6 +247,7 @@ class TestOptimum:
         ("RLM-v0", {"L": 0}, "L=0"),
         ("RLM-v0", {"chunk": 5, "questions": 4}, "chunk=5"),
         ("Piecewise-v0", {"laws": []}, "laws=[]"),
+        ("Piecewise-v0", {"laws": ["static", "lin", "static"]}, "holds a law twice"),
         ("Piecewise-v0", {"laws": ["often"]}, "'often'"),
         ("Piecewise-v0", {"laws": ["regular"]}, "'regular'"),
         ("Piecewise-v0", {"laws": ["regular:0"]}, "period=0"),

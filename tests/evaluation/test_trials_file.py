@@ -71,7 +71,7 @@ def test_an_interrupted_evaluation_leaves_what_was_played_and_the_old_file(tmp_p
 
 
 def test_interrupted_in_a_control_the_file_is_complete(tmp_path):
-    with pytest.raises(Interrupted, match=r"all 20 trials are in .*t\.jsonl;"):
+    with pytest.raises(Interrupted, match=r"all 20 trials are in .*t\.jsonl\. The same command"):
         play(tmp_path / "t.jsonl", name="no_memory", after=3)
     assert len(lines(tmp_path / "t.jsonl")) == 20
     assert [p.name for p in tmp_path.iterdir()] == ["t.jsonl"]

@@ -6,7 +6,7 @@ import json
 
 import pytest
 from tiny import byte_parts, terse, word_parts
-from transformers import Qwen3Config
+from transformers import LlamaConfig, Phi3Config, Qwen3Config
 
 from metarlgym import ConfigError, TaskGroup
 from metarlgym.models.end_tokens import end_tokens, load_end_tokens
@@ -119,3 +119,17 @@ def test_a_generation_config_of_another_form_is_refused(tmp_path):
     (tmp_path / "generation_config.json").write_text("[1]")
     with pytest.raises(ConfigError, match=r"generation_config\.json cannot be loaded .* correct it, or delete it"):
         load_end_tokens(str(tmp_path), None)
+
+
+def test_room_ends_where_a_rotary_embedding_would_change():
+    kinds = {"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [2.0] * 4, "rope_theta": 1e4}
+    phi = Phi3Config(
+        **{"hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 4, "vocab_size": 64},
+        max_position_embeddings=1024,
+        original_max_position_embeddings=64,
+        rope_parameters=kinds,
+    )
+    assert context_room(phi) == 64
+    dynamic = LlamaConfig(max_position_embeddings=256, rope_parameters={"rope_type": "dynamic", "factor": 2.0})
+    assert context_room(dynamic) == 256
+    assert context_room(LlamaConfig(max_position_embeddings=256)) == 256

@@ -8,6 +8,7 @@ from tiny import full_logprobs, play, specs, terse, trial_maker, word_parts
 
 from metarlgym.policies import in_process, packed_linear
 from metarlgym.policies.packed_linear import packed
+from metarlgym.processor import multiplies_bfloat16
 
 GUESS = terse("GuessNumber-v0", numbers=9, guesses=3)
 
@@ -104,3 +105,14 @@ def test_small_models_are_left_alone():
     model, _, _ = word_parts(GUESS, width=128, layers=2)
     with torch.no_grad(), packed(model):
         assert not any("forward" in module.__dict__ for module in linears(model))
+
+
+@pytest.mark.skipif(not multiplies_bfloat16(), reason="no instructions for bfloat16")
+def test_under_autocast_the_layers_own_product_is_used(parts):
+    """As accelerate trains with bf16: the policy acts with a model whose forward pass is autocast."""
+    model, _ = parts
+    ids = torch.tensor([[1, 2, 3]])
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        plain = model(input_ids=ids).logits
+        with packed(model):
+            assert torch.equal(model(input_ids=ids).logits, plain)

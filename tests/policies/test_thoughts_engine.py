@@ -11,6 +11,7 @@ from metarlgym.policies.vllm_engine import VLLMEnginePolicy
 from metarlgym.policies.vllm_server import VLLMServerPolicy
 from metarlgym.rollout.limits import Limits
 from metarlgym.rollout.manager import RolloutManager
+from metarlgym.rollout.protocol import PolicyLost
 from tests.policies.test_thoughts_server import GUESS, TOKENIZER, ModelServer, Server, ServerPool
 from tests.thinkers import ThinkingRenderer
 from tests.tiny import specs, tokens, trial_maker
@@ -65,3 +66,22 @@ def test_an_engine_plays_as_a_server_does(opened, monkeypatch):
     assert sum(t.cut_thoughts for t in played[0]) > 4
     assert len(engine.asked) == len(server.bodies)
     assert [s.max_tokens for s in engine.asked].count(3) >= sum(t.cut_thoughts for t in played[0])
+
+
+def test_an_engine_that_refuses_the_second_part_ends_the_rollout(monkeypatch):
+    monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(SamplingParams=lambda **given: SimpleNamespace(**given)))
+    server = ModelServer()
+
+    class Refusing(Engine):
+        def add_request(self, name, prompt, settings):
+            if any(name.startswith(known) for known in self.queue) or len(self.asked) >= 4:
+                raise ValueError("the prompt is too long")
+            super().add_request(name, prompt, settings)
+
+    try:
+        policy = VLLMEnginePolicy(Refusing(server), ThinkingRenderer(TOKENIZER, True))
+        manager = RolloutManager(policy, policy.renderer, Limits(3, 2, trial_seconds=60))
+        with pytest.raises(PolicyLost, match="ValueError: the prompt is too long"):
+            manager.run(specs(GUESS, trial_maker(GUESS, 2), 4))
+    finally:
+        server.stop()

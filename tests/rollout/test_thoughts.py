@@ -7,6 +7,7 @@ import torch
 
 from metarlgym import ConfigError, LastK, StopReason, Trial
 from metarlgym.parsing import spoken
+from metarlgym.policies.in_process import InProcessPolicy
 from metarlgym.policies.scripted import RandomTokenPolicy
 from metarlgym.rollout.limits import Limits
 from metarlgym.rollout.manager import RolloutManager
@@ -242,7 +243,11 @@ def test_contexts_without_thoughts_are_counted_by_episode_too():
 @pytest.mark.parametrize("limits", [{"episode_turns": 2}, {"episode_tokens": 14}, {"context_tokens": 24}])
 def test_a_context_in_which_a_limit_allows_no_action_leaves_no_row(opened, limits):
     played, _ = rollout(opened, keep="none", thoughts=3, **limits)
-    assert any(e.stop in (StopReason.TURN_LIMIT, StopReason.TOKEN_LIMIT, t.stop) for t in played for e in t.episodes)
+    if "context_tokens" in limits:
+        assert any(t.stop is StopReason.CONTEXT_LIMIT for t in played)
+    else:
+        reason = StopReason.TURN_LIMIT if "episode_turns" in limits else StopReason.TOKEN_LIMIT
+        assert any(e.stop is reason for t in played for e in t.episodes)
     for t in played:
         acted = [row for row in t.rows if any(row.action_mask)]
         assert len(acted) == t.turns
@@ -258,9 +263,13 @@ def test_dropping_thoughts_goes_with_other_memories():
         assert last.count("<end>") == 1
 
 
-def test_contexts_that_have_ended_are_forgotten():
-    _, policy = rollout(keep="none", thoughts=3)
-    assert not policy._contexts
+def test_contexts_that_have_ended_are_forgotten(monkeypatch):
+    forgotten, forget = [], InProcessPolicy.forget
+    monkeypatch.setattr(
+        InProcessPolicy, "forget", lambda self, context: forgotten.append(context) or forget(self, context)
+    )
+    played, _ = rollout(keep="none", thoughts=3)
+    assert len(set(forgotten)) == len(forgotten) == sum(len(t.rows) for t in played)
 
 
 def test_an_unknown_choice_is_refused():

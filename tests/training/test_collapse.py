@@ -53,8 +53,10 @@ def test_a_run_ends_when_nothing_is_left_to_learn(tmp_path, same_for_all):
     told = []
     trainer.collapse.notify = told.append
     trainer.train()
-    assert trainer.state.global_step == 2 and len(told) == 1
+    assert trainer.state.global_step == 2 and len(told) == 2
+    assert told[1].startswith("the run ends at step 2: 2 rollouts in a row")
+    assert (tmp_path / "checkpoint-2").is_dir(), "what is trained is saved"
     trainer = make_trainer(tmp_path / "on", group, max_steps=6)
     trainer.collapse.notify = told.append
     trainer.train()
-    assert trainer.state.global_step == 6 and len(told) == 2
+    assert trainer.state.global_step == 6 and len(told) == 3

@@ -10,6 +10,7 @@ from metarlgym import ConfigError, Env, Step, register, registry
 from metarlgym.models.scratch import ScratchArguments, chat_tokenizer, scratch_model
 from metarlgym.rollout.choices import Choices
 from metarlgym.rollout.render import ChatRenderer
+from metarlgym.rollout.thinking import Thinking
 from metarlgym.rollout.transcript import Transcript
 from metarlgym.tasks import TaskGroup
 from metarlgym.training.exploration import LegalEntropy, check_choices, choice_tensors
@@ -151,13 +152,24 @@ def test_the_bonus_keeps_a_policy_exploring_that_would_not(tmp_path):
     assert ends["without"]["entropy"] < 1.0
 
 
-def test_an_environment_without_a_list_is_refused(tmp_path):
-    group = terse("GuessNumber-v0")
-    check_choices(group)
+def test_an_environment_without_a_list_is_refused():
+    listed, unlisted = TaskGroup("GuessNumber-v0"), TaskGroup("GuessNumber-v0", {"numbers": 100_000})
+    check_choices(listed, lambda: listed.make_trial(TrialSettings(episodes=2)))
+    with pytest.raises(
+        ConfigError, match=r"which GuessNumber-v0 does not list with \{'numbers': 100000\}: leave it out"
+    ):
+        check_choices(unlisted, lambda: unlisted.make_trial(TrialSettings(episodes=2)))
 
-    class Unlisted(type(group.env)):
-        legal_actions = Env.legal_actions
 
-    group.env = Unlisted(style="terse")
-    with pytest.raises(ConfigError, match="exploration_coef is an entropy bonus over legal actions"):
-        check_choices(group)
+def test_an_unfinished_thought_holds_no_choice(chat):
+    first, other = chat.encode("[1]"), chat.encode("x")
+    chat.thinking = Thinking(start_id=other[0], end_id=chat.encode("y")[0], close_ids=(chat.encode("y")[0],))
+    try:
+        trial = doors_trial()
+        assert Choices(chat).of(trial, [*other, *first, chat.end_id]) == [], "cut inside the thought"
+        (place, _), *_ = Choices(chat).of(trial, [*other, *chat.encode("y"), *first, chat.end_id])
+        assert place == 2 + len(chat.encode("[")), "after the thought"
+        chat.thinking = Thinking(other[0], chat.encode("y")[0], tuple(chat.encode("y")), opened=True)
+        assert Choices(chat).of(trial, [*first, chat.end_id]) == [], "the prompt opened the thought"
+    finally:
+        chat.thinking = None

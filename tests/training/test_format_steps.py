@@ -6,7 +6,8 @@ import pytest
 import torch
 from tiny import make_trainer, terse, word_parts
 
-from metarlgym import ConfigError
+from metarlgym import ConfigError, Step
+from metarlgym.envs.doors import Doors
 from metarlgym.models.scratch import chat_tokenizer
 from metarlgym.rollout.render import ChatRenderer
 from metarlgym.rollout.thinking import Thinking
@@ -75,3 +76,13 @@ def test_a_template_that_opens_thoughts_is_refused():
     renderer.thinking = Thinking(1, 2, (2,), opened=True)
     with pytest.raises(ConfigError, match="format_steps imitate actions without thoughts"):
         check_format(renderer)
+
+
+def test_they_imitate_where_random_play_scores_alike(tmp_path, monkeypatch):
+    """`skip_zero_signal` masks groups without a signal, which in format steps all may be."""
+    trainer = trainer_on_doors(tmp_path, format_steps=1, skip_zero_signal=True)
+    trainer.model.train()
+    monkeypatch.setattr(Doors, "on_step", lambda self, action: Step("nothing", 0.0, True, False, {"valid": True}))
+    rows = [dict(row) for row in trainer.train_dataset.select(range(2)) for _ in range(4)]
+    batch = trainer._generate_and_score_completions(rows)
+    assert int((batch["completion_mask"] * batch["tool_mask"]).sum()) == int(batch["num_items_in_batch"]) > 0

@@ -6,17 +6,21 @@ import pytest
 import torch
 from tiny import terse
 from transformers import LlamaConfig, Qwen3Config
+from transformers.integrations import HfDeepSpeedConfig, is_deepspeed_zero3_enabled
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from metarlgym.models.scratch import ScratchArguments, chat_tokenizer, scratch_model
 from metarlgym.rollout.render import ChatRenderer, PlainRenderer
+from metarlgym.rollout.thinking import Thinking
 from metarlgym.tasks import TaskGroup
 from metarlgym.training.arguments import parse
-from metarlgym.training.footprint import Rows, Shape, memory, random_rows
+from metarlgym.training.config import TASKS, _micro_batch
+from metarlgym.training.footprint import Rows, Shape, memory, random_rows, thought_room
 from metarlgym.training.model_defaults import model_defaults
 from metarlgym.trial import TrialSettings
 
 BASE = ["--env_id", "Doors-v0", "--max_steps", "10", "--model_name_or_path", "m"]
-ROWS = Rows(prompt=100, longest=200, mean=190.0, turns=3, action=4)
+ROWS = Rows(prompt=100, longest=200, mean=190.0, turns=3, action=4, listed=True)
 QWEN = {
     "0.6b": Qwen3Config(hidden_size=1024, intermediate_size=3072, num_hidden_layers=28, num_attention_heads=16),
     "4b": Qwen3Config(hidden_size=2560, intermediate_size=9728, num_hidden_layers=36, num_attention_heads=32),
@@ -51,6 +55,7 @@ def test_a_small_model_is_trained_whole_and_a_large_one_by_lora(chat):
 
 def test_what_is_given_stays(chat):
     given = ["--learning_rate", "3e-5", "--max_action_tokens", "9", "--per_device_train_batch_size", "8"]
+    given += ["--final_eval_trials", "900"]
     assert chosen(chat, SMALL, *given) == {}
     full = chosen(chat, QWEN["4b"], "--use_peft", "false")
     assert full["learning_rate"] == 2e-6 and "lora_target_modules" not in full
@@ -61,7 +66,7 @@ def test_a_batch_holds_four_tasks_in_micro_batches_that_fit(chat):
     for batch in (small, large):
         assert batch["per_device_train_batch_size"] * batch["gradient_accumulation_steps"] == 4 * 8
     assert large["per_device_train_batch_size"] <= small["per_device_train_batch_size"]
-    longer = Rows(prompt=1000, longest=4000, mean=4000.0, turns=3, action=4)
+    longer = Rows(prompt=1000, longest=4000, mean=4000.0, turns=3, action=4, listed=True)
     assert chosen(chat, SMALL, rows=longer)["per_device_train_batch_size"] < small["per_device_train_batch_size"]
     reset = chosen(chat, SMALL, "--memory", "last_1", "--episodes", "3")
     assert reset["per_device_train_batch_size"] * reset["gradient_accumulation_steps"] == 4 * 8 * 3
@@ -112,3 +117,60 @@ def test_memory_follows_the_settings():
     assert peak("--gradient_checkpointing", "true").activations < full.activations / 4
     assert 2 * peak("--per_device_train_batch_size", "16").activations == full.activations
     assert full.peak >= full.program + full.states
+
+
+def test_actions_that_may_hold_reasoning_keep_their_room(chat):
+    free = Rows(prompt=100, longest=200, mean=190.0, turns=3, action=4, listed=False)
+    assert "max_action_tokens" not in chosen(chat, SMALL, rows=free)
+
+
+def test_thoughts_count(chat):
+    chat.thinking = Thinking(1, 2, (2,), opened=True)
+    try:
+        long = chosen(chat, SMALL, "--max_thought_tokens", "2000")
+        off = ["--max_thought_tokens", "2000", "--chat_template_kwargs", '{"enable_thinking": false}']
+        short = chosen(chat, SMALL, "--max_thought_tokens", "0")
+        assert long["per_device_train_batch_size"] < short["per_device_train_batch_size"]
+        assert thought_room(parse([*BASE, "--max_thought_tokens", "2000"]), chat) == 2001
+        assert thought_room(parse([*BASE, *off]), chat) == 2001, "the template opens it all the same"
+        chat.thinking = Thinking(1, 2, (2,))
+        assert thought_room(parse([*BASE, *off]), chat) == 0
+    finally:
+        chat.thinking = None
+    assert thought_room(parse(BASE), chat) == 0
+    assert ROWS.at_most(10, 100) == 200 + 3 * (100 + 6)
+
+
+def test_lora_is_not_chosen_against_a_given_setting(chat):
+    given = ["--sync_ref_model", "true", "--beta", "0.1"]
+    assert "use_peft" not in chosen(chat, QWEN["4b"], *given)
+
+
+def test_the_shape_is_known_under_zero3():
+    """transformers shards every model that is built while ZeRO-3 is on, also those without weights."""
+    config = HfDeepSpeedConfig({"zero_optimization": {"stage": 3}, "train_batch_size": 1})
+    try:
+        assert is_deepspeed_zero3_enabled()
+        assert Shape.of(SMALL).parameters == 134_515_008
+        assert is_deepspeed_zero3_enabled(), "it stays on"
+    finally:
+        unset_hf_deepspeed_config()
+        del config
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 5, 6, 7])
+@pytest.mark.parametrize("steps", [1, 3, 4])
+@pytest.mark.parametrize("rows_per_trial", [1, 3])
+def test_the_default_batch_fits_any_number_of_processes(world, steps, rows_per_trial):
+    rows = 8 * rows_per_trial
+    size = _micro_batch(rows, rows_per_trial, world * steps, steps)
+    assert size * world * steps >= TASKS * rows
+    assert size * world * steps % rows == 0 and size * steps % rows_per_trial == 0
+
+
+def test_the_reference_model_counts():
+    def states(*given):
+        return memory(parse([*BASE, *given]), Shape.of(SMALL), 200).states
+
+    assert states("--beta", "0.1") == states() + 4 * Shape.of(SMALL).parameters
+    assert states("--beta", "0.1", "--use_peft", "true") == states("--use_peft", "true")

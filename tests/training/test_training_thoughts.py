@@ -160,5 +160,5 @@ def test_a_warning_when_most_actions_follow_a_cut_thought():
     few, most = ({"thought_rate": 0.9, "thought_cut_rate": rate} for rate in (0.5, 0.8))
     assert alarm({"loss": 0.0}, few, few) == []
     (line,) = alarm(few, most, most)  # once
-    assert line.startswith("72% of the actions end with a cut thought: raise max_thought_tokens")
+    assert line.startswith("72% of the actions follow a cut thought: raise max_thought_tokens")
     assert "enable_thinking: false" in line

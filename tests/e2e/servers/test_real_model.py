@@ -9,7 +9,8 @@ from tests.e2e.servers.conftest import ONE, ZERO3_TRAIN, Served, metrics, run, t
 
 DOORS = ["--env_id", "Doors-v0", "--env_args", json.dumps({"doors": 2, "safe": 0.4}), "--max_action_tokens", "6"]
 LORA = ["--use_peft", "true", "--lora_r", "8", "--lora_target_modules", "q_proj", "v_proj", "down_proj"]
-SHORT = ["--trials_per_task", "2", "--max_steps", "2", "--learning_rate", "1e-5", "--probe_every", "1"]
+SHORT = ["--trials_per_task", "2", "--max_steps", "3", "--learning_rate", "1e-5", "--probe_every", "1"]
+SHORT += ["--format_steps", "1", "--exploration_coef", "0.1"]
 
 
 @pytest.fixture(scope="module")
@@ -45,8 +46,9 @@ def test_the_servers_log_probabilities_are_the_trainers(dtype, launcher, extra, 
     done = run(training(launcher, DOORS, server.model, server.url, tmp_path, rows, *SHORT, *extra), timeout=280)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-20000:]
     steps = metrics(tmp_path)
-    worst = max(entry["sampling/sampling_logp_difference/max"] for entry in steps)
+    assert "sampling/sampling_logp_difference/max" not in steps[0], "a format step has no sampler"
+    worst = max(entry["sampling/sampling_logp_difference/max"] for entry in steps[1:])
     print(f"{dtype}: log-probabilities differ by {worst:.2g} at most; grad norms {[s['grad_norm'] for s in steps]}")
-    assert len(steps) == 2 and worst <= tolerance
+    assert len(steps) == 3 and worst <= tolerance
     assert all(entry["grad_norm"] > 1e-3 for entry in steps), "the second step was played with other weights"
     assert (tmp_path / "final").is_dir()
