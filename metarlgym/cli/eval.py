@@ -186,8 +186,9 @@ def command(
     config.yaml (beside the model's folder), unless --env names another
     environment; with the same number of trials, the result equals the run's
     eval.json. Options override them. A model that is not tiny plays as many
-    trials as end in about five minutes, unless --trials says how many. Two kinds of settings are not taken from
-    the run: trust_remote_code, and truncated sampling (top_p, top_k, min_p).
+    trials as end in about five minutes, unless --trials says how many. Two kinds
+    of settings are not taken from the run: trust_remote_code, and truncated
+    sampling (top_p, top_k, min_p).
 
     \b
     Examples:

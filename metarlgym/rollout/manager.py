@@ -33,7 +33,6 @@ class RolloutManager:
         renderer: text to tokens; None for policies that work on text.
         limits: see `Limits`.
         concurrency: maximum number of concurrent trials; None for all.
-        progress: called after each trial with the number of trials finished so far.
         choices: records where actions chose among legal ones, in `Transcript.choices`.
         on_trial: called with the index in `specs` and the trajectory of each trial as it ends.
         meter: counts trials, turns and tokens as they happen; may be shared by several managers that play in turn.
@@ -45,7 +44,6 @@ class RolloutManager:
         renderer: Renderer | None = None,
         limits: Limits | None = None,
         concurrency: int | None = None,
-        progress: Callable[[int], None] | None = None,
         choices: Choices | None = None,
         on_trial: Callable[[int, MetaTrajectory], None] | None = None,
         meter: Meter | None = None,
@@ -55,7 +53,6 @@ class RolloutManager:
         self.renderer = renderer
         self.limits = limits or Limits()
         self.concurrency = concurrency
-        self.progress = progress
         self.on_trial = on_trial
         self.meter = meter or Meter()
 
@@ -86,11 +83,9 @@ class RolloutManager:
             self.meter.end()
             await self.policy.end()
 
-    def _ended(self, index: int, trajectory: MetaTrajectory, finished: int) -> None:
+    def _ended(self, index: int, trajectory: MetaTrajectory) -> None:
         if self.on_trial is not None:
             self.on_trial(index, trajectory)
-        if self.progress is not None:
-            self.progress(finished)
 
 
 def _run_beside(play: Coroutine[Any, Any, list[MetaTrajectory]]) -> list[MetaTrajectory]:

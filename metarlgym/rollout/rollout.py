@@ -43,7 +43,7 @@ class TrialSpec:
 class Rollout:
     """Plays trials concurrently; the arguments are the manager's.
 
-    `ended` is called with the index, the trajectory and the number of finished trials after each of them.
+    `ended` is called with the index and the trajectory of each trial as it ends.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Rollout:
         renderer: Renderer | None,
         limits: Limits,
         concurrency: int | None,
-        ended: Callable[[int, MetaTrajectory, int], None],
+        ended: Callable[[int, MetaTrajectory], None],
         meter: Meter,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
@@ -183,7 +183,7 @@ class Rollout:
         self.results[index] = trajectory
         self.finished += 1
         self.meter.trials += 1
-        self.ended(index, trajectory, self.finished)
+        self.ended(index, trajectory)
         if self.finished == len(self.results):
             self.done.set()
         elif self.flushing:

@@ -81,4 +81,4 @@ def memory_state(proc: Path = Path("/proc"), group: Path = GROUP) -> MemoryState
 
 
 def _size(size: int) -> str:
-    return f"{size / 2**30:.1f} GB"
+    return f"{size / 2**30:.1f} GiB"

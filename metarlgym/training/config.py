@@ -118,7 +118,13 @@ class MetaGRPOConfig(GRPOConfig):
         default=False,
         metadata={"help": "Exclude groups whose advantages are all zero from the loss and its denominator."},
     )
-    max_action_tokens: int = field(default=64, metadata={"help": "Maximum number of tokens in an action."})
+    max_action_tokens: int = field(
+        default=64,
+        metadata={
+            "help": "Maximum number of tokens in an action. For chat models and legal actions that are listed, the "
+            "default is 4 times the longest, at least 16."
+        },
+    )
     max_thought_tokens: int | None = field(
         default=None,
         metadata={

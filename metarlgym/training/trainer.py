@@ -251,7 +251,8 @@ class MetaGRPOTrainer(ReferenceMixin, CheckpointMixin, GRPOTrainer):
                 trajectories, failure = manager.run(specs), None
             except Exception as error:
                 trajectories, failure = [], error
-        self._metrics["train"]["rollout/tokens_per_second"].append(meter.tokens_per_second)
+        if step >= args.format_steps:  # random play samples no tokens
+            self._metrics["train"]["rollout/tokens_per_second"].append(meter.tokens_per_second)
         self._agree(trajectories, failure)
         self._batch = TrialBatch(trajectories, args, self.renderer)
         if self.on_trials is not None and self.accelerator.is_main_process:

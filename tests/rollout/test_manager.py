@@ -113,23 +113,25 @@ def test_slow_trials_hold_nobody_up():
             else:
                 super().submit(request, done)
 
-    def progress(number):
-        finished.append(number)
-        if number == 15:
+    def ended(index, trajectory):
+        finished.append(index)
+        if len(finished) == 15:
             policy.submit(*waiting.pop())
 
     trials = specs(GROUP, trial_maker(GROUP, 1), 16)
     slow = trials[0].seed
     finished, policy = [], OneSlow(lambda s, r: "1")
-    played = RolloutManager(policy, limits=Limits(trial_seconds=60), progress=progress).run(trials)
-    assert finished == list(range(1, 17)) and not waiting
+    played = RolloutManager(policy, limits=Limits(trial_seconds=60), on_trial=ended).run(trials)
+    assert sorted(finished) == list(range(16)) and not waiting
     assert all(t.stop is StopReason.TERMINATED for t in played)  # the slow one by no time limit
 
 
-def test_progress_counts_finished_trials():
-    seen = []
-    RolloutManager(RandomPolicy(), concurrency=3, progress=seen.append).run(specs(GROUP, trial_maker(GROUP), 10))
-    assert seen == list(range(1, 11))
+def test_each_trial_is_handed_over_as_it_ends():
+    seen = {}
+    played = RolloutManager(RandomPolicy(), concurrency=3, on_trial=seen.__setitem__).run(
+        specs(GROUP, trial_maker(GROUP), 10)
+    )
+    assert [seen[i] for i in range(10)] == played
 
 
 def test_no_trials_are_no_trajectories():
@@ -145,7 +147,7 @@ def test_no_more_trials_live_than_allowed():
         most.append(len(live))
         return Trial(GROUP.make_env(), 1)
 
-    manager = RolloutManager(DelayedPolicy(RandomPolicy(), 0.001), concurrency=4, progress=lambda n: live.pop())
+    manager = RolloutManager(DelayedPolicy(RandomPolicy(), 0.001), concurrency=4, on_trial=lambda i, t: live.pop())
     manager.run(specs(GROUP, make, 20))
     assert max(most) == 4
 

@@ -17,7 +17,7 @@ def warnings(*states):
 
 def test_it_warns_once_when_memory_is_nearly_full():
     (line,) = warnings(MemoryState(16 * GB, 8 * GB, 0), *[MemoryState(16 * GB, GB // 2, 0)])
-    assert "0.5 GB of 16.0 GB left" in line and "lower --concurrency" in line
+    assert "0.5 GiB of 16.0 GiB left" in line and "lower --concurrency" in line
 
 
 def test_it_warns_once_when_the_machine_begins_to_swap():
@@ -25,7 +25,7 @@ def test_it_warns_once_when_the_machine_begins_to_swap():
     watch = MemoryWatch((said := []).append, "it", iter([start, *[MemoryState(16 * GB, 8 * GB, 4 * GB)] * 3]).__next__)
     watch()
     watch()
-    assert len(said) == 1 and "1.0 GB more than at the start" in said[0]
+    assert len(said) == 1 and "1.0 GiB more than at the start" in said[0]
 
 
 def test_it_is_silent_otherwise():
