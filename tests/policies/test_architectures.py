@@ -81,6 +81,7 @@ NATIVE = {
         "num_heads": 8,
         "head_dim": 8,
         "n_groups": 1,
+        "chunk_size": 8,  # its plain implementation pads to whole chunks
         "initializer_range": 0.5,
     },
     "Llama4ForCausalLM": {**GROUPED, "attention_chunk_size": 5, "intermediate_size_mlp": 64, "num_local_experts": 2},

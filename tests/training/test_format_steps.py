@@ -49,6 +49,7 @@ def test_they_teach_the_form_and_no_strategy(tmp_path):
     assert all(row["invalid_rate"] == 0 for row in rows[:40]), "random legal play is legal"
     assert rows[40]["invalid_rate"] < 0.1 < untrained["eval_invalid_rate"]
     assert not any(name.startswith("sampling/") for row in rows[:40] for name in row)
+    assert ["rollout/tokens_per_second" in row for row in rows] == [False] * 40 + [True]
     mean = float(trainer.evaluate()["eval_return"])
     standard_error = (3 * 0.19 / 1024) ** 0.5  # the variance of a choice among 1, 0, 0 and .4 is below .19
     assert abs(mean - 3 * (1 / 3 * 3 / 4 + 0.4 / 4)) < 4 * standard_error + 0.1
