@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -50,7 +52,7 @@ def write_whole(path: Path) -> Iterator[BinaryIO]:
         MetaRLGymError: it cannot be written, with the reason.
     """
     if is_special(path):
-        with _one_line_errors(path), path.open("wb") as file:
+        with _one_line_errors(path), os.fdopen(_open_special(path), "wb") as file:
             yield file
         return
     real = real_path(path)
@@ -105,6 +107,19 @@ def write_json(value: Any, path: Path, indent: int = 2) -> None:
 def is_special(path: Path) -> bool:
     """Whether `path` is a device, a pipe or an open file descriptor, which cannot be replaced by renaming."""
     return str(path.absolute()).startswith(("/dev/std", "/dev/fd/", "/proc/")) or (path.exists() and not path.is_file())
+
+
+def _open_special(path: Path) -> int:
+    """A file descriptor that adds to what is there: behind /dev/stdout may be a file of the user's."""
+    standard = {"/dev/stdin": 0, "/dev/stdout": 1, "/dev/stderr": 2}
+    name = str(path.absolute())
+    own = re.fullmatch(r"(?:/dev/fd|/proc/self/fd)/(\d+)", name)
+    if own or name in standard:
+        # Opened anew, it would have a position of its own, and what is printed next would overwrite it.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        return os.dup(int(own[1]) if own else standard[name])
+    return os.open(path, os.O_WRONLY | os.O_APPEND)
 
 
 @contextlib.contextmanager

@@ -433,6 +433,18 @@ class ListsActionsTwice(Safe):
 
 
 @breaks("legal_actions")
+class ListsOneText(Safe):
+    def legal_actions(self):
+        return self.write(3)
+
+
+@breaks("legal_actions")
+class ListsAGenerator(Safe):
+    def legal_actions(self):
+        return (self.write(digit) for digit in range(10))
+
+
+@breaks("legal_actions")
 class ListingSkipsATry(Safe):
     def legal_actions(self):
         self._turns += 1

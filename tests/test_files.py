@@ -2,6 +2,8 @@
 
 import os
 import stat
+import subprocess
+import sys
 
 import pytest
 
@@ -79,3 +81,24 @@ def test_places_where_nothing_can_be_written(tmp_path):
     assert "permission denied" in place_problem(type(tmp_path)("/proc/nothing/x.json").parent)
     assert place_problem(tmp_path / "file") is None and place_problem(type(tmp_path)("/dev/null")) is None
     assert real_path(tmp_path / "file") == tmp_path / "file"
+
+
+SPECIAL = """
+import sys
+from pathlib import Path
+from metarlgym.files import write_text
+print("before")
+write_text(Path(sys.argv[1]), "written\\n")
+print("after")
+"""
+
+
+@pytest.mark.parametrize("place", ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"])
+@pytest.mark.parametrize("mode", ["w", "a"])
+def test_standard_output_in_a_file_keeps_what_is_there(tmp_path, place, mode):
+    log = tmp_path / "log.txt"
+    log.write_text("precious\n")
+    with log.open(mode) as out:
+        subprocess.run([sys.executable, "-c", SPECIAL, place], stdout=out, check=True)
+    kept = "precious\n" if mode == "a" else ""
+    assert log.read_text() == kept + "before\nwritten\nafter\n"

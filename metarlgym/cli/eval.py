@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
@@ -24,7 +25,7 @@ from metarlgym.cli.common import (
 )
 from metarlgym.cli.model_options import find_device, model_errors
 from metarlgym.cli.run_settings import RunSettings
-from metarlgym.datatypes import ConfigError, MetaTrajectory
+from metarlgym.datatypes import ConfigError, MetaRLGymError, MetaTrajectory
 from metarlgym.env import Env
 from metarlgym.files import expand, write_json
 from metarlgym.rollout.play_settings import PlaySettings
@@ -330,12 +331,13 @@ def command(
                 played,
                 on_trial=file.add if file else None,
             )
-    written = _write(report, json_file, plot)
-    if trajectories is not None:
-        written.append(str(trajectories))
+    # Before anything is printed, which fails if nobody reads it. A file that cannot be written costs no other result.
+    written, problems = _write(report, played, json_file, plot, file)
     _show(report, played, console)
     if written:
         console.print(f"written: {', '.join(written)}", soft_wrap=True)
+    if problems:
+        raise MetaRLGymError("; ".join(str(problem).rstrip(".") for problem in problems) + ".")
     if report.errors == report.trials:
         raise typer.Exit(1)
 
@@ -422,14 +424,32 @@ def _show(report: EvalReport, played: list[MetaTrajectory], console: Console) ->
 
 def _write(
     report: EvalReport,
+    played: list[MetaTrajectory],
     json_file: Path | None,
     plot: Path | None,
-) -> list[str]:
-    """Write the requested files before anything is printed; returns their paths."""
-    if json_file is not None:
-        write_json(report.to_dict(), json_file)
-    if plot is not None:
+    trials: TrialsFile | None,
+) -> tuple[list[str], list[MetaRLGymError]]:
+    """Write the requested files; returns the paths of those written, and what kept the others from it."""
+
+    def draw(path: Path) -> None:
         from metarlgym.evaluation.plots import plot_adaptation
 
-        plot_adaptation(report, plot)
-    return [str(path) for path in (json_file, plot) if path is not None]
+        plot_adaptation(report, path)
+
+    asked: list[tuple[Path | None, Callable[[Path], None]]] = [
+        (json_file, lambda path: write_json(report.to_dict(), path)),
+        (plot, draw),
+        (trials.path if trials else None, lambda path: trials.finish(played) if trials else None),
+    ]
+    written: list[str] = []
+    problems: list[MetaRLGymError] = []
+    for path, write in asked:
+        if path is None:
+            continue
+        try:
+            write(path)
+        except MetaRLGymError as error:
+            problems.append(error)
+        else:
+            written.append(str(path))
+    return written, problems

@@ -7,7 +7,7 @@ import itertools
 import math
 import random
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from time import perf_counter
 
 from metarlgym.contracts.subject import Subject, defines, difference, inner, limit_of, mixed, play, replay, shorten
@@ -62,6 +62,31 @@ def random_action(s: Subject) -> str | None:
     return None
 
 
+def list_problem(legal: object, drawn: object = None) -> str | None:
+    """What is wrong with a value of `legal_actions()`, and the fix; None if nothing is.
+
+    Args:
+        legal: the value.
+        drawn: what `random_action()` returned in the same state; None if it is not defined.
+    """
+    if legal is None:
+        return None
+    listed = isinstance(legal, Sequence) and not isinstance(legal, str)
+    actions = list(legal) if listed and isinstance(legal, Sequence) else []
+    if not actions or not all(isinstance(action, str) and action for action in actions) or repeated(actions):
+        return f"legal_actions() returned {shorten(legal)!r}: return a list of texts with each action once, or None."
+    if drawn is not None and drawn not in actions:
+        return (
+            f"random_action() returned {shorten(drawn)!r}, which legal_actions() lacks: list every legal action "
+            "exactly as random_action writes it."
+        )
+    return None
+
+
+def repeated(values: Sequence[object]) -> bool:
+    return len(set(values)) < len(values)
+
+
 def legal_actions(s: Subject) -> str | None:
     """`legal_actions`, if defined, lists valid actions only, those of `random_action` included, and changes nothing."""
     if not defines(s.make(), "legal_actions"):
@@ -77,13 +102,8 @@ def legal_actions(s: Subject) -> str | None:
             listed.append(legal is not None)
             if legal is None:
                 return drawn or ""
-            if not legal or not all(isinstance(action, str) for action in legal) or len(set(legal)) < len(legal):
-                raise ValueError(f"legal_actions() returned {shorten(legal)}: list each action once, as text, or None.")
-            if drawn is not None and drawn not in legal:
-                raise ValueError(
-                    f"random_action() returned {shorten(drawn)!r}, which legal_actions() lacks: list every legal "
-                    "action exactly as random_action writes it."
-                )
+            if found := list_problem(legal, drawn):
+                raise ValueError(found)
             return rng.choice(legal)
 
         try:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from metarlgym.author_errors import error_line, error_text
 from metarlgym.author_values import RewardError, checked_text
+from metarlgym.contracts.optional import list_problem
 from metarlgym.contracts.subject import (
     JUNK,
     Chooser,
@@ -69,6 +70,8 @@ class _Check:
         """Set by the waiting thread: stop playing."""
         self.problem: tuple[str, str] | None = None
         """The contract, and the problem with its fix."""
+        self.listed: tuple[str, str] | None = None
+        """The same, if a list of legal actions is wrong."""
 
     def run(self) -> None:
         try:
@@ -91,7 +94,7 @@ class _Check:
             trial = self.make_trial()
             try:
                 log = play(trial, task, i, self._random(i))
-                problem = self._actions(trial, log)
+                problem = self.listed or self._actions(trial, log, i)
                 if problem is None and not trial.blocking:
                     again = play(used, task, i, self._unless_late(replay([entry[0] for entry in log[1:]])))
                     problem = None if self.late() else self._same(log, again)
@@ -114,19 +117,37 @@ class _Check:
         def choose(n: int, env: Trial) -> str | None:
             if n == STEPS:
                 return None
-            return env.random_action(rng) if defines(env, "random_action") else rng.choice(JUNK)
+            drawn = env.random_action(rng) if defines(env, "random_action") else None
+            legal = env.legal_actions() if defines(env, "legal_actions") else None
+            if found := list_problem(legal, drawn):
+                self.listed = "legal_actions", found
+                return None
+            if legal is not None and (drawn is None or self._from_list(i)):
+                return rng.choice(legal)
+            return rng.choice(JUNK) if drawn is None else drawn
 
         return self._unless_late(choose)  # type: ignore[arg-type]
 
     def _unless_late(self, choose: Chooser) -> Chooser:
         return lambda n, env: None if self.late() else choose(n, env)
 
-    def _actions(self, trial: Trial, log: Log) -> tuple[str, str] | None:
-        """`random_action` returns legal actions with the stated number of words."""
+    @staticmethod
+    def _from_list(i: int) -> bool:
+        """Whether trial i is played by listed actions, where there is a list."""
+        return i % 2 == 1
+
+    def _actions(self, trial: Trial, log: Log, i: int) -> tuple[str, str] | None:
+        """Actions drawn and listed are legal and have the stated number of words."""
         if not defines(trial, "random_action"):
             return None
+        listed = defines(trial, "legal_actions") and self._from_list(i)
         words = trial.action_words if trial.style == "terse" else None
         for entry in log[1:]:
+            if isinstance(entry[0], str) and not entry[5]["valid"] and listed:
+                return (
+                    "legal_actions",
+                    f"legal_actions() lists {shorten(entry[0])!r}, which is invalid: list legal actions only.",
+                )
             if not isinstance(entry[0], str) or not entry[5]["valid"]:
                 return (
                     "random_action",

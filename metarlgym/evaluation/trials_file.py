@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -48,18 +49,37 @@ class TrialsFile:
             self._file.flush()
             self.written += 1
         except (OSError, ConfigError) as error:  # a full disk, or a link in its place
-            self._failed = True
             why = getattr(error, "strerror", None) or str(error).rstrip(".")
+            self._failed = True
             self.notify(
                 f"{self.partial} cannot be written ({why}): the evaluation continues, and "
                 f"{self.path} is written at its end."
             )
 
     def finish(self, played: list[MetaTrajectory]) -> None:
-        """Write the complete file; all trials, ordered by index."""
-        with write_whole(self.path) as file:
-            file.writelines(self._line(i, trajectory) for i, trajectory in enumerate(played))
+        """Write the complete file; all trials, ordered by index.
+
+        Raises:
+            MetaRLGymError: it cannot be written, with the reason and where the trials in the partial file are.
+        """
+        lines = [self._line(i, trajectory) for i, trajectory in enumerate(played)]
+        self.close()
+        if self.written and self.partial is not None and self._fits_in_its_place(sum(map(len, lines))):
+            self.discard()
+        try:
+            with write_whole(self.path) as file:
+                file.writelines(lines)
+        except MetaRLGymError as error:
+            if not self.written:
+                raise
+            raise MetaRLGymError(f"{str(error).rstrip('.')}; {self.written} trials are in {self.partial}.") from error
         self.discard()
+
+    def _fits_in_its_place(self, size: int) -> bool:
+        """Whether the disk has room for so many bytes only if the partial file gives way."""
+        assert self.partial is not None
+        free = shutil.disk_usage(self.partial.parent).free
+        return free < size <= free + self.partial.stat().st_size
 
     def discard(self) -> None:
         """Remove the partial file."""
@@ -89,10 +109,10 @@ def partial_of(path: Path) -> Path | None:
 
 @contextmanager
 def keeping(file: TrialsFile | None, played: list[MetaTrajectory]) -> Iterator[None]:
-    """Play an evaluation inside; afterwards the complete file is written.
+    """Play an evaluation inside. If it is stopped, the trials played so far stay in a file.
 
     Args:
-        file: its `add` is called for each trial; None if no file is asked for.
+        file: its `add` is called for each trial, and `finish` by the caller; None if no file is asked for.
         played: empty until all trials of the main pass are played.
 
     Raises:
@@ -122,4 +142,3 @@ def keeping(file: TrialsFile | None, played: list[MetaTrajectory]) -> Iterator[N
         if (played or file.written) and isinstance(error, MetaRLGymError):
             raise MetaRLGymError(f"{str(error).rstrip('.')}; {kept}.") from error
         raise
-    file.finish(played)

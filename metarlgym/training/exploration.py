@@ -18,6 +18,7 @@ import torch
 from torch.distributed.tensor import DTensor
 from trl.trainer.utils import maybe_gather_lm_head_ctx
 
+from metarlgym.author_errors import contained, error_line
 from metarlgym.datatypes import ConfigError
 from metarlgym.rollout.transcript import Transcript
 from metarlgym.tasks import TaskGroup
@@ -27,15 +28,30 @@ FACTORS = {"logit_scale": 1, "output_multiplier": 1, "lm_head_multiplier": 1, "l
 """Config fields by which some architectures multiply (1) or divide (-1) their logits."""
 
 
+def lists_actions(group: TaskGroup, make_trial: Callable[[], Trial]) -> bool:
+    """Whether the environment lists its legal actions when a trial begins.
+
+    Raises:
+        ConfigError: its `legal_actions()` raised.
+    """
+    trial = make_trial()
+    trial.reset(options={"task": group.task(0), "episode_seed": 0})
+    try:
+        with contained("legal_actions()"):
+            return trial.legal_actions() is not None
+    except Exception as error:  # an author's code may raise anything
+        raise ConfigError(
+            f"legal_actions() of {group.env_id} raised {error_line(error)}: return a list of texts, or None."
+        ) from error
+
+
 def check_choices(group: TaskGroup, make_trial: Callable[[], Trial]) -> None:
     """Refuse an exploration bonus for an environment that lists no legal actions.
 
     Raises:
         ConfigError: naming the environment.
     """
-    trial = make_trial()
-    trial.reset(options={"task": group.task(0), "episode_seed": 0})
-    if trial.legal_actions() is None:
+    if not lists_actions(group, make_trial):
         raise ConfigError(
             f"exploration_coef is an entropy bonus over legal actions, which {group.env_id} does not list with "
             f"{group.env_args or 'its defaults'}: leave it out (entropy_coef is over all tokens), or define "

@@ -18,6 +18,7 @@ from metarlgym.rollout.render import Renderer
 from metarlgym.seeding import derive
 from metarlgym.tasks import TaskGroup
 from metarlgym.training.arguments import Settings
+from metarlgym.training.exploration import lists_actions
 from metarlgym.trial import Trial
 
 PLAYED = 16
@@ -44,6 +45,9 @@ class Rows:
     """Most turns in a row."""
     action: int
     """Longest action, with its end token."""
+
+    shortest: int
+    """Shortest action, with its end token."""
 
     listed: bool
     """Whether the environment lists its legal actions, so that an action needs no room for reasoning."""
@@ -73,14 +77,9 @@ def random_rows(group: TaskGroup, make_trial: Callable[[], Trial], renderer: Ren
         sum(len(row.ids) for row in rows) / len(rows),
         max(len(lengths) for lengths in actions),
         max(max(lengths) for lengths in actions),
-        _lists_actions(group, make_trial),
+        min(min(lengths) for lengths in actions),
+        lists_actions(group, make_trial),
     )
-
-
-def _lists_actions(group: TaskGroup, make_trial: Callable[[], Trial]) -> bool:
-    trial = make_trial()
-    trial.reset(options={"task": group.task(0), "episode_seed": 0})
-    return trial.legal_actions() is not None
 
 
 def thought_room(settings: Settings, renderer: Renderer) -> int:

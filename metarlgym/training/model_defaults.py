@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from metarlgym.datatypes import ConfigError
 from metarlgym.rollout.render import ChatRenderer, Renderer
 from metarlgym.training.arguments import Settings
 from metarlgym.training.config import TASKS
@@ -34,6 +35,28 @@ BATCH = (
     "steps_per_generation",
     "generation_batch_size",
 )
+
+
+def check_action_room(settings: Settings, rows: Rows | None) -> None:
+    """Refuse a limit under which legal actions would always be cut.
+
+    Args:
+        settings: the run's.
+        rows: what random play measured; None if there is none.
+
+    Raises:
+        ConfigError: names the limit and the number of tokens that an action takes.
+    """
+    given = settings.grpo.max_action_tokens
+    if rows is None or "max_action_tokens" not in settings.given:
+        return
+    # Where all legal actions are listed each must be possible; else the shortest that random play happened to write.
+    needed, which = (rows.action, "the longest") if rows.listed else (rows.shortest, "the shortest seen")
+    if given < needed:
+        raise ConfigError(
+            f"max_action_tokens={given} is too small: of the legal actions of {settings.run.env_id} {which} takes "
+            f"{needed} tokens with its end token. Make it at least {needed}, or leave it out."
+        )
 
 
 def model_defaults(settings: Settings, renderer: Renderer, shape: Shape, rows: Rows | None) -> dict[str, Any]:

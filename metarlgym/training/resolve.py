@@ -22,7 +22,7 @@ from metarlgym.training.arguments import Settings, parse
 from metarlgym.training.exploration import check_choices
 from metarlgym.training.footprint import Shape, random_rows
 from metarlgym.training.format_steps import check_format
-from metarlgym.training.model_defaults import model_defaults
+from metarlgym.training.model_defaults import check_action_room, model_defaults
 from metarlgym.training.reference import check_reference
 from metarlgym.training.run_date import date_of_run
 from metarlgym.training.start import NamedModel, ScratchModel
@@ -100,6 +100,7 @@ def _model_defaults(
         try:
             shape = Shape.of(start.config, settings.grpo.trust_remote_code)
             rows = random_rows(group, make_trial, start.renderer)
+            check_action_room(settings, rows)
             found = [model_defaults(settings, start.renderer, shape, rows)]
         except MetaRLGymError as error:
             problem = error

@@ -60,8 +60,13 @@ FOUND = {
     "NumpyParams": "interface",
     "KeepsScore": "second_reset",
     "OwnNoise": "second_reset",
-    "IllegalRandomAction": "random_action",
+    "IllegalRandomAction": "legal_actions",  # which does not list it
     "MoreWords": "styles",
+    "ListsTooFew": "legal_actions",
+    "ListsTooMany": "legal_actions",
+    "ListsActionsTwice": "legal_actions",
+    "ListsOneText": "legal_actions",
+    "ListsAGenerator": "legal_actions",
 }
 
 

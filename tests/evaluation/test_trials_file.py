@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 from tiny import terse
 
 from metarlgym.datatypes import ConfigError, MetaRLGymError
+from metarlgym.evaluation import trials_file
 from metarlgym.evaluation.evaluate import EvalSettings, evaluate
 from metarlgym.evaluation.trials_file import TrialsFile, keeping
 from metarlgym.evaluation.watch import Watch
@@ -42,6 +44,7 @@ def play(path, **stop):
     policy = DelayedPolicy(RandomPolicy(), 0.002)  # so that they end in any order
     with keeping(file, played):
         evaluate(DOORS, policy, None, settings, watch=Stop(file, **stop), keep=played)
+    file.finish(played)
     return played, said
 
 
@@ -121,6 +124,30 @@ def test_a_link_in_the_place_of_the_partial_file_is_left_alone(tmp_path):
     _, said = play(tmp_path / "t.jsonl")
     assert len(said) == 1 and "is in the way" in said[0]
     assert (tmp_path / "mine").read_text() == "mine" and len(lines(tmp_path / "t.jsonl")) == 20
+
+
+def test_a_file_that_cannot_be_written_leaves_the_partial_one(tmp_path, monkeypatch):
+    def full(path):
+        raise MetaRLGymError("no space.")
+
+    monkeypatch.setattr("metarlgym.evaluation.trials_file.write_whole", full)
+    with pytest.raises(MetaRLGymError, match=r"no space; 20 trials are in .*t\.jsonl\.partial"):
+        play(tmp_path / "t.jsonl")
+    assert len(lines(tmp_path / "t.jsonl.partial")) == 20
+
+
+def test_the_partial_file_gives_way_where_the_disk_has_room_for_one_of_them(tmp_path, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=100))
+    places = []
+    write = trials_file.write_whole
+
+    def watched(path):
+        places.extend(p.name for p in tmp_path.iterdir())
+        return write(path)
+
+    monkeypatch.setattr("metarlgym.evaluation.trials_file.write_whole", watched)
+    play(tmp_path / "t.jsonl")
+    assert not places and len(lines(tmp_path / "t.jsonl")) == 20
 
 
 def test_a_device_is_written_at_the_end(tmp_path, capfd):

@@ -7,6 +7,7 @@ import torch
 from tiny import make_trainer, terse, word_parts
 
 from metarlgym import ConfigError, Env, Step, register, registry
+from metarlgym.envs.doors import Doors
 from metarlgym.models.scratch import ScratchArguments, chat_tokenizer, scratch_model
 from metarlgym.rollout.choices import Choices
 from metarlgym.rollout.render import ChatRenderer
@@ -14,7 +15,7 @@ from metarlgym.rollout.thinking import Thinking
 from metarlgym.rollout.transcript import Transcript
 from metarlgym.tasks import TaskGroup
 from metarlgym.training.exploration import LegalEntropy, check_choices, choice_tensors
-from metarlgym.trial import TrialSettings
+from metarlgym.trial import Trial, TrialSettings
 
 
 @pytest.fixture(scope="module")
@@ -159,6 +160,15 @@ def test_an_environment_without_a_list_is_refused():
         ConfigError, match=r"which GuessNumber-v0 does not list with \{'numbers': 100000\}: leave it out"
     ):
         check_choices(unlisted, lambda: unlisted.make_trial(TrialSettings(episodes=2)))
+
+
+def test_a_list_that_raises_is_one_line():
+    class Raises(Doors):
+        def legal_actions(self):
+            raise SystemExit("no list today")
+
+    with pytest.raises(ConfigError, match=r"legal_actions\(\) of Doors-v0 raised MetaRLGymError: .*no list today"):
+        check_choices(TaskGroup("Doors-v0"), lambda: Trial(Raises(), 2))
 
 
 def test_an_unfinished_thought_holds_no_choice(chat):

@@ -9,6 +9,7 @@ from transformers import LlamaConfig, Qwen3Config
 from transformers.integrations import HfDeepSpeedConfig, is_deepspeed_zero3_enabled
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
+from metarlgym.datatypes import ConfigError
 from metarlgym.models.scratch import ScratchArguments, chat_tokenizer, scratch_model
 from metarlgym.rollout.render import ChatRenderer, PlainRenderer
 from metarlgym.rollout.thinking import Thinking
@@ -16,11 +17,11 @@ from metarlgym.tasks import TaskGroup
 from metarlgym.training.arguments import parse
 from metarlgym.training.config import TASKS, _micro_batch
 from metarlgym.training.footprint import Rows, Shape, memory, random_rows, thought_room
-from metarlgym.training.model_defaults import model_defaults
+from metarlgym.training.model_defaults import check_action_room, model_defaults
 from metarlgym.trial import TrialSettings
 
 BASE = ["--env_id", "Doors-v0", "--max_steps", "10", "--model_name_or_path", "m"]
-ROWS = Rows(prompt=100, longest=200, mean=190.0, turns=3, action=4, listed=True)
+ROWS = Rows(prompt=100, longest=200, mean=190.0, turns=3, action=4, shortest=4, listed=True)
 QWEN = {
     "0.6b": Qwen3Config(hidden_size=1024, intermediate_size=3072, num_hidden_layers=28, num_attention_heads=16),
     "4b": Qwen3Config(hidden_size=2560, intermediate_size=9728, num_hidden_layers=36, num_attention_heads=32),
@@ -66,7 +67,7 @@ def test_a_batch_holds_four_tasks_in_micro_batches_that_fit(chat):
     for batch in (small, large):
         assert batch["per_device_train_batch_size"] * batch["gradient_accumulation_steps"] == 4 * 8
     assert large["per_device_train_batch_size"] <= small["per_device_train_batch_size"]
-    longer = Rows(prompt=1000, longest=4000, mean=4000.0, turns=3, action=4, listed=True)
+    longer = Rows(prompt=1000, longest=4000, mean=4000.0, turns=3, action=4, shortest=4, listed=True)
     assert chosen(chat, SMALL, rows=longer)["per_device_train_batch_size"] < small["per_device_train_batch_size"]
     reset = chosen(chat, SMALL, "--memory", "last_1", "--episodes", "3")
     assert reset["per_device_train_batch_size"] * reset["gradient_accumulation_steps"] == 4 * 8 * 3
@@ -120,7 +121,7 @@ def test_memory_follows_the_settings():
 
 
 def test_actions_that_may_hold_reasoning_keep_their_room(chat):
-    free = Rows(prompt=100, longest=200, mean=190.0, turns=3, action=4, listed=False)
+    free = Rows(prompt=100, longest=200, mean=190.0, turns=3, action=4, shortest=4, listed=False)
     assert "max_action_tokens" not in chosen(chat, SMALL, rows=free)
 
 
@@ -174,3 +175,26 @@ def test_the_reference_model_counts():
 
     assert states("--beta", "0.1") == states() + 4 * Shape.of(SMALL).parameters
     assert states("--beta", "0.1", "--use_peft", "true") == states("--use_peft", "true")
+
+
+@pytest.mark.parametrize(
+    ("given", "listed", "problem"),
+    [
+        (3, True, "max_action_tokens=3 is too small: of the legal actions of Doors-v0 the longest takes 4 tokens"),
+        (
+            1,
+            False,
+            "max_action_tokens=1 is too small: of the legal actions of Doors-v0 the shortest seen takes 2 tokens",
+        ),
+        (4, True, None),
+        (2, False, None),
+    ],
+)
+def test_actions_that_would_always_be_cut(given, listed, problem):
+    rows = Rows(prompt=100, longest=200, mean=190.0, turns=3, action=4, shortest=2, listed=listed)
+    settings = parse([*BASE, "--max_action_tokens", str(given)])
+    if problem is None:
+        check_action_room(settings, rows)
+    else:
+        with pytest.raises(ConfigError, match=problem):
+            check_action_room(settings, rows)
