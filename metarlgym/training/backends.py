@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
+from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
+import torch
 from peft import PeftModel
 from trl.models import unwrap_model_for_generation
 
@@ -21,6 +23,8 @@ from metarlgym.runtime.agreement import agree
 from metarlgym.training.padding import precision
 
 if TYPE_CHECKING:
+    from accelerate import Accelerator
+
     from metarlgym.training.trainer import MetaGRPOTrainer
 
 MakePolicy = Callable[[Any, Renderer, float], Policy]
@@ -43,7 +47,10 @@ class Backend:
 
     @contextmanager
     def acting(self) -> Iterator[Policy]:
-        """The policy with the current weights. Inside, no process waits for another."""
+        """The policy with the current weights. Inside, no process waits for another.
+
+        Where rollouts are played ahead, the policy also acts after the block, until it is entered again.
+        """
         raise NotImplementedError
         yield
 
@@ -118,6 +125,55 @@ class InProcess(Backend):
         if plugin is None or plugin.zero_stage != 3:
             return nullcontext()
         return unwrap_model_for_generation(self.trainer.model_wrapped, self.trainer.accelerator)
+
+
+class InProcessCopy(InProcess):
+    """A copy of the model acts, so that the optimizer does not change the weights of a rollout that is in flight.
+
+    Raises:
+        ConfigError: under ZeRO-3, whose processes hold shards.
+    """
+
+    def __init__(self, trainer: MetaGRPOTrainer) -> None:
+        super().__init__(trainer)
+        self._copy: Any = None
+        plugin = getattr(trainer.accelerator.state, "deepspeed_plugin", None)
+        if plugin is not None and plugin.zero_stage == 3:
+            raise ConfigError(
+                f"rollouts_ahead={trainer.args.rollouts_ahead} with ZeRO-3 and use_vllm=false: the in-process policy "
+                "would need a whole copy of the sharded weights. Use vLLM servers, or set rollouts_ahead to 0."
+            )
+
+    @contextmanager
+    def acting(self) -> Iterator[Policy]:
+        """The policy with a copy of the current weights, which stays as it is until the next call."""
+        if self._copy is None:
+            self._copy = _independent_copy(self.model, self.trainer.accelerator)
+            self._policy = InProcessPolicy(self._copy, self.trainer.renderer, self.trainer.temperature)
+        else:
+            with torch.no_grad():
+                for mine, now in zip(_tensors(self._copy), _tensors(self.model), strict=True):
+                    mine.copy_(now)
+        assert self._policy is not None
+        yield self._policy
+
+
+def _independent_copy(model: Any, accelerator: Accelerator) -> Any:
+    """A copy that computes with its own weights, under the same autocast."""
+    copied = deepcopy(model).requires_grad_(False)
+    for module in copied.modules():
+        # TRL and accelerate replace `forward` of the instance by functions that would go on calling the original model.
+        module.__dict__.pop("forward", None)
+        module.__dict__.pop("_original_forward", None)
+    if accelerator.mixed_precision != "no":
+        accelerator.prepare_model(copied, evaluation_mode=True)
+        accelerator._models.remove(copied)  # or it would be saved in checkpoints
+    return copied
+
+
+def _tensors(model: Any) -> Iterator[torch.Tensor]:
+    yield from model.parameters()
+    yield from model.buffers()
 
 
 class VLLMBackend(Backend):

@@ -142,6 +142,13 @@ class MetaGRPOConfig(GRPOConfig):
     rollout_concurrency: int | None = field(
         default=None, metadata={"help": "Maximum number of concurrent trials; default: all that fit into memory."}
     )
+    rollouts_ahead: int = field(
+        default=0,
+        metadata={
+            "help": "Number of rollouts that are played in advance, in the background, by the weights of that moment. "
+            "0: each is played when it is due, by the current weights."
+        },
+    )
     eval_trials: int = field(
         default=512, metadata={"help": "Number of held-out trials in each evaluation during training."}
     )
@@ -207,6 +214,7 @@ class MetaGRPOConfig(GRPOConfig):
         self._check_trial()
         self._check_credit()
         self._check_server()
+        self._check_ahead()
         if not torch.cuda.is_available():
             self.bf16: bool | None = bool(self.bf16)  # where TRL's default is on for a GPU
             self.use_cpu = True
@@ -341,6 +349,21 @@ class MetaGRPOConfig(GRPOConfig):
         if self.force_truncated_sampling and not self.use_vllm:
             raise ConfigError(
                 "force_truncated_sampling=True needs use_vllm: the in-process policy samples untruncated."
+            )
+
+    def _check_ahead(self) -> None:
+        if not self.rollouts_ahead:
+            return
+        if not self.vllm_importance_sampling_correction:
+            raise ConfigError(
+                f"rollouts_ahead={self.rollouts_ahead} with vllm_importance_sampling_correction=False: older weights "
+                "play the trials, which biases the gradient unless tokens are weighted. Leave the correction on, or "
+                "set rollouts_ahead to 0."
+            )
+        if self.use_vllm and self.vllm_mode == "colocate":
+            raise ConfigError(
+                f"rollouts_ahead={self.rollouts_ahead} with vllm_mode='colocate': engine and trainer share the GPU, so "
+                "they take turns. Use vllm_mode='server', or set rollouts_ahead to 0."
             )
 
     def _check_server(self) -> None:
