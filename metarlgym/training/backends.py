@@ -77,7 +77,40 @@ class Backend:
         return {"top_p": args.top_p, "top_k": args.top_k, "min_p": args.min_p or 0.0}
 
 
-class GivenPolicy(Backend):
+class LocalBackend(Backend):
+    """Base of the backends whose policies act with a model in this process.
+
+    Where rollouts are played ahead it is a copy, so that the optimizer does not change the weights of a rollout that is in
+    flight.
+
+    Raises:
+        ConfigError: rollouts ahead under ZeRO-3, whose processes hold shards.
+    """
+
+    def __init__(self, trainer: MetaGRPOTrainer) -> None:
+        super().__init__(trainer)
+        self._copy: Any = None
+        plugin = getattr(trainer.accelerator.state, "deepspeed_plugin", None)
+        if trainer.args.rollouts_ahead and plugin is not None and plugin.zero_stage == 3:
+            raise ConfigError(
+                f"rollouts_ahead={trainer.args.rollouts_ahead} with ZeRO-3 and use_vllm=false: the policy would need a "
+                "whole copy of the sharded weights. Use vLLM servers, or set rollouts_ahead to 0."
+            )
+
+    def playing(self) -> Any:
+        """The model to act with, with the current weights. A copy keeps them until the next call."""
+        if not self.trainer.args.rollouts_ahead:
+            return self.model
+        if self._copy is None:
+            self._copy = _independent_copy(self.model, self.trainer.accelerator)
+        else:
+            with torch.no_grad():
+                for mine, now in zip(_tensors(self._copy), _tensors(self.model), strict=True):
+                    mine.copy_(now)
+        return self._copy
+
+
+class GivenPolicy(LocalBackend):
     """A policy made by a factory that the caller of the trainer passes in."""
 
     def __init__(self, trainer: MetaGRPOTrainer, make_policy: MakePolicy) -> None:
@@ -86,10 +119,10 @@ class GivenPolicy(Backend):
 
     @contextmanager
     def acting(self) -> Iterator[Policy]:
-        yield self.make_policy(self.model, self.trainer.renderer, self.trainer.temperature)
+        yield self.make_policy(self.playing(), self.trainer.renderer, self.trainer.temperature)
 
 
-class InProcess(Backend):
+class InProcess(LocalBackend):
     """The model itself acts. Under ZeRO-3 the weights are gathered once per rollout.
 
     Raises:
@@ -116,8 +149,9 @@ class InProcess(Backend):
     @contextmanager
     def acting(self) -> Iterator[Policy]:
         with self._gathered():
+            model = self.playing()
             if self._policy is None:  # kept: what it has learned about lengths bounds the next rollout's memory
-                self._policy = InProcessPolicy(self.model, self.trainer.renderer, self.trainer.temperature)
+                self._policy = InProcessPolicy(model, self.trainer.renderer, self.trainer.temperature)
             yield self._policy
 
     def _gathered(self) -> Any:
@@ -125,37 +159,6 @@ class InProcess(Backend):
         if plugin is None or plugin.zero_stage != 3:
             return nullcontext()
         return unwrap_model_for_generation(self.trainer.model_wrapped, self.trainer.accelerator)
-
-
-class InProcessCopy(InProcess):
-    """A copy of the model acts, so that the optimizer does not change the weights of a rollout that is in flight.
-
-    Raises:
-        ConfigError: under ZeRO-3, whose processes hold shards.
-    """
-
-    def __init__(self, trainer: MetaGRPOTrainer) -> None:
-        super().__init__(trainer)
-        self._copy: Any = None
-        plugin = getattr(trainer.accelerator.state, "deepspeed_plugin", None)
-        if plugin is not None and plugin.zero_stage == 3:
-            raise ConfigError(
-                f"rollouts_ahead={trainer.args.rollouts_ahead} with ZeRO-3 and use_vllm=false: the in-process policy "
-                "would need a whole copy of the sharded weights. Use vLLM servers, or set rollouts_ahead to 0."
-            )
-
-    @contextmanager
-    def acting(self) -> Iterator[Policy]:
-        """The policy with a copy of the current weights, which stays as it is until the next call."""
-        if self._copy is None:
-            self._copy = _independent_copy(self.model, self.trainer.accelerator)
-            self._policy = InProcessPolicy(self._copy, self.trainer.renderer, self.trainer.temperature)
-        else:
-            with torch.no_grad():
-                for mine, now in zip(_tensors(self._copy), _tensors(self.model), strict=True):
-                    mine.copy_(now)
-        assert self._policy is not None
-        yield self._policy
 
 
 def _independent_copy(model: Any, accelerator: Accelerator) -> Any:

@@ -36,7 +36,7 @@ from metarlgym.runtime.agreement import AgreedError
 from metarlgym.runtime.checkpoint import COMPLETE, CheckpointMixin
 from metarlgym.serving.handshake import ServerInfo
 from metarlgym.tasks import TaskGroup
-from metarlgym.training.backends import Backend, Colocate, GivenPolicy, InProcess, InProcessCopy, MakePolicy
+from metarlgym.training.backends import Backend, Colocate, GivenPolicy, InProcess, MakePolicy
 from metarlgym.training.batch import TrialBatch
 from metarlgym.training.collapse import CollapseWatch
 from metarlgym.training.config import MetaGRPOConfig
@@ -178,18 +178,11 @@ class MetaGRPOTrainer(ReferenceMixin, CheckpointMixin, GRPOTrainer):
     def _make_backend(self, policy: MakePolicy | None, servers: list[ServerInfo]) -> Backend:
         if policy is not None and servers:
             raise ConfigError("policy=... plays without the servers of vllm_server_base_url: leave one of them out.")
-        if policy is not None and self.args.rollouts_ahead:
-            raise ConfigError(
-                f"rollouts_ahead={self.args.rollouts_ahead} with policy=...: its weights could change while it plays. "
-                "Leave one of them out."
-            )
         if policy is not None:
             return GivenPolicy(self, policy)
         if servers:
             return Servers(self, servers)
-        if self.args.use_vllm:
-            return Colocate(self)
-        return InProcessCopy(self) if self.args.rollouts_ahead else InProcess(self)
+        return Colocate(self) if self.args.use_vllm else InProcess(self)
 
     @contextmanager
     def acting(self) -> Iterator[Policy]:

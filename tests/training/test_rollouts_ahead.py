@@ -222,6 +222,6 @@ def test_settings_that_contradict_it(tmp_path, settings, problem):
         make_config(tmp_path, **settings)
 
 
-def test_a_given_policy_cannot_play_ahead(tmp_path):
-    with pytest.raises(ConfigError, match=r"rollouts_ahead=1 with policy=\.\.\."):
-        trainer_on_doors(tmp_path, rollouts_ahead=1, trainer_args={"policy": InProcessPolicy})
+def test_a_given_policy_acts_with_the_same_copy(tmp_path):
+    given = trainer_on_doors(tmp_path / "a", rollouts_ahead=1, trainer_args={"policy": InProcessPolicy})
+    same(run(given), run(trainer_on_doors(tmp_path / "b", rollouts_ahead=1)))
