@@ -80,8 +80,8 @@ class Backend:
 class LocalBackend(Backend):
     """Base of the backends whose policies act with a model in this process.
 
-    Where rollouts are played ahead it is a copy, so that the optimizer does not change the weights of a rollout that is in
-    flight.
+    Where rollouts are played ahead it is a copy, so that the optimizer does not change the weights of a rollout that is
+    in flight.
 
     Raises:
         ConfigError: rollouts ahead under ZeRO-3, whose processes hold shards.

@@ -133,7 +133,10 @@ class Rollouts:
         self._in_flight = BackgroundRollout(play())
 
     def wait(self) -> None:
-        """Until no rollout is in flight: from then on weights may change, and others may play."""
+        """Until no process has a rollout in flight: from then on weights may change, and others may play. Collective.
+
+        Gathering shards is no such barrier: ZeRO-3 keeps small parameters whole.
+        """
         if self._in_flight is None:
             return
         clock = self.trainer.clock
@@ -141,6 +144,7 @@ class Rollouts:
             if clock.background is not None:
                 clock.meter = clock.background
             self._played += self._in_flight.result()
+            self.trainer.accelerator.wait_for_everyone()
         self._in_flight = clock.background = None
 
     def close(self) -> None:
