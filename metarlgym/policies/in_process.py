@@ -18,6 +18,7 @@ import torch
 
 from metarlgym.datatypes import ConfigError, MetaRLGymError
 from metarlgym.policies.context_store import ContextStore
+from metarlgym.policies.grouped_attention import SHARED_KEYS, shares_keys
 from metarlgym.policies.kv_cache import KVStore
 from metarlgym.policies.memory import SHARE, Room, free_memory
 from metarlgym.policies.native_cache import NativeStore
@@ -298,9 +299,10 @@ def inference(model: Any) -> Iterator[None]:
     """No gradients, no dropout, and an attention kernel that accepts a mask; all restored afterwards."""
     training = model.training
     kernel = model.config._attn_implementation
-    switch = kernel not in ("sdpa", "eager")
+    acting = kernel if kernel == "eager" else SHARED_KEYS if shares_keys(model) else "sdpa"
+    switch = kernel != acting
     if switch:
-        model.set_attn_implementation("sdpa")
+        model.set_attn_implementation(acting)
     model.eval()
     try:
         with torch.no_grad():
