@@ -7,9 +7,14 @@ to a key 4.5 ms a layer, instead of 1.0.
 
 from __future__ import annotations
 
+import inspect
+import re
+import sys
+from functools import lru_cache
 from typing import Any
 
 import torch
+from peft import PeftModel
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
@@ -19,11 +24,25 @@ SHARED_KEYS = "sdpa_shared_keys"
 
 
 def shares_keys(model: Any) -> bool:
-    """Whether the model, on a CPU, has several query heads to a key and lets its attention be chosen."""
-    config = model.config.get_text_config()
-    heads = getattr(config, "num_attention_heads", None)
-    shared = getattr(config, "num_key_value_heads", None) or heads
-    return model.device.type == "cpu" and shared != heads and model._can_set_attn_implementation()
+    """Whether the model, on a CPU, has several query heads to a key and lets its attention be chosen.
+
+    Models of several parts are left as they are, and so are those whose code compares the name of the attention.
+    """
+    heads = getattr(model.config, "num_attention_heads", None)
+    shared = getattr(model.config, "num_key_value_heads", None) or heads
+    if model.device.type != "cpu" or shared == heads or model.config.sub_configs:
+        return False
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    return base._can_set_attn_implementation() and not _compares_names(type(base).__module__)
+
+
+@lru_cache
+def _compares_names(module: str) -> bool:
+    if not hasattr(sys.modules[module], "__file__"):  # written in a notebook
+        return True
+    return (
+        re.search(r"_attn_implementation\s*(==|!=|in\b|not in\b)", inspect.getsource(sys.modules[module])) is not None
+    )
 
 
 def shared_keys_attention(

@@ -95,6 +95,8 @@ class InProcessPolicy(Policy):
         self.max_batch_tokens = max_batch_tokens
         self.encoded_tokens = 0
         """Number of tokens encoded by the model since the policy was created."""
+        self.memory_share = SHARE
+        """Share of the free memory that contexts may take."""
         self.pack_after = PACK_AFTER
         """Number of tokens of a rollout after which large models act with packed weights (`packed_linear`)."""
         self._contexts: dict[int, _Context] = {}
@@ -119,7 +121,7 @@ class InProcessPolicy(Policy):
         self._stack = ExitStack()
         self._stack.enter_context(inference(self.model))
         self._pack_at: float = self.encoded_tokens + self.pack_after
-        budget = SHARE * free_memory(self.model.device)
+        budget = self.memory_share * free_memory(self.model.device)
         self._store = self._new_store(budget)
         if not hasattr(self.model, "state_batch_dim"):  # a recurrent state does not grow
             seen = self._room

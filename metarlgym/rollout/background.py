@@ -25,7 +25,8 @@ class BackgroundRollout(Generic[Played]):
         self._started: tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]] | None = None
         self._lock = threading.Lock()
         self._cancelled = False
-        threading.Thread(target=self._work, name="rollouts", daemon=True).start()
+        self._thread = threading.Thread(target=self._work, name="rollouts", daemon=True)
+        self._thread.start()
 
     @property
     def done(self) -> bool:
@@ -37,13 +38,15 @@ class BackgroundRollout(Generic[Played]):
         Raises:
             Exception: what the coroutine raised.
         """
-        return self._outcome.result()
+        outcome = self._outcome.result()
+        self._thread.join()
+        return outcome
 
-    def cancel(self, seconds: float = 0.0) -> None:
+    def cancel(self, seconds: float | None = None) -> None:
         """End it early; its result is lost.
 
         Args:
-            seconds: wait as long for the end; a step of an environment that blocks can last longer.
+            seconds: how long to wait for the end, which a step of an environment can delay; None: without limit.
         """
         with self._lock:
             self._cancelled = True
@@ -51,8 +54,7 @@ class BackgroundRollout(Generic[Played]):
                 loop, task = self._started
                 with suppress(RuntimeError):  # it has just ended
                     loop.call_soon_threadsafe(task.cancel)
-        with suppress(TimeoutError):
-            self._outcome.exception(seconds)
+        self._thread.join(seconds)
 
     def _work(self) -> None:
         try:

@@ -98,7 +98,7 @@ def _run_beside(play: Coroutine[Any, Any, list[MetaTrajectory]]) -> list[MetaTra
     try:
         return rollout.result()
     except KeyboardInterrupt:
-        rollout.cancel()  # otherwise it would continue in the background
+        rollout.cancel(0)  # otherwise it would continue in the background
         raise
 
 

@@ -57,8 +57,11 @@ class Backend:
     def before_rollout(self) -> None:
         """Called before each training rollout, before TRL would update the policy's weights."""
 
-    def after_rollout(self) -> None:
-        """Called after each training rollout."""
+    def begin_counts(self) -> Any:
+        """Called where a training rollout begins, maybe in another thread; what is returned counts while it plays."""
+
+    def after_rollout(self, counts: Any) -> None:
+        """Called for each training rollout that is taken up, with what `begin_counts` returned for it."""
 
     def after_training(self) -> None:
         """Called at the end of a run that was not stopped early."""
@@ -152,6 +155,8 @@ class InProcess(LocalBackend):
             model = self.playing()
             if self._policy is None:  # kept: what it has learned about lengths bounds the next rollout's memory
                 self._policy = InProcessPolicy(model, self.trainer.renderer, self.trainer.temperature)
+                if self.trainer.args.rollouts_ahead:  # the update takes memory at the same time
+                    self._policy.memory_share /= 2
             yield self._policy
 
     def _gathered(self) -> Any:
@@ -165,9 +170,14 @@ def _independent_copy(model: Any, accelerator: Accelerator) -> Any:
     """A copy that computes with its own weights, under the same autocast."""
     copied = deepcopy(model).requires_grad_(False)
     for module in copied.modules():
-        # TRL and accelerate replace `forward` of the instance by functions that would go on calling the original model.
-        module.__dict__.pop("forward", None)
-        module.__dict__.pop("_original_forward", None)
+        # TRL and accelerate replace `forward` of the instance by functions that would go on calling the original model;
+        # DeepSpeed's hooks belong to its engine.
+        for name in ("forward", "_original_forward", "_is_accelerate_prepared"):
+            module.__dict__.pop(name, None)
+        for hooks in (module._forward_hooks, module._forward_pre_hooks):
+            for key, hook in list(hooks.items()):
+                if str(getattr(hook, "__module__", "")).startswith("deepspeed"):
+                    del hooks[key]
     if accelerator.mixed_precision != "no":
         accelerator.prepare_model(copied, evaluation_mode=True)
         accelerator._models.remove(copied)  # or it would be saved in checkpoints

@@ -45,17 +45,22 @@ def off_policy_metrics(out: dict[str, Any], args: MetaGRPOConfig, accelerator: A
 
     Returns:
         `off_policy/log_ratio`, mean absolute difference of log-probabilities in nats per action token, and
-        `off_policy/clipped`, share of action tokens whose weight lies outside of the limits.
+        `off_policy/clipped`, share of action tokens whose weight lies outside of the limits. In the sequence modes a
+        token has the weight of its row.
     """
-    mask = (out["completion_mask"] * out["tool_mask"]).bool()
-    difference = (out["old_per_token_logps"] - out["sampling_per_token_logps"])[mask].float().nan_to_num(0.0)
-    ratio = difference.exp()
+    difference = (out["old_per_token_logps"] - out["sampling_per_token_logps"]).float()
+    mask = (out["completion_mask"] * out["tool_mask"]).bool() & ~difference.isnan()  # NaN: the server gave none
+    difference = difference.masked_fill(~mask, 0.0)
+    exponent = difference
+    if args.vllm_importance_sampling_mode.startswith("sequence"):
+        exponent = difference.sum(-1, keepdim=True).expand_as(difference)
+    ratio = exponent.exp()
     low, high = args.vllm_importance_sampling_clip_min, args.vllm_importance_sampling_clip_max
-    outside = torch.zeros_like(mask[mask])
+    outside = torch.zeros_like(mask)
     if low is not None:
         outside |= ratio < low
     if high is not None:
         outside |= ratio > high
-    sums = torch.stack([difference.abs().sum(), outside.float().sum(), mask.sum().float()])
+    sums = torch.stack([difference.abs().sum(), (outside & mask).float().sum(), mask.sum().float()])
     distance, clipped, count = accelerator.reduce(sums, "sum").tolist()
     return {"off_policy/log_ratio": distance / max(count, 1.0), "off_policy/clipped": clipped / max(count, 1.0)}

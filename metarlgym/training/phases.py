@@ -26,8 +26,8 @@ class PhaseClock:
         """What the latest rollout or evaluation has played."""
         self.background: Meter | None = None
         """What a rollout in the background has played; None if there is none."""
-        self.played_behind = 0.0
-        """Seconds that rollouts taken from the background had lasted; they are part of no phase."""
+        self.played_behind: list[float] = []
+        """Seconds of each rollout that was taken from the background since the last step; they are part of no phase."""
         self._phases = [TRAIN]
         self._mark = self._since = time.monotonic()
 
@@ -79,14 +79,16 @@ class StepTimes(TrainerCallback):
 
     def __init__(self, clock: PhaseClock, log: Callable[[str, float], None], ahead: bool = False) -> None:
         self.clock, self.log, self.ahead = clock, log, ahead
+        self._since_taken = 0.0
+        """Seconds of the steps since a rollout was last taken."""
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.clock.restart()  # what lies between steps, such as an evaluation, belongs to none
-        self.clock.played_behind = 0.0
+        self.clock.played_behind.clear()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         seconds = self.clock.restart()
-        rollout = seconds.get(ROLLOUT, 0.0) + self.clock.played_behind
+        rollout = seconds.get(ROLLOUT, 0.0) + sum(self.clock.played_behind)
         self.log(f"time/{ROLLOUT}", rollout)
         for phase in (TRAIN, WEIGHTS):
             self.log(f"time/{phase}", seconds.get(phase, 0.0))
@@ -94,4 +96,7 @@ class StepTimes(TrainerCallback):
             whole = max(sum(seconds.values()), 1e-9)
             self.log(f"time/{WAIT}", seconds.get(WAIT, 0.0))
             self.log("idle/trainer", (seconds.get(WAIT, 0.0) + seconds.get(ROLLOUT, 0.0)) / whole)
-            self.log("idle/rollout", max(0.0, 1 - rollout / whole))
+            self._since_taken += whole
+            if self.clock.played_behind:  # one rollout may serve several steps
+                self.log("idle/rollout", max(0.0, 1 - rollout / self._since_taken))
+                self._since_taken = 0.0

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from metarlgym.datatypes import MetaRLGymError, MetaTrajectory, Task
 from metarlgym.rollout.background import BackgroundRollout
 from metarlgym.rollout.manager import RolloutManager, TrialSpec
@@ -53,7 +55,8 @@ class PlayedRollout:
     meter: Meter
     trajectories: list[MetaTrajectory]
     failure: Exception | None = None
-    background: bool = False
+    counts: Any = None
+    """What the backend counted meanwhile."""
 
 
 class Rollouts:
@@ -90,7 +93,7 @@ class Rollouts:
         if not self._played:
             return self._play_now(plan)
         played = self._played.popleft()
-        self.trainer.clock.played_behind += played.meter.seconds
+        self.trainer.clock.played_behind.append(played.meter.seconds)
         if played.plan != plan:
             raise MetaRLGymError(
                 f"the rollout of step {plan.step} is due, and that of step {played.plan.step} was played ahead: TRL's "
@@ -110,27 +113,29 @@ class Rollouts:
             plans.append(plan)
         if not plans:
             return
-        players = []
+        policies = []
         for plan in plans:
-            with self.trainer.player(plan.step) as policy:  # stays valid: see Backend.plays_ahead
-                players.append((plan, policy, self._specs(plan)))
-        version, clock = self.trainer.state.global_step, self.trainer.clock
+            with self.trainer.player(plan.step) as policy:  # acts on after the block: see Backend.acting
+                policies.append(policy)
+        self._in_flight = BackgroundRollout(self._play_ahead(plans, policies, self.trainer.state.global_step))
 
-        async def play() -> list[PlayedRollout]:
-            done: list[PlayedRollout] = []
-            for plan, policy, specs in players:
-                clock.background = meter = Meter()
-                played = PlayedRollout(plan, version, meter, [], background=True)
+    async def _play_ahead(self, plans: list[RolloutPlan], policies: list[Policy], version: int) -> list[PlayedRollout]:
+        """Play one rollout after the other. A failure is kept, to be raised on all processes where it is taken."""
+        trainer, done = self.trainer, []
+        failure: Exception | None = None
+        if trainer.accelerator.device.type == "cuda":
+            torch.cuda.set_device(trainer.accelerator.device)  # which every thread has its own of
+        for plan, policy in zip(plans, policies, strict=True):
+            trainer.clock.background = meter = Meter()
+            played = PlayedRollout(plan, version, meter, [], failure, trainer.backend.begin_counts())
+            if failure is None:
                 try:
+                    specs = self._specs(plan)
                     played.trajectories = await self._manager(policy, meter).run_async(specs, pause_collection=False)
-                except Exception as error:  # raised where the rollout is taken, on all processes
-                    played.failure = error
-                done.append(played)
-                if played.failure is not None:
-                    break  # the trainer stops there
-            return done
-
-        self._in_flight = BackgroundRollout(play())
+                except Exception as error:
+                    played.failure = failure = error
+            done.append(played)  # also those after a failure: all processes hold equally many
+        return done
 
     def wait(self) -> None:
         """Until no process has a rollout in flight: from then on weights may change, and others may play. Collective.
@@ -147,11 +152,21 @@ class Rollouts:
             self.trainer.accelerator.wait_for_everyone()
         self._in_flight = clock.background = None
 
+    def give_up(self) -> None:
+        """Give up what was played or is in flight, of a run that ends early. Collective; others may play afterwards."""
+        if self._in_flight is not None:
+            self._in_flight.cancel()
+            self.trainer.accelerator.wait_for_everyone()
+        self._forget()
+
     def close(self) -> None:
-        """Give up what was played or is in flight."""
+        """The same after an error, in this process alone, and without waiting long."""
         if self._in_flight is not None:
             self._in_flight.cancel(CLOSE_SECONDS)
-        self._in_flight = self.trainer.clock.background = None
+        self._forget()
+
+    def _forget(self) -> None:
+        self._in_flight = self.trainer.clock.background = self._latest = None
         self._played.clear()
 
     # ------------------------------------------------------------------ plans
@@ -182,6 +197,7 @@ class Rollouts:
         trainer.clock.meter = meter
         played = PlayedRollout(plan, trainer.state.global_step, meter, [])
         with trainer.player(plan.step) as policy, trainer.clock.during(ROLLOUT):
+            played.counts = trainer.backend.begin_counts()
             try:
                 played.trajectories = self._manager(policy, meter).run(self._specs(plan))
             except Exception as error:

@@ -161,7 +161,7 @@ class MetaGRPOTrainer(ReferenceMixin, CheckpointMixin, GRPOTrainer):
         gc.set_threshold(200_000, 20, 100)
         try:
             output = super().train(*args, **kwargs)
-            self.rollouts.close()  # a run that was stopped leaves one in flight
+            self.rollouts.give_up()  # a run that was stopped leaves one in flight
             if self.state.global_step >= self.state.max_steps or self.collapse.ends_run:
                 self.backend.after_training()
             return output
@@ -225,7 +225,7 @@ class MetaGRPOTrainer(ReferenceMixin, CheckpointMixin, GRPOTrainer):
             self._metrics["train"]["rollout/tokens_per_second"].append(played.meter.tokens_per_second)
         self._agree(played.trajectories, played.failure)
         self._updates_since = step - played.version
-        self.backend.after_rollout()
+        self.backend.after_rollout(played.counts)
         self._batch = TrialBatch(played.trajectories, self.args, self.renderer)
         if self.on_trials is not None and self.accelerator.is_main_process:
             self.on_trials(step, played.trajectories)
@@ -292,16 +292,15 @@ class MetaGRPOTrainer(ReferenceMixin, CheckpointMixin, GRPOTrainer):
             out["choice_items"] = self.accelerator.gather(
                 torch.tensor(float(sampled), device=self.accelerator.device)
             ).sum()
+        if self.args.rollouts_ahead and step >= self.args.format_steps:
+            self._metrics["train"]["off_policy/updates"].append(float(self._updates_since))
+            for name, value in off_policy_metrics(out, self.args, self.accelerator).items():
+                self._metrics["train"][name].append(value)
         if self.args.skip_zero_signal and step >= self.args.format_steps:
             keep = credit.has_signal.to(out["tool_mask"].device)
             out["tool_mask"] = out["tool_mask"] * keep[:, None].to(out["tool_mask"].dtype)
             loss_mask = out["completion_mask"] * out["tool_mask"]
             out["num_items_in_batch"] = self.accelerator.gather(loss_mask.sum()).sum()
-        if self.args.rollouts_ahead:
-            self._metrics["train"]["off_policy/updates"].append(float(self._updates_since))
-            if step >= self.args.format_steps:
-                for name, value in off_policy_metrics(out, self.args, self.accelerator).items():
-                    self._metrics["train"][name].append(value)
         for name, value in credit.metrics.items():
             self._metrics["train"][name].append(value)
         if step >= self.args.format_steps and "trial_return" in credit.metrics:
@@ -344,9 +343,9 @@ class MetaGRPOTrainer(ReferenceMixin, CheckpointMixin, GRPOTrainer):
             baselines=False,
         )
         watch = Watch()
-        self.clock.meter = watch.meter
         try:
             with self.acting() as policy, self.clock.during(EVALUATION):
+                self.clock.meter = watch.meter
                 report = evaluate(
                     self.group,
                     policy,

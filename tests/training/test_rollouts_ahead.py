@@ -101,9 +101,20 @@ def test_two_runs_are_equal(tmp_path):
 )
 def test_plans_are_the_rollouts_that_come(tmp_path, settings):
     trainer = trainer_on_doors(tmp_path, rollouts_ahead=2, **settings)
+    taken = []
+    take = trainer.rollouts.take
+
+    def watched(rows):
+        played = take(rows)
+        taken.append((played.plan.step, played.version))
+        return played
+
+    trainer.rollouts.take = watched
     ahead, _ = run(trainer)
     now, _ = run(trainer_on_doors(tmp_path, **settings))
     assert [t[:2] for t in ahead] == [t[:2] for t in now]
+    steps = [step for step, _ in taken]
+    assert [version for _, version in taken] == [steps[max(0, i - 2)] for i in range(len(steps))]
 
 
 def test_the_old_policy_is_the_current_one_and_tokens_are_weighted(tmp_path):
@@ -158,15 +169,24 @@ def test_one_rollout_is_played_while_the_one_before_is_trained_on(tmp_path):
 
 def test_an_evaluation_waits_for_the_rollout_and_plays_with_the_latest_weights(tmp_path):
     trainer = trainer_on_doors(tmp_path, rollouts_ahead=1, eval_strategy="steps", eval_steps=2, eval_trials=16)
+    acting, in_flight = trainer.backend.acting, []
+
+    def watched():
+        in_flight.append(trainer.rollouts._in_flight)
+        return acting()
+
+    trainer.backend.acting = watched
     trials, final = run(trainer)
     assert len(logged(trainer, "eval_return")) == 3
+    assert in_flight and not any(in_flight)
     same((trials, final), run(trainer_on_doors(tmp_path, rollouts_ahead=1)))
     for mine, copied in zip(trainer.model.parameters(), trainer.backend._copy.parameters(), strict=True):
         assert torch.equal(mine, copied)
 
 
-def test_what_is_raised_in_the_background_ends_the_run(tmp_path):
-    trainer = trainer_on_doors(tmp_path, rollouts_ahead=1)
+@pytest.mark.parametrize("by", [1, 3])
+def test_what_is_raised_in_the_background_ends_the_run(tmp_path, by):
+    trainer = trainer_on_doors(tmp_path, rollouts_ahead=by)
     specs = trainer.rollouts._specs
 
     def broken(plan):
@@ -215,11 +235,39 @@ def test_a_resumed_run_plays_each_task_once(tmp_path):
     [
         ({"rollouts_ahead": -1}, "rollouts_ahead=-1 must"),
         ({"rollouts_ahead": 1, "vllm_importance_sampling_correction": False}, "biases the gradient"),
+        ({"rollouts_ahead": 1, "cast_lm_head_to_fp32": True}, "would compute its head otherwise"),
+        (
+            {"rollouts_ahead": 1, "loss_type": "vespo", "vllm_importance_sampling_mode": "sequence_mask"},
+            "with loss_type='vespo'",
+        ),
     ],
 )
 def test_settings_that_contradict_it(tmp_path, settings, problem):
     with pytest.raises(ConfigError, match=problem):
         make_config(tmp_path, **settings)
+
+
+def test_a_copy_computes_in_bfloat16_where_the_trainer_does(tmp_path, monkeypatch):
+    monkeypatch.setattr("metarlgym.settings.training_arguments.check_gpu", lambda *_, **__: None)
+    trainer = trainer_on_doors(tmp_path, rollouts_ahead=1, bf16=True)
+    trainer.train()
+    ids = torch.tensor([[1, 2, 3, 4]])
+    with torch.no_grad():
+        copied = trainer.backend.playing()(input_ids=ids).logits
+        own = trainer.model(input_ids=ids).logits
+    assert torch.equal(copied, own)
+    with torch.no_grad(), torch.autocast("cpu", enabled=False):
+        plain = copy_of(trainer.model)(input_ids=ids).logits
+    assert not torch.equal(copied, plain)
+
+
+def test_trained_twice(tmp_path):
+    trainer = trainer_on_doors(tmp_path, rollouts_ahead=1)
+    trainer.train()
+    trials = trials_of(trainer)
+    trainer.train()
+    assert logged(trainer, "off_policy/updates")[-STEPS:] == [0, 1, 1, 1, 1, 1]
+    assert len(trials) == 8 * STEPS
 
 
 def test_a_given_policy_acts_with_the_same_copy(tmp_path):
