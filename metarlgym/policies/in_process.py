@@ -18,6 +18,7 @@ import torch
 
 from metarlgym.datatypes import ConfigError, MetaRLGymError
 from metarlgym.policies.context_store import ContextStore
+from metarlgym.policies.grouped_attention import SHARED_KEYS, shares_keys
 from metarlgym.policies.kv_cache import KVStore
 from metarlgym.policies.memory import SHARE, Room, free_memory
 from metarlgym.policies.native_cache import NativeStore
@@ -94,6 +95,8 @@ class InProcessPolicy(Policy):
         self.max_batch_tokens = max_batch_tokens
         self.encoded_tokens = 0
         """Number of tokens encoded by the model since the policy was created."""
+        self.memory_share = SHARE
+        """Share of the free memory that contexts may take."""
         self.pack_after = PACK_AFTER
         """Number of tokens of a rollout after which large models act with packed weights (`packed_linear`)."""
         self._contexts: dict[int, _Context] = {}
@@ -118,7 +121,7 @@ class InProcessPolicy(Policy):
         self._stack = ExitStack()
         self._stack.enter_context(inference(self.model))
         self._pack_at: float = self.encoded_tokens + self.pack_after
-        budget = SHARE * free_memory(self.model.device)
+        budget = self.memory_share * free_memory(self.model.device)
         self._store = self._new_store(budget)
         if not hasattr(self.model, "state_batch_dim"):  # a recurrent state does not grow
             seen = self._room
@@ -298,9 +301,10 @@ def inference(model: Any) -> Iterator[None]:
     """No gradients, no dropout, and an attention kernel that accepts a mask; all restored afterwards."""
     training = model.training
     kernel = model.config._attn_implementation
-    switch = kernel not in ("sdpa", "eager")
+    acting = kernel if kernel == "eager" else SHARED_KEYS if shares_keys(model) else "sdpa"
+    switch = kernel != acting
     if switch:
-        model.set_attn_implementation("sdpa")
+        model.set_attn_implementation(acting)
     model.eval()
     try:
         with torch.no_grad():

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import threading
 from collections.abc import Callable, Coroutine, Iterator, Sequence
-from concurrent.futures import Future
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from metarlgym.datatypes import MetaTrajectory
+from metarlgym.rollout.background import BackgroundRollout
 from metarlgym.rollout.choices import Choices
 from metarlgym.rollout.limits import Limits
 from metarlgym.rollout.meter import Meter
@@ -66,13 +65,18 @@ class RolloutManager:
         play = self.run_async(specs)
         return _run_beside(play) if running else asyncio.run(play)
 
-    async def run_async(self, specs: Sequence[TrialSpec]) -> list[MetaTrajectory]:
-        """Like `run`, inside a running event loop."""
+    async def run_async(self, specs: Sequence[TrialSpec], pause_collection: bool = True) -> list[MetaTrajectory]:
+        """Like `run`, inside a running event loop.
+
+        Args:
+            specs: the trials.
+            pause_collection: pause garbage collection meanwhile, in the whole process.
+        """
         loop = asyncio.get_running_loop()
         self.policy.context_limit = self.limits.context_tokens
         await self.policy.begin(loop)
         try:
-            with _no_garbage_collection():
+            with _no_garbage_collection() if pause_collection else nullcontext():
                 rollout = Rollout(
                     specs, self.policy, self.renderer, self.limits, self.concurrency, self._ended, self.meter, loop
                 )
@@ -90,28 +94,11 @@ class RolloutManager:
 
 def _run_beside(play: Coroutine[Any, Any, list[MetaTrajectory]]) -> list[MetaTrajectory]:
     """Run a rollout in a thread with its own event loop: in a notebook a loop is already running."""
-    outcome: Future[list[MetaTrajectory]] = Future()
-    started: list[tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]]] = []
-
-    async def main() -> list[MetaTrajectory]:
-        task = asyncio.current_task()
-        assert task is not None
-        started.append((asyncio.get_running_loop(), task))
-        return await play
-
-    def work() -> None:
-        try:
-            outcome.set_result(asyncio.run(main()))
-        except BaseException as error:
-            outcome.set_exception(error)
-
-    threading.Thread(target=work, name="rollouts", daemon=True).start()
+    rollout = BackgroundRollout(play)
     try:
-        return outcome.result()
+        return rollout.result()
     except KeyboardInterrupt:
-        for loop, task in started:  # otherwise the rollout would continue in the background
-            with suppress(RuntimeError):  # it has just ended
-                loop.call_soon_threadsafe(task.cancel)
+        rollout.cancel(0)  # otherwise it would continue in the background
         raise
 
 

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
+from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
+import torch
 from peft import PeftModel
 from trl.models import unwrap_model_for_generation
 
@@ -21,6 +23,8 @@ from metarlgym.runtime.agreement import agree
 from metarlgym.training.padding import precision
 
 if TYPE_CHECKING:
+    from accelerate import Accelerator
+
     from metarlgym.training.trainer import MetaGRPOTrainer
 
 MakePolicy = Callable[[Any, Renderer, float], Policy]
@@ -43,15 +47,21 @@ class Backend:
 
     @contextmanager
     def acting(self) -> Iterator[Policy]:
-        """The policy with the current weights. Inside, no process waits for another."""
+        """The policy with the current weights. Inside, no process waits for another.
+
+        Where rollouts are played ahead, the policy also acts after the block, until it is entered again.
+        """
         raise NotImplementedError
         yield
 
     def before_rollout(self) -> None:
         """Called before each training rollout, before TRL would update the policy's weights."""
 
-    def after_rollout(self) -> None:
-        """Called after each training rollout."""
+    def begin_counts(self) -> Any:
+        """Called where a training rollout begins, maybe in another thread; what is returned counts while it plays."""
+
+    def after_rollout(self, counts: Any) -> None:
+        """Called for each training rollout that is taken up, with what `begin_counts` returned for it."""
 
     def after_training(self) -> None:
         """Called at the end of a run that was not stopped early."""
@@ -70,7 +80,40 @@ class Backend:
         return {"top_p": args.top_p, "top_k": args.top_k, "min_p": args.min_p or 0.0}
 
 
-class GivenPolicy(Backend):
+class LocalBackend(Backend):
+    """Base of the backends whose policies act with a model in this process.
+
+    Where rollouts are played ahead it is a copy, so that the optimizer does not change the weights of a rollout that is
+    in flight.
+
+    Raises:
+        ConfigError: rollouts ahead under ZeRO-3, whose processes hold shards.
+    """
+
+    def __init__(self, trainer: MetaGRPOTrainer) -> None:
+        super().__init__(trainer)
+        self._copy: Any = None
+        plugin = getattr(trainer.accelerator.state, "deepspeed_plugin", None)
+        if trainer.args.rollouts_ahead and plugin is not None and plugin.zero_stage == 3:
+            raise ConfigError(
+                f"rollouts_ahead={trainer.args.rollouts_ahead} with ZeRO-3 and use_vllm=false: the policy would need a "
+                "whole copy of the sharded weights. Use vLLM servers, or set rollouts_ahead to 0."
+            )
+
+    def playing(self) -> Any:
+        """The model to act with, with the current weights. A copy keeps them until the next call."""
+        if not self.trainer.args.rollouts_ahead:
+            return self.model
+        if self._copy is None:
+            self._copy = _independent_copy(self.model, self.trainer.accelerator)
+        else:
+            with torch.no_grad():
+                for mine, now in zip(_tensors(self._copy), _tensors(self.model), strict=True):
+                    mine.copy_(now)
+        return self._copy
+
+
+class GivenPolicy(LocalBackend):
     """A policy made by a factory that the caller of the trainer passes in."""
 
     def __init__(self, trainer: MetaGRPOTrainer, make_policy: MakePolicy) -> None:
@@ -79,10 +122,10 @@ class GivenPolicy(Backend):
 
     @contextmanager
     def acting(self) -> Iterator[Policy]:
-        yield self.make_policy(self.model, self.trainer.renderer, self.trainer.temperature)
+        yield self.make_policy(self.playing(), self.trainer.renderer, self.trainer.temperature)
 
 
-class InProcess(Backend):
+class InProcess(LocalBackend):
     """The model itself acts. Under ZeRO-3 the weights are gathered once per rollout.
 
     Raises:
@@ -109,8 +152,11 @@ class InProcess(Backend):
     @contextmanager
     def acting(self) -> Iterator[Policy]:
         with self._gathered():
+            model = self.playing()
             if self._policy is None:  # kept: what it has learned about lengths bounds the next rollout's memory
-                self._policy = InProcessPolicy(self.model, self.trainer.renderer, self.trainer.temperature)
+                self._policy = InProcessPolicy(model, self.trainer.renderer, self.trainer.temperature)
+                if self.trainer.args.rollouts_ahead:  # the update takes memory at the same time
+                    self._policy.memory_share /= 2
             yield self._policy
 
     def _gathered(self) -> Any:
@@ -118,6 +164,29 @@ class InProcess(Backend):
         if plugin is None or plugin.zero_stage != 3:
             return nullcontext()
         return unwrap_model_for_generation(self.trainer.model_wrapped, self.trainer.accelerator)
+
+
+def _independent_copy(model: Any, accelerator: Accelerator) -> Any:
+    """A copy that computes with its own weights, under the same autocast."""
+    copied = deepcopy(model).requires_grad_(False)
+    for module in copied.modules():
+        # TRL and accelerate replace `forward` of the instance by functions that would go on calling the original model;
+        # DeepSpeed's hooks belong to its engine.
+        for name in ("forward", "_original_forward", "_is_accelerate_prepared"):
+            module.__dict__.pop(name, None)
+        for hooks in (module._forward_hooks, module._forward_pre_hooks):
+            for key, hook in list(hooks.items()):
+                if str(getattr(hook, "__module__", "")).startswith("deepspeed"):
+                    del hooks[key]
+    if accelerator.mixed_precision != "no":
+        accelerator.prepare_model(copied, evaluation_mode=True)
+        accelerator._models.remove(copied)  # or it would be saved in checkpoints
+    return copied
+
+
+def _tensors(model: Any) -> Iterator[torch.Tensor]:
+    yield from model.parameters()
+    yield from model.buffers()
 
 
 class VLLMBackend(Backend):

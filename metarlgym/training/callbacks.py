@@ -21,10 +21,17 @@ from metarlgym.rollout.records import Decode, record
 from metarlgym.runtime.log_lines import Lines
 from metarlgym.runtime.memory_watch import MemoryWatch
 from metarlgym.runtime.ticker import Ticker
-from metarlgym.training.phases import EVALUATION, ROLLOUT, TRAIN, WEIGHTS, PhaseClock
+from metarlgym.training.phases import EVALUATION, ROLLOUT, TRAIN, WAIT, WEIGHTS, PhaseClock
 
 BLOCKS = " ▁▂▃▄▅▆▇█"
-WORDS = {TRAIN: "update", ROLLOUT: "rollout", WEIGHTS: "weights to the policy", EVALUATION: "evaluation"}
+WORDS = {
+    TRAIN: "update",
+    ROLLOUT: "rollout",
+    WAIT: "waiting for the rollout",
+    WEIGHTS: "weights to the policy",
+    EVALUATION: "evaluation",
+}
+PHASES = (ROLLOUT, WAIT, TRAIN, WEIGHTS)
 LONG, EVERY = 5.0, 10.0
 """Without a terminal: seconds of a phase after which a line says what is going on, and seconds between such lines."""
 LOWER = "per_device_train_batch_size, rollout_concurrency or max_action_tokens, or set gradient_checkpointing"
@@ -175,13 +182,15 @@ class LiveProgress(TrainerCallback):
             return ""
         phase, meter = self.clock.phase, self.clock.meter
         text = f"{WORDS[phase]}, {self.clock.age:.0f} s"
-        if phase in (ROLLOUT, EVALUATION):
+        if phase in (ROLLOUT, WAIT, EVALUATION):
             text += f": {meter.trials:,} of {meter.planned:,} trials, {meter.summary()}"
+        elif ahead := self.clock.background:
+            text += f"; next rollout: {ahead.trials:,} of {ahead.planned:,} trials, {ahead.summary()}"
         return text
 
     def times(self) -> str:
         """Seconds of the latest steps by phase, and the tokens that a second of rollout sampled."""
-        seconds = [(WORDS[phase], float(self.latest.get(f"time/{phase}", 0))) for phase in (ROLLOUT, TRAIN, WEIGHTS)]
+        seconds = [(WORDS[phase], float(self.latest.get(f"time/{phase}", 0))) for phase in PHASES]
         parts = [f"{word} {value:.1f} s" for word, value in seconds if value >= 0.05]
         if parts and (rate := float(self.latest.get("rollout/tokens_per_second", 0))):
             parts.append(f"{rate:,.0f} tokens/s")

@@ -46,11 +46,17 @@ NEEDS: tuple[Needs, ...] = (
         lambda s: s.model.use_peft,
     ),
     Needs(
-        "vllm_mode vllm_max_model_length vllm_importance_sampling_correction vllm_importance_sampling_mode "
-        "vllm_importance_sampling_clip_max vllm_importance_sampling_clip_min",
+        "vllm_mode vllm_max_model_length",
         "use_vllm=true",
         "use_vllm",
         lambda s: s.grpo.use_vllm,
+    ),
+    Needs(
+        "vllm_importance_sampling_correction vllm_importance_sampling_mode vllm_importance_sampling_clip_max "
+        "vllm_importance_sampling_clip_min",
+        "use_vllm=true or rollouts_ahead above 0",
+        "use_vllm rollouts_ahead",
+        lambda s: s.grpo.use_vllm or s.grpo.rollouts_ahead > 0,
     ),
     Needs(
         "vllm_server_base_url vllm_server_host vllm_server_port vllm_server_timeout vllm_group_port "

@@ -142,6 +142,13 @@ class MetaGRPOConfig(GRPOConfig):
     rollout_concurrency: int | None = field(
         default=None, metadata={"help": "Maximum number of concurrent trials; default: all that fit into memory."}
     )
+    rollouts_ahead: int = field(
+        default=0,
+        metadata={
+            "help": "Number of rollouts that are played in advance, in the background, by the weights of that moment. "
+            "0: each is played when it is due, by the current weights."
+        },
+    )
     eval_trials: int = field(
         default=512, metadata={"help": "Number of held-out trials in each evaluation during training."}
     )
@@ -207,6 +214,8 @@ class MetaGRPOConfig(GRPOConfig):
         self._check_trial()
         self._check_credit()
         self._check_server()
+        self._check_ahead()
+        self._check_correction()
         if not torch.cuda.is_available():
             self.bf16: bool | None = bool(self.bf16)  # where TRL's default is on for a GPU
             self.use_cpu = True
@@ -249,6 +258,7 @@ class MetaGRPOConfig(GRPOConfig):
         self._check_checkpoints()
         trials = share // self.rows_per_trial
         waves = -(-trials // min(trials, self.rollout_concurrency or trials))
+        waves *= max(1, self.rollouts_ahead)  # so many rollouts are in flight at the start
         if self.max_trial_seconds is not None and self.ddp_timeout < waves * self.max_trial_seconds + 300:
             times = f"{waves} x " if waves > 1 else ""
             raise ConfigError(
@@ -343,6 +353,40 @@ class MetaGRPOConfig(GRPOConfig):
                 "force_truncated_sampling=True needs use_vllm: the in-process policy samples untruncated."
             )
 
+    def _check_correction(self) -> None:
+        corrects = self.vllm_importance_sampling_correction and (self.use_vllm or self.rollouts_ahead)
+        if self.vllm_importance_sampling_mode.startswith("sequence") and corrects:
+            warnings.warn(
+                f"vllm_importance_sampling_mode={self.vllm_importance_sampling_mode!r} sums over the tokens of a whole "
+                "trial, so long trials are masked or scaled whole; 'token_truncate' is not.",
+                stacklevel=3,
+            )
+
+    def _check_ahead(self) -> None:
+        if not self.rollouts_ahead:
+            return
+        if not self.vllm_importance_sampling_correction:
+            raise ConfigError(
+                f"rollouts_ahead={self.rollouts_ahead} with vllm_importance_sampling_correction=False: older weights "
+                "play the trials, which biases the gradient unless tokens are weighted. Leave the correction on, or "
+                "set rollouts_ahead to 0."
+            )
+        if self.loss_type == "vespo" and not self.vllm_importance_sampling_mode.startswith("token"):
+            raise ConfigError(
+                f"vllm_importance_sampling_mode={self.vllm_importance_sampling_mode!r} with loss_type='vespo': use "
+                "'token_truncate' or 'token_mask'."
+            )
+        if self.cast_lm_head_to_fp32 and not self.use_vllm:
+            raise ConfigError(
+                f"cast_lm_head_to_fp32=True with rollouts_ahead={self.rollouts_ahead} and use_vllm=False: the copy of "
+                "the model that plays would compute its head otherwise. Use vLLM servers, or leave one of them out."
+            )
+        if self.use_vllm and self.vllm_mode == "colocate":
+            raise ConfigError(
+                f"rollouts_ahead={self.rollouts_ahead} with vllm_mode='colocate': engine and trainer share the GPU, so "
+                "they take turns. Use vllm_mode='server', or set rollouts_ahead to 0."
+            )
+
     def _check_server(self) -> None:
         if not self.use_vllm:
             return
@@ -358,12 +402,6 @@ class MetaGRPOConfig(GRPOConfig):
             host = "127.0.0.1" if self.vllm_server_host == "0.0.0.0" else self.vllm_server_host
             given: str = self.vllm_server_base_url or f"http://{host}:{self.vllm_server_port}"
             self.vllm_server_base_url = ",".join(parse_urls(given))
-        if self.vllm_importance_sampling_mode.startswith("sequence") and self.vllm_importance_sampling_correction:
-            warnings.warn(
-                f"vllm_importance_sampling_mode={self.vllm_importance_sampling_mode!r} sums over the tokens of a whole "
-                "trial, so long trials are masked or scaled whole; 'token_truncate' is not.",
-                stacklevel=3,
-            )
 
     @property
     def server_urls(self) -> list[str]:

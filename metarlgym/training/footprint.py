@@ -152,10 +152,13 @@ class Memory:
     logits: int
     cache: int
     """Keys and values of a rollout in this process."""
+    at_once: bool = False
+    """Whether the rollout is in flight during the update."""
 
     @property
     def peak(self) -> int:
-        return self.program + self.states + max(self.activations + self.logits, self.cache)
+        update = self.activations + self.logits
+        return self.program + self.states + (update + self.cache if self.at_once else max(update, self.cache))
 
 
 def memory(settings: Settings, shape: Shape, tokens: int) -> Memory:
@@ -174,6 +177,8 @@ def memory(settings: Settings, shape: Shape, tokens: int) -> Memory:
     states = weights * shape.parameters + 3 * weights * trained
     if args.beta and not peft:  # the reference model; LoRA's is the base model
         states += weights * shape.parameters
+    if args.rollouts_ahead and not args.use_vllm:  # the copy that plays
+        states += weights * shape.parameters
     shards = args.world_size if _zero(args) == 3 else 1
     micro = (args.per_device_train_batch_size or 1) * tokens
     kept = shape.checkpointed(micro, size) if args.gradient_checkpointing else shape.kept(micro, size)
@@ -184,7 +189,7 @@ def memory(settings: Settings, shape: Shape, tokens: int) -> Memory:
     rows = (args.per_device_train_batch_size or 1) * (args.steps_per_generation or 1)
     cache = 0 if args.use_vllm else rows * tokens * shape.key_values * weights
     program = 0 if on_gpu else psutil.Process().memory_info().rss
-    return Memory(program, states // shards, kept, logits, cache)
+    return Memory(program, states // shards, kept, logits, cache, bool(args.rollouts_ahead))
 
 
 def _zero(args: Any) -> int:

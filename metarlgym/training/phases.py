@@ -11,7 +11,7 @@ from transformers import TrainerCallback
 
 from metarlgym.rollout.meter import Meter
 
-TRAIN, ROLLOUT, WEIGHTS, EVALUATION = "train", "rollout", "weight_update", "evaluation"
+TRAIN, ROLLOUT, WAIT, WEIGHTS, EVALUATION = "train", "rollout", "wait_for_rollout", "weight_update", "evaluation"
 
 
 class PhaseClock:
@@ -24,6 +24,10 @@ class PhaseClock:
         self.seconds: dict[str, float] = {}
         self.meter = Meter()
         """What the latest rollout or evaluation has played."""
+        self.background: Meter | None = None
+        """What a rollout in the background has played; None if there is none."""
+        self.played_behind: list[float] = []
+        """Seconds of each rollout that was taken from the background since the last step; they are part of no phase."""
         self._phases = [TRAIN]
         self._mark = self._since = time.monotonic()
 
@@ -63,18 +67,36 @@ class PhaseClock:
 class StepTimes(TrainerCallback):
     """Logs the seconds of each step as `time/rollout`, `time/train` and `time/weight_update`.
 
+    Where rollouts are played ahead, `time/rollout` is beside the others and not part of the step, and there is more:
+    `time/wait_for_rollout`, and the shares of the step in which trainer and players had nothing to do, `idle/trainer`
+    and `idle/rollout`.
+
     Args:
         clock: the clock.
         log: called with the name and the value of a metric.
+        ahead: whether rollouts are played ahead.
     """
 
-    def __init__(self, clock: PhaseClock, log: Callable[[str, float], None]) -> None:
-        self.clock, self.log = clock, log
+    def __init__(self, clock: PhaseClock, log: Callable[[str, float], None], ahead: bool = False) -> None:
+        self.clock, self.log, self.ahead = clock, log, ahead
+        self._since_taken = 0.0
+        """Seconds of the steps since a rollout was last taken."""
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.clock.restart()  # what lies between steps, such as an evaluation, belongs to none
+        self.clock.played_behind.clear()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         seconds = self.clock.restart()
-        for phase in (ROLLOUT, TRAIN, WEIGHTS):
+        rollout = seconds.get(ROLLOUT, 0.0) + sum(self.clock.played_behind)
+        self.log(f"time/{ROLLOUT}", rollout)
+        for phase in (TRAIN, WEIGHTS):
             self.log(f"time/{phase}", seconds.get(phase, 0.0))
+        if self.ahead:
+            whole = max(sum(seconds.values()), 1e-9)
+            self.log(f"time/{WAIT}", seconds.get(WAIT, 0.0))
+            self.log("idle/trainer", (seconds.get(WAIT, 0.0) + seconds.get(ROLLOUT, 0.0)) / whole)
+            self._since_taken += whole
+            if self.clock.played_behind:  # one rollout may serve several steps
+                self.log("idle/rollout", max(0.0, 1 - rollout / self._since_taken))
+                self._since_taken = 0.0

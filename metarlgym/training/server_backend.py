@@ -88,7 +88,6 @@ class Servers(VLLMBackend):
         from metarlgym.policies.vllm_server import VLLMServerPolicy
 
         self.before_rollout()
-        self.pool.stats = type(self.pool.stats)()
         trainer = self.trainer
         yield VLLMServerPolicy(self.pool, trainer.renderer, trainer.temperature, truncation=self.truncation)
 
@@ -113,11 +112,15 @@ class Servers(VLLMBackend):
         self._updates += 1
         self._settled_step = trainer.state.global_step
 
-    def after_rollout(self) -> None:
+    def begin_counts(self) -> Any:
+        self.pool.stats = stats = type(self.pool.stats)()
+        return stats
+
+    def after_rollout(self, counts: Any) -> None:
         """Log the server failures of this rollout, summed over processes."""
-        stats, accelerator = self.pool.stats, self.trainer.accelerator
-        counts = torch.tensor([stats.retries, stats.deadlines, stats.overflows], dtype=torch.float32)
-        total = accelerator.reduce(counts.to(accelerator.device), "sum").tolist()
+        accelerator = self.trainer.accelerator
+        own = torch.tensor([counts.retries, counts.deadlines, counts.overflows], dtype=torch.float32)
+        total = accelerator.reduce(own.to(accelerator.device), "sum").tolist()
         for name, value in zip(("retries", "deadlines", "overflows"), total, strict=True):
             self._log(f"server/{name}", value)
 

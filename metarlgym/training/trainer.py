@@ -12,7 +12,6 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -24,12 +23,10 @@ from transformers import set_seed
 from trl import GRPOTrainer
 
 from metarlgym.author_errors import error_line, error_text
-from metarlgym.datatypes import ConfigError, MetaRLGymError, MetaTrajectory, Task
+from metarlgym.datatypes import ConfigError, MetaRLGymError, MetaTrajectory
 from metarlgym.evaluation.evaluate import EvalSettings, evaluate
 from metarlgym.evaluation.watch import Watch
 from metarlgym.rollout.choices import Choices
-from metarlgym.rollout.manager import RolloutManager, TrialSpec
-from metarlgym.rollout.meter import Meter
 from metarlgym.rollout.play_settings import PlaySettings
 from metarlgym.rollout.prompt_room import no_room, stuck
 from metarlgym.rollout.protocol import Policy
@@ -37,7 +34,6 @@ from metarlgym.rollout.render import Renderer
 from metarlgym.rollout.reply import shortest_reply
 from metarlgym.runtime.agreement import AgreedError
 from metarlgym.runtime.checkpoint import COMPLETE, CheckpointMixin
-from metarlgym.seeding import derive
 from metarlgym.serving.handshake import ServerInfo
 from metarlgym.tasks import TaskGroup
 from metarlgym.training.backends import Backend, Colocate, GivenPolicy, InProcess, MakePolicy
@@ -47,9 +43,11 @@ from metarlgym.training.config import MetaGRPOConfig
 from metarlgym.training.context_limits import context_rooms
 from metarlgym.training.exploration import LegalEntropy, check_choices, choice_tensors
 from metarlgym.training.format_steps import check_format, imitate, random_player
+from metarlgym.training.off_policy import correction, off_policy_metrics
 from metarlgym.training.padding import check_padding, precision
-from metarlgym.training.phases import EVALUATION, ROLLOUT, WEIGHTS, PhaseClock, StepTimes
+from metarlgym.training.phases import EVALUATION, WEIGHTS, PhaseClock, StepTimes
 from metarlgym.training.reference import ReferenceMixin
+from metarlgym.training.rollouts import Rollouts
 from metarlgym.training.schedule import Schedule
 from metarlgym.training.server_backend import Servers, connect
 from metarlgym.training.thoughts import check_kept
@@ -98,8 +96,6 @@ class MetaGRPOTrainer(ReferenceMixin, CheckpointMixin, GRPOTrainer):
         self.on_trials = on_trials
         self._rows: list[dict[str, Any]] = []
         self._batch: TrialBatch | None = None
-        self._generation = (-1, 0)
-        self._trials: list[Trial] = []
         self.clock = PhaseClock()
         play = PlaySettings.of({**vars(args), "env_id": group.env_id})
         check_kept(play, group)
@@ -118,10 +114,16 @@ class MetaGRPOTrainer(ReferenceMixin, CheckpointMixin, GRPOTrainer):
                 rollout_func=_rollout,
                 **kwargs,
             )
-        self.add_callback(StepTimes(self.clock, lambda name, value: self._metrics["train"][name].append(value)))
+        self.add_callback(
+            StepTimes(
+                self.clock, lambda name, value: self._metrics["train"][name].append(value), bool(args.rollouts_ahead)
+            )
+        )
         if isinstance(self.model, PeftModel):
             self.model.create_or_update_model_card = _no_card
         self._proved = False
+        self._updates_since = 0
+        self.rollouts = Rollouts(self, args.rollouts_ahead)
         self.backend = self._make_backend(policy, servers)
         self.rooms = context_rooms(args, self.model.config, servers)
         room = min((room for room in self.rooms.values() if room), default=None)
@@ -136,10 +138,11 @@ class MetaGRPOTrainer(ReferenceMixin, CheckpointMixin, GRPOTrainer):
         self.add_callback(self.collapse)
         if args.format_steps:
             check_format(renderer)
-        self._choices = self._exploration = None
+        self.choices: Choices | None = None
+        self._exploration: LegalEntropy | None = None
         if args.explores:
             check_choices(group, self.make_trial)
-            self._choices = Choices(renderer)
+            self.choices = Choices(renderer)
             whole = self.accelerator.unwrap_model(self.model)
             whole = whole.get_base_model() if isinstance(whole, PeftModel) else whole
             self._exploration = LegalEntropy(whole, self.temperature)
@@ -158,10 +161,12 @@ class MetaGRPOTrainer(ReferenceMixin, CheckpointMixin, GRPOTrainer):
         gc.set_threshold(200_000, 20, 100)
         try:
             output = super().train(*args, **kwargs)
+            self.rollouts.give_up()  # a run that was stopped leaves one in flight
             if self.state.global_step >= self.state.max_steps or self.collapse.ends_run:
                 self.backend.after_training()
             return output
         finally:
+            self.rollouts.close()
             gc.set_threshold(*thresholds)
             gc.unfreeze()
 
@@ -182,6 +187,7 @@ class MetaGRPOTrainer(ReferenceMixin, CheckpointMixin, GRPOTrainer):
     @contextmanager
     def acting(self) -> Iterator[Policy]:
         """The policy with the current weights. All processes enter together; inside, no process waits for another."""
+        self.rollouts.wait()
         if not self._proved:
             check_padding(self, precision(self.args, self.model))
             self.backend.prove()
@@ -208,59 +214,26 @@ class MetaGRPOTrainer(ReferenceMixin, CheckpointMixin, GRPOTrainer):
 
     # ------------------------------------------------------------------ the rollout
 
-    def _pooled_trial(self, i: int, free_shots: int) -> Trial:
-        """Trial number i of this process, created once and reused: a reset equals a fresh environment (`check_env`).
-
-        A trial abandoned during a step is replaced, because that step may still be running and leak into the next one.
-        """
-        while len(self._trials) <= i:
-            self._trials.append(self.make_trial())
-        if self._trials[i].abandoned:
-            self._trials[i] = self.make_trial()
-        self._trials[i].free_shots = free_shots
-        return self._trials[i]
-
     def make_trial(self) -> Trial:
         return self.group.make_trial(self._trial_settings)
 
     def rollout(self, rows: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
         """Play the trials of this process's rows; returns the dict that TRL expects from a `rollout_func`."""
-        args = self.args
-        step = self.state.global_step
-        self._generation = (step, self._generation[1] + 1 if self._generation[0] == step else 0)
-        generation = self._generation[1]
-        per_trial = args.rows_per_trial
-        offset = self.accelerator.process_index * len(rows) // per_trial
-        free_shots = args.free_shots_at(step)
-        specs = []
-        tasks: dict[int, Task] = {}
-        for i in range(len(rows) // per_trial):
-            index = rows[i * per_trial]["task_index"]
-            trial = offset + i
-            noise = trial // args.trials_per_task if args.common_noise else trial
-            seed = derive(args.seed, "trial", step, generation, noise)
-            policy_seed = (args.seed, "policy", step, generation, trial)
-            task = tasks.get(index) or tasks.setdefault(index, self.group.task(index))
-            specs.append(TrialSpec(partial(self._pooled_trial, i, free_shots), task, seed, policy_seed))
-        meter = self.clock.meter = Meter()
-        with self._player(step) as policy, self.clock.during(ROLLOUT):
-            manager = RolloutManager(
-                policy, self.renderer, self.limits, args.rollout_concurrency, meter=meter, choices=self._choices
-            )
-            try:
-                trajectories, failure = manager.run(specs), None
-            except Exception as error:
-                trajectories, failure = [], error
-        if step >= args.format_steps:  # random play samples no tokens
-            self._metrics["train"]["rollout/tokens_per_second"].append(meter.tokens_per_second)
-        self._agree(trajectories, failure)
-        self._batch = TrialBatch(trajectories, args, self.renderer)
+        played = self.rollouts.take(rows)
+        step = played.plan.step
+        if step >= self.args.format_steps:  # random play samples no tokens
+            self._metrics["train"]["rollout/tokens_per_second"].append(played.meter.tokens_per_second)
+        self._agree(played.trajectories, played.failure)
+        self._updates_since = step - played.version
+        self.backend.after_rollout(played.counts)
+        self._batch = TrialBatch(played.trajectories, self.args, self.renderer)
         if self.on_trials is not None and self.accelerator.is_main_process:
-            self.on_trials(step, trajectories)
+            self.on_trials(step, played.trajectories)
+        self.rollouts.start_next()
         return self._batch.rollout_output()
 
     @contextmanager
-    def _player(self, step: int) -> Iterator[Policy]:
+    def player(self, step: int) -> Iterator[Policy]:
         """The policy that plays a rollout: the model, or random legal play in format steps."""
         if step < self.args.format_steps:
             yield random_player(self.renderer)
@@ -297,9 +270,11 @@ class MetaGRPOTrainer(ReferenceMixin, CheckpointMixin, GRPOTrainer):
         self._rows = inputs
         if self._entropy_schedule is not None:
             self.entropy_coef = self._entropy_schedule(self.state.global_step)
+        self.rollouts.wait()
         with self.clock.during(WEIGHTS):
             self.backend.before_rollout()
-        out = super()._generate_and_score_completions(inputs)
+        with correction(self):
+            out = super()._generate_and_score_completions(inputs)
         assert self._batch is not None
         step = self.state.global_step
         credit = self._batch.credit(
@@ -317,6 +292,10 @@ class MetaGRPOTrainer(ReferenceMixin, CheckpointMixin, GRPOTrainer):
             out["choice_items"] = self.accelerator.gather(
                 torch.tensor(float(sampled), device=self.accelerator.device)
             ).sum()
+        if self.args.rollouts_ahead and step >= self.args.format_steps:
+            self._metrics["train"]["off_policy/updates"].append(float(self._updates_since))
+            for name, value in off_policy_metrics(out, self.args, self.accelerator).items():
+                self._metrics["train"][name].append(value)
         if self.args.skip_zero_signal and step >= self.args.format_steps:
             keep = credit.has_signal.to(out["tool_mask"].device)
             out["tool_mask"] = out["tool_mask"] * keep[:, None].to(out["tool_mask"].dtype)
@@ -326,7 +305,6 @@ class MetaGRPOTrainer(ReferenceMixin, CheckpointMixin, GRPOTrainer):
             self._metrics["train"][name].append(value)
         if step >= self.args.format_steps and "trial_return" in credit.metrics:
             self.collapse.note(credit.metrics["zero_signal_groups"], credit.metrics["trial_return"])
-        self.backend.after_rollout()
         if shots:
             self._metrics["train"]["free_shots"].append(float(shots))
         return out
@@ -335,9 +313,11 @@ class MetaGRPOTrainer(ReferenceMixin, CheckpointMixin, GRPOTrainer):
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
         if self._exploration is None or "choice_ids" not in inputs:
-            return super()._compute_loss(model, inputs)
+            with correction(self):
+                return super()._compute_loss(model, inputs)
         self._exploration.arm()
-        loss = super()._compute_loss(model, inputs)
+        with correction(self):
+            loss = super()._compute_loss(model, inputs)
         entropies = self._exploration.entropies(
             inputs["choice_positions"], inputs["choice_ids"], inputs["prompt_ids"].shape[1]
         )
@@ -363,9 +343,9 @@ class MetaGRPOTrainer(ReferenceMixin, CheckpointMixin, GRPOTrainer):
             baselines=False,
         )
         watch = Watch()
-        self.clock.meter = watch.meter
         try:
             with self.acting() as policy, self.clock.during(EVALUATION):
+                self.clock.meter = watch.meter
                 report = evaluate(
                     self.group,
                     policy,

@@ -95,6 +95,7 @@ WEIGHTS: dict[str, tuple[dict, object]] = {
     "entropy_schedule": ({}, "0:0.5, 1:0.1"),
     "exploration_coef": ({}, "0:0.5, 1:0.1"),
     "format_steps": ({}, 1),
+    "rollouts_ahead": ({}, 1),
     "common_noise": ({"env_id": "Bandit-v0", "env_args": {"arms": 3, "style": "terse"}}, True),
     "skip_zero_signal": ({**SGD, "trials_per_task": 2, "episodes": 1}, True),
     "max_action_tokens": ({**WORDS, "max_action_tokens": 4}, 2),

@@ -38,12 +38,12 @@ def test_checkpointed_gradients(start, monkeypatch):
 
 
 def test_limits_reach_the_rollout(start, monkeypatch):
-    from metarlgym.training import trainer
+    from metarlgym.training import rollouts
 
     seen = []
-    manager = trainer.RolloutManager
+    manager = rollouts.RolloutManager
     monkeypatch.setattr(
-        trainer, "RolloutManager", lambda *args, **more: seen.append(args[2:]) or manager(*args, **more)
+        rollouts, "RolloutManager", lambda *args, **more: seen.append(args[2:]) or manager(*args, **more)
     )  # (limits, concurrency)
     settings = {"max_context_tokens": 48, "max_episode_seconds": 60.0, "max_trial_seconds": 90.0}
     run = start(**settings, rollout_concurrency=3)

@@ -175,6 +175,7 @@ def test_the_reference_model_counts():
 
     assert states("--beta", "0.1") == states() + 4 * Shape.of(SMALL).parameters
     assert states("--beta", "0.1", "--use_peft", "true") == states("--use_peft", "true")
+    assert states("--rollouts_ahead", "1") == states() + 4 * Shape.of(SMALL).parameters  # the copy that plays
 
 
 @pytest.mark.parametrize(

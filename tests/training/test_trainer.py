@@ -264,7 +264,7 @@ def test_a_rollout_that_fails_leaves_a_checkpoint_to_go_on_from(tmp_path, fragil
 
     def breaks(step, trajectories):
         if step == 1:  # from the next rollout on, no environment starts
-            trainer._trials.clear()
+            trainer.rollouts._trials.clear()
             trainer.group = fragile(fatal=True)
 
     trainer.on_trials = breaks
