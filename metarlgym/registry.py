@@ -165,15 +165,33 @@ def spec(env_id: str) -> EnvSpec:
     given = env_id
     env_id = env_id.removeprefix("metarlgym/")
     module = env_id.rpartition(":")[0]
+    before = set(_REGISTRY)
     env_id = split_module("env", env_id)  # gymnasium's `module:Name-v0` form: import the module, then look
     problems = [] if env_id in _REGISTRY else load_plugins()
     if env_id not in _REGISTRY:
-        lowered = {known.lower(): known for known in _REGISTRY}
-        prefix = f"{module}:" if module else ""
-        near = [prefix + lowered[m] for m in difflib.get_close_matches(env_id.lower(), lowered, n=3, cutoff=0.4)]
-        hint = f"Did you mean {' or '.join(near)}?" if near else f"Known: {', '.join(sorted(_REGISTRY))}."
+        known = {each.lower(): each for each in _REGISTRY}
+        if module:
+            known = {
+                low: f"{module}:{each}" for low, each in known.items() if each not in before or _is_in(each, module)
+            }
+        near = [known[m] for m in difflib.get_close_matches(env_id.lower(), known, n=3, cutoff=0.4)]
+        if near:
+            hint = f"Did you mean {' or '.join(near)}?"
+        elif module:
+            hint = (
+                f"The module {module!r} registers no such environment: give one that does, or an id of metarlgym list."
+            )
+        else:
+            hint = f"Known: {', '.join(sorted(_REGISTRY))}."
         raise ConfigError(f"env={given!r} is not registered. {hint}" + "".join(f" ({p})" for p in problems))
     return _REGISTRY[env_id]
+
+
+def _is_in(env_id: str, module: str) -> bool:
+    """Whether an environment's class is in a module or, for a package, below it."""
+    entry = _REGISTRY[env_id].entry_point
+    home = entry.partition(":")[0] if isinstance(entry, str) else entry.__module__
+    return f"{home}.".startswith(f"{module}.")
 
 
 def make(env_id: str, *, episodes: int | None = None, **kwargs: Any) -> Env:

@@ -49,6 +49,17 @@ def test_unknown_id_far_from_all_names_lists_them():
         make("zzzzzzzzzzzzzzzz")
 
 
+def test_a_module_is_not_credited_with_environments_of_others():
+    for name in ("os:system", "os:Mastermind", "json.decoder:Doors-v1"):
+        module = name.partition(":")[0]
+        with pytest.raises(ConfigError) as caught:
+            make(name)
+        assert str(caught.value) == (
+            f"env={name!r} is not registered. The module {module!r} registers no such environment: give one that does, "
+            "or an id of metarlgym list."
+        )
+
+
 @pytest.mark.parametrize("name", ["Doors", "Doors-v", "Doors-vx", "-v0", "Doors-v0.1"])
 def test_an_id_needs_a_version(name):
     with pytest.raises(ConfigError, match="has no version"):
@@ -304,6 +315,8 @@ def test_an_id_may_name_the_module_that_registers_it(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     assert make("elsewhere_envs:Elsewhere-v0").env_id == "Elsewhere-v0"
     assert make("Elsewhere-v0").env_id == "Elsewhere-v0"
+    with pytest.raises(ConfigError, match=r"Did you mean metarlgym\.envs:Mastermind-v0 or "):
+        make("metarlgym.envs:Mastermid-v0")
     with pytest.raises(ConfigError, match="module 'no_such_envs' cannot be imported"):
         make("no_such_envs:Elsewhere-v0")
     registry._REGISTRY.pop("Elsewhere-v0")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from enum import StrEnum
@@ -23,7 +22,7 @@ from metarlgym.cli.common import (
     parse_json,
     used,
 )
-from metarlgym.cli.model_options import find_device, model_errors
+from metarlgym.cli.eval_model import find_temperature, is_tiny, load_for
 from metarlgym.cli.run_settings import RunSettings
 from metarlgym.datatypes import ConfigError, MetaRLGymError, MetaTrajectory
 from metarlgym.env import Env
@@ -40,8 +39,6 @@ TRIALS = 2000
 """Number of trials where it costs little, and the most that are played without being asked for."""
 SECONDS = 300.0
 """What an evaluation by a model that is not tiny takes, if the number of trials is not given."""
-TINY = 20_000_000
-"""A model with fewer parameters is faster on one thread, and plays thousands of turns per second."""
 
 
 TEMPLATE_KWARGS_FIX = "write it like --chat-template-kwargs '{\"enable_thinking\": false}'"
@@ -113,9 +110,15 @@ def command(
             help="Seed for tasks, environment noise and sampling.", show_default="the run's task_seed and seed, else 0"
         ),
     ] = None,
-    greedy: Annotated[bool, typer.Option("--greedy", help="Take the most likely token instead of sampling.")] = False,
+    greedy: Annotated[
+        bool,
+        typer.Option(
+            "--greedy",
+            help="Take the most likely token instead of sampling; log-probabilities are at temperature 1.",
+        ),
+    ] = False,
     temperature: Annotated[
-        float | None, typer.Option(help="Sampling temperature.", show_default="the run's, else 1")
+        float | None, typer.Option(help="Sampling temperature; not with --greedy.", show_default="the run's, else 1")
     ] = None,
     max_action_tokens: Annotated[
         int | None, typer.Option(help="Maximum number of tokens per action.", show_default="the run's, else 64")
@@ -238,9 +241,7 @@ def command(
     name = run.default("env_id", env, None)
     if name is None:
         raise ConfigError("env is missing: name a task group, such as --env Doors-v0 (see metarlgym list).")
-    temperature = 1.0 if greedy and temperature is None else float(run.trained_with("temperature", temperature, 1.0))
-    if temperature <= 0:
-        raise ConfigError(f"temperature={temperature:g} must be above 0; for the most likely token use --greedy.")
+    temperature = find_temperature(run, temperature, greedy)
     asked: dict[str, Any] = {
         "env_id": name,
         "env_args": arguments,
@@ -305,15 +306,16 @@ def command(
             )
     else:
         from metarlgym.evaluation.run import evaluate_model
+        from metarlgym.models.loading import context_room
         from metarlgym.models.precision import upcast
 
         with console.status("loading the model"):
-            loaded, shown = _load(cast(str, model), group, play, device, threads, trust_remote_code)
+            loaded, shown = load_for(cast(str, model), group, play, device, threads, trust_remote_code)
             if line := upcast(loaded, loaded.device):
                 console.print(line, highlight=False, soft_wrap=True)
-        room = min((n for n in (play.limits.context_tokens, _context_room(loaded)) if n), default=None)
+        room = min((n for n in (play.limits.context_tokens, context_room(loaded.config)) if n), default=None)
         settings = replace(settings, limits=replace(play.limits, context_tokens=room))
-        if trials is None and not _tiny(loaded):
+        if trials is None and not is_tiny(loaded):
             settings = replace(settings, seconds=SECONDS)
         if trajectories is not None:
             decode = decode_with(shown) if write_contexts else None
@@ -348,10 +350,6 @@ def _most_trials(group: TaskGroup) -> int:
     return TRIALS if held_out is None else min(TRIALS, held_out)
 
 
-def _tiny(model: Any) -> bool:
-    return sum(parameter.numel() for parameter in model.parameters()) < TINY
-
-
 def _check(group: TaskGroup, settings: Any) -> None:
     """Reject impossible settings before a model is loaded."""
     if settings.trials < 1:
@@ -362,47 +360,6 @@ def _check(group: TaskGroup, settings: Any) -> None:
             group.tasks(settings.trials, "eval")
         except ConfigError as error:
             raise ConfigError(str(error).replace("eval_trials=", "trials=")) from None
-
-
-def _load(
-    name: str,
-    group: TaskGroup,
-    play: PlaySettings,
-    device: str,
-    threads: int | None,
-    trust_remote_code: bool,
-) -> tuple[Any, Any]:
-    """The model on its device, and the renderer."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    import torch
-    from transformers.utils import logging
-
-    from metarlgym.models.chat_templates import use_chat_template
-    from metarlgym.models.end_tokens import end_tokens
-    from metarlgym.models.loading import check_model_path, check_vocabulary, load_model, load_tokenizer
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    if threads is not None:
-        torch.set_num_threads(threads)
-    with model_errors():
-        check_model_path(name)
-        place = find_device(device)
-        tokenizer = load_tokenizer(name, trust_remote_code=trust_remote_code)
-        use_chat_template(tokenizer, play.chat_template)
-        renderer = play.make_renderer(name, tokenizer, group)
-        loaded = load_model(name, dtype="auto", trust_remote_code=trust_remote_code)
-        check_vocabulary(name, tokenizer, loaded.config)
-        renderer.end_also_with(end_tokens(loaded.generation_config, loaded.config))
-        if threads is None and _tiny(loaded):
-            torch.set_num_threads(1)
-        return loaded.to(place).eval(), renderer
-
-
-def _context_room(model: Any) -> int | None:
-    from metarlgym.models.loading import context_room
-
-    return context_room(model.config)
 
 
 def _show(report: EvalReport, played: list[MetaTrajectory], console: Console) -> None:

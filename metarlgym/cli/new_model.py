@@ -15,6 +15,7 @@ from metarlgym.datatypes import ConfigError, MetaRLGymError
 from metarlgym.files import expand
 from metarlgym.runtime.layout import MODEL, entries
 from metarlgym.runtime.lock import Lock
+from metarlgym.runtime.permissions import share_weights
 from metarlgym.runtime.run_folder import check_place
 
 PART = ".new-model.part"
@@ -147,6 +148,7 @@ def _save(model: Any, tokenizer: Any, out: Path) -> None:
             shutil.rmtree(part, ignore_errors=True)  # of a process that was killed
             model.save_pretrained(part)
             tokenizer.save_pretrained(part)
+            share_weights(part.iterdir())
             for path in sorted(part.iterdir(), key=lambda path: path.name == "config.json"):  # which makes it a model
                 path.rename(out / path.name)
         finally:

@@ -9,13 +9,18 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Sequence
-from functools import cache
+from functools import lru_cache
 from typing import Any
+
+import numpy as np
 
 from metarlgym.datatypes import JSON, ConfigError, Episode, Optimum, Step
 from metarlgym.env import Env
 from metarlgym.envs.wording import choices
 from metarlgym.whole_numbers import check_whole
+
+UNKNOWN_HORIZON = 500
+"""Number of episodes for which the oracle plans outside a trial."""
 
 
 class Doors(Env):
@@ -93,9 +98,9 @@ class Doors(Env):
                     if turn.reward == 1.0:
                         return self._write(choice)
                     tried.add(choice)
-        left = self.horizon - len(history) + 1 if self.horizon else 10**6
-        explore = _plan(self.doors, self.safe, min(left, 500), len(tried), max(0, self.horizon_free - len(history) + 1))
-        if explore[1]:
+        episodes, done = (self.horizon, len(history) - 1) if self.horizon else (UNKNOWN_HORIZON, 0)
+        explores = _plan(self.doors, self.safe, episodes, self.horizon_free)
+        if len(tried) >= self.doors - 1 or explores[episodes - done][len(tried)]:
             return self._write(next(d for d in range(self.doors) if d not in tried))
         return self._write(self.doors)
 
@@ -115,37 +120,44 @@ class Doors(Env):
         return name if self.style == "terse" else f"[{name}]"
 
 
-@cache
-def _plan(doors: int, safe: float, left: int, tried: int, free: int) -> tuple[float, bool]:
-    """Value of `left` more episodes with `tried` empty doors known, and whether to try another; DP over the two.
+@lru_cache(maxsize=16)
+def _plan(doors: int, safe: float, episodes: int, free: int) -> list[np.ndarray]:
+    """Whether to try another door: `plan[left][tried]`, with `left` episodes to go and `tried` empty doors known.
 
-    The first `free` of the remaining episodes have weight 0.
+    Dynamic programming from the last episode backwards. The first `free` episodes have weight 0. Only what can be
+    reached is computed: `tried` is at most the number of episodes played.
     """
-    if left == 0:
-        return 0.0, False
-    weight = 0.0 if free > 0 else 1.0
-    rest = max(free - 1, 0)
-    stay = weight * safe + _plan(doors, safe, left - 1, tried, rest)[0]
-    if tried >= doors - 1:
-        # Only one door can contain the prize, so it is known.
-        return weight + _plan(doors, safe, left - 1, tried, rest)[0], True
-    hit_prob = 1 / (doors - tried)
-    found = weight + (left - 1 - rest)
-    missed = _plan(doors, safe, left - 1, tried + 1, rest)[0]
-    explore = hit_prob * found + (1 - hit_prob) * missed
-    return max(stay, explore), explore >= stay
+    counted = episodes - free
+    value = np.zeros(min(doors, episodes + 1))
+    plan = [np.zeros(len(value), bool)]
+    for left in range(1, episodes + 1):
+        weight = 0.0 if left > counted else 1.0
+        rest = max(left - counted - 1, 0)  # free episodes after this one
+        reached = min(doors, episodes - left + 1)
+        hit_prob = 1 / (doors - np.arange(reached))
+        missed = value[1 : reached + 1]
+        if reached == doors:  # after all doors but one the prize is known, and a try cannot miss
+            missed = np.append(missed, 0.0)
+        stay = weight * safe + value[:reached]
+        explore = hit_prob * (weight + (left - 1 - rest)) + (1 - hit_prob) * missed
+        if reached == doors:
+            stay[-1] = explore[-1] = weight + value[doors - 1]
+        plan.append(explore >= stay)
+        value = np.maximum(stay, explore)
+    return plan
 
 
 def _curve(doors: int, safe: float, episodes: int, free_shots: int) -> list[float]:
     """Expected unweighted return of each episode under the optimal policy."""
     curve = []
+    plan = _plan(doors, safe, episodes, free_shots)
     states = {0: 1.0}  # doors known to be empty -> probability, the prize not found yet
     found = 0.0
     for episode in range(episodes):
         expected = found
         following: dict[int, float] = {}
         for tried, probability in states.items():
-            if _plan(doors, safe, episodes - episode, tried, max(0, free_shots - episode))[1]:
+            if plan[episodes - episode][tried]:
                 hit_prob = 1 / (doors - tried)
                 expected += probability * hit_prob
                 found += probability * hit_prob

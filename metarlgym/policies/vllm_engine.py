@@ -10,7 +10,7 @@ import itertools
 from collections.abc import Mapping
 from typing import Any
 
-from metarlgym.datatypes import ConfigError
+from metarlgym.policies.temperature import check_temperature
 from metarlgym.rollout.protocol import ActReply, ActRequest, Callback, Policy, PolicyLost
 from metarlgym.rollout.render import Renderer
 from metarlgym.rollout.reply import Reply, part_seed
@@ -39,8 +39,7 @@ class VLLMEnginePolicy(Policy):
     def __init__(
         self, llm: Any, renderer: Renderer, temperature: float = 1.0, truncation: Mapping[str, float] | None = None
     ) -> None:
-        if temperature <= 0:
-            raise ConfigError(f"temperature={temperature} must be above 0.")
+        check_temperature(temperature)
         self.engine = llm.llm_engine
         self.renderer = renderer
         self._settings: dict[str, Any] = {

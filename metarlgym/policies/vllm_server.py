@@ -13,8 +13,8 @@ from typing import Any
 
 import orjson
 
-from metarlgym.datatypes import ConfigError
 from metarlgym.policies.server_pool import Server, ServerPool
+from metarlgym.policies.temperature import check_temperature
 from metarlgym.rollout.protocol import ActReply, ActRequest, Callback, Policy, PolicyLost
 from metarlgym.rollout.render import Renderer
 from metarlgym.rollout.reply import Reply, part_seed
@@ -66,8 +66,7 @@ class VLLMServerPolicy(Policy):
         greedy: bool = False,
         truncation: Mapping[str, float] | None = None,
     ) -> None:
-        if temperature <= 0:
-            raise ConfigError(f"temperature={temperature} must be above 0; for the most likely token use greedy.")
+        check_temperature(temperature)
         self.pool = pool
         self.renderer = renderer
         self._fixed = renderer.fixed_action_tokens

@@ -49,9 +49,11 @@ class Limits:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            value = getattr(self, field.name)
-            if field.name == "thought_tokens":
-                if value is not None and value < 0:
-                    raise ConfigError(f"{field.name}={value} must be at least 0.")
-            elif value is not None and value <= 0:
-                raise ConfigError(f"{field.name}={value} must be positive; leave it out for no limit.")
+            value, thoughts = getattr(self, field.name), field.name == "thought_tokens"
+            if value is None or value > 0 or (thoughts and value == 0):
+                continue
+            default = (
+                f"{THOUGHT_TOKENS} where the tokenizer marks thoughts" if thoughts else field.default or "no limit"
+            )
+            must = "at least 0" if thoughts else "above 0"
+            raise ConfigError(f"{field.name}={value} must be {must}; leave it out for {default}.")

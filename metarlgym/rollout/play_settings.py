@@ -40,11 +40,17 @@ class PlaySettings:
         Args:
             values: such as a run's `config.yaml`.
             free_shots: passed separately because a run's `free_shots` is a schedule.
+
+        Raises:
+            ConfigError: a limit is not above 0; names the setting.
         """
         given = {name: values[name] for name in PLAYED if values.get(name) is not None}
         own = {f.name: given[f.name] for f in fields(cls) if f.name in given}
         trial = {f.name: given[f.name] for f in fields(TrialSettings) if f.name in given}
-        limits = Limits(**{field: given[name] for name, field in LIMITS.items() if name in given})
+        try:
+            limits = Limits(**{field: given[name] for name, field in LIMITS.items() if name in given})
+        except ConfigError as error:  # which begins with the field's name; the setting's has this prefix
+            raise ConfigError(f"max_{error}") from None
         return cls(**own | {"trial": TrialSettings(free_shots=free_shots, **trial), "limits": limits})
 
     def group(self) -> TaskGroup:

@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 
 from metarlgym.runtime.layout import Tree, foreign_inside
 from metarlgym.runtime.mark import COMPLETE, recorded
+from metarlgym.runtime.permissions import share_weights
 from metarlgym.runtime.run_folder import replace_text
 
 __all__ = ["COMPLETE", "begin", "damage", "mark_complete", "marked", "missing_weights"]
@@ -46,13 +47,17 @@ def begin(folder: Path, tree: Tree) -> dict[Path, int]:
 
 
 def mark_complete(folder: Path, step: int, users: Mapping[Path, int] | None = None) -> None:
-    """Write `COMPLETE`: the step, and the size and hash of every file except those in `users`."""
+    """Write `COMPLETE`: the step, and the size and hash of every file except those in `users`.
+
+    Weights first get the permissions that other files have, which safetensors leaves to their owner alone.
+    """
     users = users or {}
     # A file that was overwritten since then belongs to the run.
     kept = {
         path for path, time in users.items() if path.is_dir() or (path.exists() and path.lstat().st_mtime_ns == time)
     }
     ours = [path for path in _files(folder) if not kept.intersection((path, *path.parents))]
+    share_weights(ours)
     files = {path.relative_to(folder).as_posix(): _print_of(path) for path in ours}
     replace_text(folder / COMPLETE, json.dumps({"step": step, "files": files}, indent=1) + "\n")
 

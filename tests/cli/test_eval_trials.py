@@ -12,6 +12,7 @@ from tiny import make_model, terse, trial_maker
 
 from metarlgym import registry
 from metarlgym.cli import eval as command
+from metarlgym.cli import eval_model
 from metarlgym.cli.main import main
 from metarlgym.envs.doors import Doors
 
@@ -53,7 +54,7 @@ def test_a_tiny_model_plays_all_on_one_thread(model, tmp_path, monkeypatch, caps
 
 
 def test_a_larger_model_plays_what_there_is_time_for(model, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(command, "TINY", 0)
+    monkeypatch.setattr(eval_model, "TINY", 0)
     monkeypatch.setattr(command, "SECONDS", 1e-3)
     threads = torch.get_num_threads()
     _, report, trials = evaluate(tmp_path, "--model", model, "--env", "Doors-v0", *TERSE)

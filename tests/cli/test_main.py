@@ -100,6 +100,24 @@ BAD = {
     "class": (["play", "metarlgym.envs.doors:Doors"], "env='metarlgym.envs.doors:Doors' is not registered"),
     "most episodes": (["play", "Doors-v0", "--episodes", "100000000"], "episodes=100000000 must be at most 100000"),
     "port": (["serve", "--model", "some/model", "--port", "99999"], "port=99999 must be at most 65535"),
+    "temperature nan": (
+        ["eval", "--model", "m", "--env", "Doors-v0", "--temperature", "nan"],
+        "must be a finite number",
+    ),
+    "temperature inf": (
+        ["eval", "--model", "m", "--env", "Doors-v0", "--temperature", "inf"],
+        "must be a finite number",
+    ),
+    "temperature 0": (["eval", "--model", "m", "--env", "Doors-v0", "--temperature", "0"], "use --greedy"),
+    "temperature of greedy play": (
+        ["eval", "--model", "m", "--env", "Doors-v0", "--temperature", "2", "--greedy"],
+        "temperature=2 has no effect with --greedy: leave out one of them.",
+    ),
+    "action tokens": (
+        ["eval", "--model", "m", "--env", "Doors-v0", "--max-action-tokens", "0"],
+        "max_action_tokens=0 must be above 0; leave it out for 64.",
+    ),
+    "foreign module": (["play", "os:system"], "The module 'os' registers no such environment"),
     "width": (["new-model", "--out", "m", "--hidden-size", "17"], "heads=2 must divide hidden-size=17"),
     "heads": (["new-model", "--out", "m", "--heads", "3"], "heads=3 must divide hidden-size=64"),
     "layers": (["new-model", "--out", "m", "--layers", "70000"], "error: layers=70000 must be at most 65536"),

@@ -109,3 +109,9 @@ def test_two_processes_do_not_write_one_model(tmp_path, capsys):
     line = capsys.readouterr().err
     assert line.startswith(f"error: out={str(out)!r} is being written by another process") and "output_dir" not in line
     assert not any(out.iterdir())
+
+
+def test_all_files_have_the_same_permissions(tmp_path):
+    assert main(["new-model", "--out", str(tmp_path / "tiny")]) == 0
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "tiny").iterdir()}
+    assert modes["model.safetensors"] == modes["config.json"]

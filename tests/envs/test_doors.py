@@ -47,6 +47,16 @@ def test_optimum_is_brute_force_and_oracle_reaches_it(harness, doors, safe, epis
     assert harness.mean_curve(trial) == pytest.approx(list(optimum.curve))
 
 
+def test_long_trials_and_many_doors(harness):
+    for doors, episodes, free in ((4, 5000, 0), (4, 5000, 4000), (300, 2000, 0)):
+        trial = make("Doors-v0", doors=doors, episodes=episodes, free_shots=free)
+        # Trying doors in order until the prize is found, and opening that one from then on, is optimal.
+        curve = [min(1.0, (episode + 1) / doors) for episode in range(episodes)]
+        assert trial.optimal_returns().curve == pytest.approx(curve)
+    # With 700 of 1000 episodes free, exploration costs nothing: the oracle explores from the start.
+    assert harness.mean_curve(make("Doors-v0", episodes=1000, free_shots=700))[:3] == pytest.approx([0.25, 0.5, 0.75])
+
+
 def test_curve_of_the_trap():
     trial = make("Doors-v0", doors=4, safe=0.4, episodes=6)
     assert trial.optimal_returns().curve == pytest.approx((0.25, 0.5, 0.75, 1, 1, 1))

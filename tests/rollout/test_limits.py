@@ -12,6 +12,7 @@ from metarlgym.models.scratch import byte_tokenizer, word_tokenizer
 from metarlgym.policies.scripted import ScriptedPolicy
 from metarlgym.rollout.limits import Limits
 from metarlgym.rollout.manager import RolloutManager, TrialSpec
+from metarlgym.rollout.play_settings import PlaySettings
 from metarlgym.rollout.protocol import Policy
 from metarlgym.rollout.render import PlainRenderer
 
@@ -160,8 +161,20 @@ def test_an_answer_that_comes_too_late_is_ignored():
 @pytest.mark.parametrize("name", ["action_tokens", "episode_turns", "context_tokens", "trial_seconds"])
 @pytest.mark.parametrize("value", [0, -1])
 def test_limits_must_be_positive(name, value):
-    with pytest.raises(ConfigError, match=f"{name}={value} must be positive; leave it out"):
+    default = "64" if name == "action_tokens" else "no limit"
+    wanted = f"{name}={value} must be above 0; leave it out for {default}."
+    with pytest.raises(ConfigError) as caught:
         Limits(**{name: value})
+    assert str(caught.value) == wanted
+    with pytest.raises(ConfigError) as caught:  # as run settings and options name them
+        PlaySettings.of({"env_id": "Doors-v0", f"max_{name}": value})
+    assert str(caught.value) == f"max_{wanted}"
+
+
+def test_thoughts_may_have_no_tokens():
+    assert Limits(thought_tokens=0).thought_tokens == 0
+    with pytest.raises(ConfigError, match="max_thought_tokens=-1 must be at least 0; leave it out for 512 where"):
+        PlaySettings.of({"env_id": "Doors-v0", "max_thought_tokens": -1})
 
 
 def test_budget_of_turns_is_the_trials_own():

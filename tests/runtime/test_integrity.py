@@ -90,3 +90,25 @@ def test_without_a_complete_one_a_run_begins_again(tmp_path):
     (tmp_path / "checkpoint-2" / COMPLETE).unlink()
     found, skipped = newest_sound(tmp_path)
     assert found is None and len(skipped) == 1
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o002, 0o664), (0o077, 0o600)])
+def test_weights_have_the_permissions_of_other_files(umask, mode, tmp_path):
+    users = tmp_path / "checkpoint-1" / "mine.safetensors"
+    users.parent.mkdir()
+    users.touch()
+    users.chmod(0o400)
+    before = os.umask(umask)
+    try:
+        path = checkpoint(tmp_path / "run", 1)
+        (path / "adapter").mkdir()
+        save_file({"w": torch.zeros(2)}, path / "adapter" / "adapter_model.safetensors")
+        os.link(users, path / "mine.safetensors")
+        mark_complete(path, 1, {path / "mine.safetensors": users.lstat().st_mtime_ns})
+    finally:
+        os.umask(before)
+    modes = {file.name: file.stat().st_mode & 0o777 for file in path.rglob("*") if file.is_file()}
+    assert modes.pop("mine.safetensors") == 0o400  # which the run did not write
+    assert modes.pop("adapter_model.safetensors") == mode
+    assert set(modes.values()) == {mode}
+    assert not [name for name in modes if "permissions" in name]
