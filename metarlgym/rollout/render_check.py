@@ -106,11 +106,6 @@ def _prove_that_turns_are_kept(template: ChatTemplate) -> None:
     answer, hide = template.after_action(longer, ACTION), template.encoder.hide
     if FIRST.text not in prompt or hide(_LATER.text) not in answer:
         raise template.rewrites("user")
-    if RULES.text not in prompt:
-        raise ConfigError(
-            f"the chat template of {template.tokenizer.name_or_path!r} does not show the rules of the environment as "
-            "they are, neither as a system message nor in the first user message: use another one (chat_template)."
-        )
     opening, segment = _through(template, prompt, FIRST), _through(template, answer, _LATER)
     # A long conversation, for templates that show only a window of it.
     numbered = [(f"{_LATER.text} {i:03} later", f"{_NEXT_ACTION.text} {i:03} neXt") for i in range(TURNS)]
@@ -125,6 +120,11 @@ def _prove_that_turns_are_kept(template: ChatTemplate) -> None:
         rest = template.after_action(rest, Message("assistant", action))
     if not rest.startswith(segment):
         raise template.rewrites("user")
+    if RULES.text not in prompt:
+        raise ConfigError(
+            f"the chat template of {template.tokenizer.name_or_path!r} does not show the rules of the environment as "
+            "they are, neither as a system message nor in the first user message: use another one (chat_template)."
+        )
 
 
 def _through(template: ChatTemplate, rendered: str, message: Message) -> str:
