@@ -11,8 +11,9 @@ from typing import Any
 from metarlgym import registry
 from metarlgym.cli.common import parse_json
 from metarlgym.datatypes import ConfigError
+from metarlgym.models.chat_templates import TRL, read_template
 from metarlgym.rollout.play_settings import PLAYED
-from metarlgym.rollout.template_date import DATE
+from metarlgym.rollout.template_date import CLOCK, DATE
 
 
 class RunSettings:
@@ -66,13 +67,20 @@ class RunSettings:
         """For all settings of `PlaySettings`: the user's values and, where those are None, the run's.
 
         The run's chat template is the one saved with its model. Its date stays, whatever else the template is given.
+        The plain renderer is given no arguments of a template, and a template that tells no date is given none.
         """
         left_out = {"chat_template", *(["renderer"] if self.from_scratch() else [])}
+        if given.get("renderer") == "plain":
+            left_out.add("chat_template_kwargs")
         names = [name for name in PLAYED if name not in left_out]
         merged = given | {name: self.default(name, given.get(name), None) for name in names}
         arguments, trained = merged.get("chat_template_kwargs"), self.settings.get("chat_template_kwargs")
-        if arguments is not None and isinstance(trained, dict) and DATE in trained:
+        if arguments is None or "chat_template_kwargs" in left_out or not isinstance(trained, dict):
+            return merged
+        if DATE in trained and _tells_date(given.get("chat_template")):
             merged["chat_template_kwargs"] = {DATE: trained[DATE], **arguments}
+        elif DATE in trained and given.get("chat_template_kwargs") is None:
+            merged["chat_template_kwargs"] = {name: value for name, value in arguments.items() if name != DATE}
         return merged
 
     def trained_with(self, name: str, given: Any, otherwise: Any) -> Any:
@@ -108,3 +116,11 @@ class RunSettings:
     def _note(self, name: str, value: Any) -> Any:
         self.taken.append(f"{name} {value if isinstance(value, str) else json.dumps(value)}")
         return value
+
+
+def _tells_date(chat_template: str | None) -> bool:
+    """Whether a template given instead of the run's own may tell a date; TRL's are of the same family."""
+    if chat_template in (None, TRL):
+        return True
+    text = read_template(chat_template)
+    return DATE in text or CLOCK in text

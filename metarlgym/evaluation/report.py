@@ -98,6 +98,17 @@ class EvalReport:
             return None
         return cut_warning(self.thought_rate * self.thought_cut_rate)
 
+    @property
+    def shares(self) -> list[str]:
+        """Lines below the table: how many actions were invalid, and what a limit cut. Shares of zero are left out."""
+        found = {
+            "invalid actions": self.invalid_rate,
+            "actions cut at the limit of tokens": self.action_cut_rate,
+            "episodes cut by a limit": self.episode_cut_rate,
+            "trials cut by a limit": self.truncation_rate,
+        }
+        return [f"{label}: {value:.1%}" for label, value in found.items() if value]
+
     def table(self) -> Table:
         """The report as a table for the terminal."""
         table = Table(title=f"{self.task_group}, {self.episodes} episodes, {self.trials} held-out trials")

@@ -79,4 +79,6 @@ def write_report(report: EvalReport, folder: Path, console: Console, name: str =
     console.print(report.table())
     if report.thought_warning:
         console.print(f"warning: {report.thought_warning}", style="yellow", highlight=False, soft_wrap=True)
+    for line in report.shares:
+        console.print(line)
     console.print(f"written: {folder / name}, {folder / 'adaptation.png'}", highlight=False)

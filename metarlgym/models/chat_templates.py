@@ -23,10 +23,15 @@ def use_chat_template(tokenizer: Any, chat_template: str | None) -> None:
     if chat_template == TRL:
         tokenizer.chat_template = _trl_template(tokenizer)
     elif chat_template is not None:
-        tokenizer.chat_template = _read(chat_template)
+        tokenizer.chat_template = read_template(chat_template)
 
 
-def _read(name: str) -> str:
+def read_template(name: str) -> str:
+    """The text of a Jinja file.
+
+    Raises:
+        ConfigError: it cannot be read, or is empty.
+    """
     setting = f"chat_template={name!r}"
     try:
         text = Path(expand(name)).read_text(encoding="utf-8")

@@ -6,16 +6,20 @@ control token in the rendering is the template's own.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from metarlgym.datatypes import ConfigError, Message
 from metarlgym.rollout.control_tokens import THOUGHT_END, THOUGHT_START, TextEncoder
 from metarlgym.rollout.template_date import pinned
 
-RULES, FIRST = Message("system", "RULES"), Message("user", "FIRSTSENTINEL")
-ACTION = Message("assistant", "ACTIONSENTINEL")
-THOUGHT = "THOUGHTSENTINEL"
+# Mixed case, punctuation and blanks, so that a template that changes them in a turn is noticed. Templates may trim a
+# turn, so they begin and end with letters. They hold no line breaks, which may be a token of their own.
+RULES, FIRST = Message("system", "The Rules:  be (bRief)"), Message("user", "First, a Question?  [1] or [2]:  whiCh")
+ACTION = Message("assistant", "Action! [3],  said  tWice; and soMe moRe")
+THOUGHT = "Thought: 'maybe'  or nOt"
+REPEATS = 20
+"""Renderings compared to notice a template that draws lots: a fair coin escapes notice once in 500,000 starts."""
 
 
 class ChatTemplate:
@@ -28,7 +32,8 @@ class ChatTemplate:
         system: whether rules are a separate message; otherwise they are prepended to the first user message.
 
     Raises:
-        ConfigError: assistant turns do not end with a control token; or a date that the template cannot format.
+        ConfigError: assistant turns do not end with a control token; the same conversation is rendered in several ways;
+            or a date that the template cannot format.
         Exception: whatever the template raises, for instance because it has no system role.
     """
 
@@ -38,7 +43,8 @@ class ChatTemplate:
         self.kwargs = pinned(tokenizer, template_kwargs)
         self.system = system
         self._reads_thoughts = False
-        answer = self.after_action(self.render([RULES, FIRST, ACTION, FIRST]), ACTION)
+        rendered = self._repeatable([RULES, FIRST, ACTION, FIRST])
+        answer = self.after_action(rendered, ACTION)
         between = answer[: answer.index(FIRST.text)] if FIRST.text in answer else answer
         mark = encoder.pattern.search(between)
         # Transcripts omit whitespace between an action and its end. In that case only the end-of-sequence token is
@@ -52,6 +58,17 @@ class ChatTemplate:
         """The control token that ends an action, as text."""
         self.end_id = encoder.marks[self.end]
         self._reads_thoughts = self._thoughts_are_read()
+
+    def _repeatable(self, messages: Sequence[Message]) -> str:
+        """The rendering of a conversation, which must be the same each time."""
+        rendered = self.render(messages)
+        if any(self.render(messages) != rendered for _ in range(REPEATS - 1)):
+            raise ConfigError(
+                f"the chat template of {self.tokenizer.name_or_path!r} renders the same conversation differently each "
+                "time, so a trial could not grow token by token: take what is random out of it (such as |random), or "
+                "use another template (chat_template)."
+            )
+        return rendered
 
     @property
     def _eos(self) -> str | None:
@@ -72,11 +89,20 @@ class ChatTemplate:
         said = {"role": ACTION.role, "content": f"{THOUGHT_START}{THOUGHT}{THOUGHT_END}{ACTION.text}"}
         return self._apply([*map(self._plain, self._merge(before)), said, *map(self._plain, after)])
 
+    def render_with(self, template_kwargs: Mapping[str, Any]) -> str:
+        """A conversation of three turns, the last but one with a thought, rendered with other arguments."""
+        kwargs, self.kwargs = self.kwargs, pinned(self.tokenizer, template_kwargs)
+        try:
+            return self.with_thought([RULES, FIRST], FIRST)
+        finally:
+            self.kwargs = kwargs
+
     def after_action(self, rendered: str, action: Message) -> str:
         """The text that follows an action in a rendering."""
-        if action.text not in rendered:
+        said = self.encoder.hide(action.text)
+        if said not in rendered:
             raise self.rewrites("assistant")
-        return rendered[rendered.index(action.text) + len(action.text) :]
+        return rendered[rendered.index(said) + len(said) :]
 
     def rewrites(self, role: str) -> ConfigError:
         """The error for a template that renders the message of `role` differently once the conversation continues."""

@@ -15,6 +15,7 @@ from metarlgym.rollout.bounded_cache import BoundedCache, ids_bytes, text_bytes
 from metarlgym.rollout.chat_template import ChatTemplate
 from metarlgym.rollout.control_tokens import TextEncoder
 from metarlgym.rollout.render_check import prove_chat, prove_text
+from metarlgym.rollout.template_kwargs import broken, check_kinds, check_names
 from metarlgym.rollout.thinking import Thinking
 from metarlgym.rollout.thought_marks import find_thinking
 
@@ -138,7 +139,7 @@ class ChatRenderer(Renderer):
     Rules are a system message, or are prepended to the first user message if the template keeps only that in place.
 
     Raises:
-        ConfigError: no template, or one that does not allow append-only transcripts.
+        ConfigError: no template, or one that does not allow append-only transcripts; or arguments that it does not use.
     """
 
     def __init__(self, tokenizer: Any, template_kwargs: dict[str, Any] | None = None) -> None:
@@ -149,7 +150,10 @@ class ChatRenderer(Renderer):
             )
         super().__init__(tokenizer)
         self._bridges: BoundedCache[str, list[int]] = BoundedCache()
-        self.template = self._proved(template_kwargs or {})
+        arguments = template_kwargs or {}
+        check_names(tokenizer, arguments)
+        self.template = self._proved(arguments)
+        check_kinds(arguments, self.template.render_with)
         self.end_id = self.template.end_id
         self.end_ids = frozenset({self.end_id, tokenizer.eos_token_id} - {None})
         self.thinking = find_thinking(self.template)
@@ -166,9 +170,7 @@ class ChatRenderer(Renderer):
                 problem = problem or error
             except Exception as error:  # templates may raise anything, for instance if they have no system role
                 if not system:
-                    problem = problem or ConfigError(
-                        f"the chat template of {self.tokenizer.name_or_path!r} fails: {type(error).__name__}: {error}."
-                    )
+                    problem = problem or broken(self.tokenizer, error, template_kwargs)
         assert problem is not None
         raise problem
 

@@ -32,8 +32,10 @@ AWKWARD = (
 """Texts without control tokens: leading and trailing whitespace, emoji, text changed by Unicode normalization, markup.
 """
 
-_NEXT_ACTION = Message("assistant", "NEXTSENTINEL")
-_LATER = Message("user", "LATERSENTINEL")
+_NEXT_ACTION = Message("assistant", "Next Action:  [4]!\n tHen")
+_LATER = Message("user", "Later:  iT sAid,\n\n 'No' (aNd so On)")
+TURNS = 64
+"""Turns of the conversation in which all earlier ones must be kept."""
 
 
 def forgeries(shown: list[str], marks: list[str]) -> Iterator[str]:
@@ -101,21 +103,34 @@ def prove_chat(template: ChatTemplate) -> None:
 def _prove_that_turns_are_kept(template: ChatTemplate) -> None:
     prompt = template.render([RULES, FIRST])
     longer = template.render([RULES, FIRST, ACTION, _LATER])
-    longest = template.render([RULES, FIRST, ACTION, _LATER, _NEXT_ACTION, Message("user", "LAST")])
-    answer = template.after_action(longer, ACTION)
-    kept = (
-        FIRST.text in prompt
-        and longer.startswith(_through(template, prompt, FIRST))
-        and _LATER.text in answer
-        and template.after_action(longest, ACTION).startswith(_through(template, answer, _LATER))
-    )
-    if not kept:
+    answer, hide = template.after_action(longer, ACTION), template.encoder.hide
+    if FIRST.text not in prompt or hide(_LATER.text) not in answer:
         raise template.rewrites("user")
+    opening, segment = _through(template, prompt, FIRST), _through(template, answer, _LATER)
+    # A long conversation, for templates that show only a window of it.
+    numbered = [(f"{_LATER.text} {i:03} later", f"{_NEXT_ACTION.text} {i:03} neXt") for i in range(TURNS)]
+    middle = [turn for said, action in numbered for turn in (Message("user", said), Message("assistant", action))]
+    longest = template.render([RULES, FIRST, ACTION, *middle, _LATER])
+    if not (longer.startswith(opening) and longest.startswith(opening)):
+        raise template.rewrites("user")
+    rest = template.after_action(longest, ACTION)
+    for said, action in numbered:
+        if not rest.startswith(segment.replace(hide(_LATER.text), hide(said))):
+            raise template.rewrites("user")
+        rest = template.after_action(rest, Message("assistant", action))
+    if not rest.startswith(segment):
+        raise template.rewrites("user")
+    if RULES.text not in prompt:
+        raise ConfigError(
+            f"the chat template of {template.tokenizer.name_or_path!r} does not show the rules of the environment as "
+            "they are, neither as a system message nor in the first user message: use another one (chat_template)."
+        )
 
 
 def _through(template: ChatTemplate, rendered: str, message: Message) -> str:
     """`rendered` up to the control token after a message; the generation prompt after it may look different later."""
-    end = rendered.index(message.text) + len(message.text)
+    said = template.encoder.hide(message.text)
+    end = rendered.index(said) + len(said)
     mark = template.encoder.pattern.search(rendered, end)
     return rendered[: mark.end() if mark else end]
 

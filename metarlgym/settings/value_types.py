@@ -13,6 +13,11 @@ from metarlgym.datatypes import ConfigError
 
 NUMBERS_AS_TEXT = {"gamma", "free_shots", "entropy_schedule", "exploration_coef"}
 """Text settings that also accept a number: schedules."""
+FILES = {"accelerator_config", "deepspeed", "fsdp_config"}
+"""Mappings that may also be the path of a file."""
+EXAMPLES = {"chat_template_kwargs": '{"enable_thinking": false}', "env_args": '{"doors": 4}'}
+"""How to write settings that are mappings."""
+_EXAMPLE = '{"name": value}'
 MOST_PARTS = 100_000
 """Maximum number of values in one setting; more come from YAML anchors that contain each other."""
 TRUE, FALSE = ("yes", "true", "t", "y", "1"), ("no", "false", "f", "n", "0")
@@ -71,6 +76,8 @@ def _fit(name: str, kinds: Sequence[Any], value: Any, command_line: bool) -> Any
         if type(None) in plain:
             return None
         raise Misfit(f"must be {_wanted(kinds)}; leave {name} out for its default.")
+    if str in plain and _mapping(kinds, plain) and name not in FILES:
+        return _mapping_or_json(name, value)
     if isinstance(value, bool):
         return _bool(kinds, plain, value)
     if isinstance(value, int):
@@ -125,8 +132,7 @@ def _float(name: str, kinds: Sequence[Any], plain: set[Any], value: float) -> An
 
 
 def _text(name: str, kinds: Sequence[Any], plain: set[Any], value: str, command_line: bool) -> Any:
-    if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
-        raise Misfit("holds a character that text cannot hold: a NUL or half of a surrogate pair.")
+    _check_characters(value)
     lists = next((kind for kind in kinds if get_origin(kind) is list), None)
     if str in plain or any(issubclass(kind, Enum) for kind in plain):
         if value.lstrip().startswith("{") and _mapping(kinds, plain):
@@ -143,6 +149,11 @@ def _text(name: str, kinds: Sequence[Any], plain: set[Any], value: str, command_
     if lists is not None and (command_line or get_args(lists) == (str,)):  # `all-linear` means `[all-linear]`
         return _list(name, kinds, [value], command_line)
     raise Misfit(f"must be {_wanted(kinds)}.")
+
+
+def _check_characters(value: str) -> None:
+    if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
+        raise Misfit("holds a character that text cannot hold: a NUL or half of a surrogate pair.")
 
 
 def _number(kinds: Sequence[Any], plain: set[Any], value: str) -> Any:
@@ -180,7 +191,19 @@ def _mapping(kinds: Sequence[Any], plain: set[Any]) -> bool:
     return dict in plain or any(get_origin(kind) is dict for kind in kinds)
 
 
-def _json(text: str) -> dict[str, Any]:
+def _mapping_or_json(name: str, value: Any) -> dict[str, Any]:
+    """A mapping, or that in the text of a JSON object. transformers would read "false" in such a text as False."""
+    like = f"write it like {EXAMPLES.get(name, _EXAMPLE)}"
+    if isinstance(value, str):
+        _check_characters(value)
+        return _json(value, like)
+    if not isinstance(value, dict):
+        raise Misfit(f"is not a JSON object: {like}.")
+    _check_parts(value)
+    return value
+
+
+def _json(text: str, like: str = f"write {_EXAMPLE}") -> dict[str, Any]:
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         for i, (key, _) in enumerate(pairs):
             if any(key == earlier for earlier, _ in pairs[:i]):
@@ -190,9 +213,9 @@ def _json(text: str) -> dict[str, Any]:
     try:
         found = json.loads(text, object_pairs_hook=once)
     except (ValueError, RecursionError) as error:
-        raise Misfit(f'is not valid JSON ({error}): write {{"name": value}}.') from None
+        raise Misfit(f"is not valid JSON ({error}): {like}.") from None
     if not isinstance(found, dict):
-        raise Misfit("must be a mapping of names to values.")
+        raise Misfit(f"is not a JSON object: {like}.")
     _check_parts(found)
     return found
 

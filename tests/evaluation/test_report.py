@@ -105,3 +105,13 @@ def test_every_oracle_plays_under_every_control_without_an_error(env_id, monkeyp
     if "has no oracle" not in str(errors[:1]):
         assert errors == []
         assert report.return_mean > report.random
+
+
+def test_what_was_invalid_or_cut_is_told_below_the_table(tmp_path, report):
+    assert report.shares == []
+    console = quiet()
+    found = replace(report, invalid_rate=0.25, action_cut_rate=0.5, episode_cut_rate=0.125, truncation_rate=1.0)
+    write_report(found, tmp_path, console)
+    lines = console.file.getvalue().splitlines()
+    assert [line for line in lines if "%" in line] == found.shares
+    assert found.shares[:2] == ["invalid actions: 25.0%", "actions cut at the limit of tokens: 50.0%"]

@@ -85,6 +85,11 @@ class Row:
     def text(self):
         return self.template if "{" in self.template else trl_template(self.template)
 
+    @property
+    def given(self):
+        """The arguments for a renderer, which sets the clock itself."""
+        return {name: value for name, value in self.arguments.items() if name != "strftime_now"}
+
     def make(self):
         words = THINKING if self.thoughts else []
         if self.kind == "phi":

@@ -24,7 +24,7 @@ def renderers():
     def of(name):
         if name not in made:
             tokenizer = TABLE[name].make()
-            made[name] = tokenizer, ChatRenderer(tokenizer, TABLE[name].arguments)
+            made[name] = tokenizer, ChatRenderer(tokenizer, TABLE[name].given)
         return made[name]
 
     return of

@@ -80,7 +80,7 @@ WRONG = [
     (["--episodes", "three"], "episodes"),
     (["--episodes", "0"], "episodes=0 must be at least 1"),
     (["--env_args", "{doors: 4}"], "env_args=.* is not valid JSON"),
-    (["--env_args", "[4]"], "env_args=.* must be a mapping"),
+    (["--env_args", "[4]"], "env_args=.* is not a JSON object"),
     (["--renderer", "html"], "renderer='html' is not known: use one of auto, chat, plain"),
     (["--scratch_tokenizer", "char"], "scratch_tokenizer='char' is not known"),
     (["--scratch_heads", "3"], "scratch_heads=3 must divide scratch_hidden_size=32"),

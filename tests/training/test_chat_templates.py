@@ -26,6 +26,7 @@ from metarlgym.training import run_date
 
 SHOUTS = "Be brief.{# a run's own template #}" + CHAT_TEMPLATE
 TELLS_DATE = "{{ strftime_now('%Y-%m-%d') }}" + CHAT_TEMPLATE
+TONE = "{{ tone }}" + CHAT_TEMPLATE
 TRL = Path(trl.__file__).parent / "chat_templates"
 
 
@@ -132,6 +133,16 @@ def test_resuming_on_another_day_changes_nothing(model, tmp_path, monkeypatch):
     assert held.merged({})["chat_template_kwargs"] == {"date_string": "30 Dec 2029"}
     both = held.merged({"chat_template_kwargs": {"tone": 1}})["chat_template_kwargs"]
     assert both == {"date_string": "30 Dec 2029", "tone": 1}
+    # But no template that tells none, and no plain renderer, is given it.
+    (tmp_path / "undated.jinja").write_text(TONE)
+    (tmp_path / "dated.jinja").write_text(TELLS_DATE)
+    for given_instead, arguments in (
+        ({"chat_template": str(tmp_path / "undated.jinja")}, {}),
+        ({"chat_template": str(tmp_path / "undated.jinja"), "chat_template_kwargs": {"tone": 1}}, {"tone": 1}),
+        ({"chat_template": str(tmp_path / "dated.jinja")}, {"date_string": "30 Dec 2029"}),
+        ({"renderer": "plain"}, None),
+    ):
+        assert held.merged(given_instead).get("chat_template_kwargs") == arguments
     # A changed template is noticed.
     (Path(given["model_name_or_path"]) / "chat_template.jinja").write_text("Be brief." + TELLS_DATE)
     parts = parsed(tmp_path, **given, output_dir=str(out), resume=True)
@@ -140,7 +151,7 @@ def test_resuming_on_another_day_changes_nothing(model, tmp_path, monkeypatch):
 
 
 def test_a_template_without_a_date_gets_none(model, tmp_path):
-    run = Run(tmp_path / "run", {**model(), "chat_template_kwargs": {"tone": 1}})
+    run = Run(tmp_path / "run", {**model(TONE), "chat_template_kwargs": {"tone": 1}})
     assert settings_of(run.folder)["chat_template_kwargs"] == {"tone": 1}
 
 
@@ -148,7 +159,7 @@ def test_template_arguments_written_as_json_are_read_back(model, tmp_path):
     given = {k: v for k, v in BASE.items() if k not in GIVEN_MODEL}
     out = tmp_path / "out"
     line = ["--chat_template_kwargs", '{"tone": 1}']
-    parts = parsed(tmp_path, *line, **{**given, **model(), "output_dir": str(out)})
+    parts = parsed(tmp_path, *line, **{**given, **model(TONE), "output_dir": str(out)})
     running.run_training(parts, Console(file=io.StringIO()))
     merged = RunSettings(str(out / "final"), None).merged({})
     assert PlaySettings.of(merged).chat_template_kwargs == {"tone": 1}
@@ -194,6 +205,26 @@ def test_eval_takes_templates_and_their_arguments(model, tmp_path, capsys):
         assert told in capsys.readouterr().err
     assert cli(["eval", "--policy", "random", "--env", "Doors-v0", *file]) == 2
     assert "chat_template=" in capsys.readouterr().err
+
+
+def test_arguments_that_do_nothing_are_refused_by_train_and_eval(model, tmp_path, capsys):
+    from metarlgym.cli.main import main as cli
+
+    path = model("{% if thinking %}Think.{% endif %}" + CHAT_TEMPLATE)["model_name_or_path"]
+    given = {k: v for k, v in BASE.items() if k not in GIVEN_MODEL}
+    config = tmp_path / "run.yaml"
+    config.write_text(yaml.safe_dump({**given, **CHAT, "model_name_or_path": path, "output_dir": str(tmp_path / "o")}))
+    for value, told in (
+        ('{"thinkin": false}', "thinkin=False would have no effect: the chat template of '...' does not read it. Did"),
+        ('{"thinking": "false"}', "thinking='false' must be true or false, and the chat template takes it for true"),
+        ('{"tokenize": true}', "tokenize=True is set by MetaRLGym when it renders a trial: leave it out."),
+    ):
+        assert main(["--config", str(config), "--dry-run", "--chat_template_kwargs", value]) == 2
+        train = capsys.readouterr().err
+        line = ["eval", "--model", path, "--env", "Doors-v0", "--trials", "2", "--chat-template-kwargs", value]
+        assert cli(line) == 2
+        for text in (train, capsys.readouterr().err):
+            assert f"chat_template_kwargs: {told}" in text.replace(repr(path), "'...'")
 
 
 def test_a_dry_run_shows_the_date_and_the_template(model, tmp_path, capsys, monkeypatch):
