@@ -366,14 +366,8 @@ def _show(report: EvalReport, played: list[MetaTrajectory], console: Console) ->
     console.print(report.table())
     if report.thought_warning:
         console.print(f"warning: {report.thought_warning}", style="yellow", highlight=False, soft_wrap=True)
-    for label, value in (
-        ("invalid actions", report.invalid_rate),
-        ("actions cut at the limit of tokens", report.action_cut_rate),
-        ("episodes cut by a limit", report.episode_cut_rate),
-        ("trials cut by a limit", report.truncation_rate),
-    ):
-        if value:
-            console.print(f"{label}: {value:.1%}")
+    for line in report.shares:
+        console.print(line)
     if report.errors:
         first = next(trajectory.error for trajectory in played if trajectory.error)
         console.print(f"{report.errors} of {report.trials} trials ended by an error; the first: {first}", style="red")
