@@ -8,7 +8,8 @@ therefore split like any other text, and the template's own control tokens are p
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -81,12 +82,7 @@ class TextEncoder:
         """The copy of the tokenizer, with control tokens renamed."""
         name, backend = self.tokenizer.name_or_path, self.tokenizer.backend_tokenizer
         try:
-            data = orjson.loads(backend.to_str())
-            data["post_processor"] = data["truncation"] = data["padding"] = None
-            for token in data["added_tokens"]:
-                token["content"] = names.get(token["content"], token["content"])
-            _rename_vocabulary(data["model"], names)
-            copy = type(backend).from_str(orjson.dumps(data).decode())
+            copy = _renamed(type(backend).from_str, backend.to_str(), tuple(names.items()))
         except Exception as error:  # tokenizers raises bare exceptions
             raise ConfigError(f"tokenizer {name!r} cannot be copied without its control tokens: {error}.") from error
         ids = {names.get(token.content, token.content): i for i, token in self.tokenizer.added_tokens_decoder.items()}
@@ -143,6 +139,17 @@ class TextEncoder:
         return MetaRLGymError(
             f"text would be encoded with the control tokens {found}, where {tokens(own)} belong: {text[:200]!r}."
         )
+
+
+@lru_cache(maxsize=1)  # a run makes several renderers of one tokenizer, and large ones take seconds to copy
+def _renamed(from_str: Callable[[str], Any], serialized: str, names: tuple[tuple[str, str], ...]) -> Any:
+    renamed = dict(names)
+    data = orjson.loads(serialized)
+    data["post_processor"] = data["truncation"] = data["padding"] = None
+    for token in data["added_tokens"]:
+        token["content"] = renamed.get(token["content"], token["content"])
+    _rename_vocabulary(data["model"], renamed)
+    return from_str(orjson.dumps(data).decode())
 
 
 def _rename_vocabulary(model: dict[str, Any], names: Mapping[str, str]) -> None:

@@ -30,7 +30,7 @@ BASE = {
     "final_eval_trials": 0,
 }
 GIVEN_MODEL = dict.fromkeys(MADE_FROM_SCRATCH) | {"model_name_or_path": "m"}
-CHAT = {"env_args": {"doors": 3}, "max_action_tokens": 4, "entropy_coef": 0.5}
+CHAT = {"env_args": {"doors": 3}, "max_action_tokens": 7, "entropy_coef": 0.5}
 """Settings of runs that start from the model `chat`."""
 GC = ("get_threshold", "set_threshold", "collect", "freeze", "unfreeze")
 

@@ -74,7 +74,7 @@ def delayed(folder, by, **settings):
     return run(trainer)
 
 
-@pytest.mark.parametrize("by", [1, 2, 4])
+@pytest.mark.parametrize("by", [1, 4])
 def test_the_weights_are_those_of_so_many_updates_before(tmp_path, by):
     trials, final = run(trainer_on_doors(tmp_path / "a", rollouts_ahead=by))
     same((trials, final), delayed(tmp_path / "b", by))
