@@ -17,7 +17,7 @@ import yaml
 from common import HERE, commit, cpu_model, versions
 
 
-def row(folder: Path) -> str:
+def row(folder: Path, name: str | None = None) -> str:
     report = json.loads((folder / "eval.json").read_text())
     config = yaml.safe_load((folder / "config.yaml").read_text())
     seconds = max(json.loads(line)["seconds"] for line in (folder / "metrics.jsonl").read_text().splitlines())
@@ -26,7 +26,7 @@ def row(folder: Path) -> str:
     wiped, mixed = (report["controls"][name] for name in ("no_memory", "shuffled"))
     mixed_last = "-" if mixed is None else f"{mixed['curve'][-1]:.2f}"
     model = config.get("model_name_or_path")
-    model = "from scratch" if model is None else Path(model).name
+    model = "from scratch" if model is None else name or Path(model).name
     precision = "bfloat16 autocast" if config.get("bf16") else config.get("dtype") or "float32"
     settings = f"{config['episodes']} episodes, gamma {config['gamma']}, {config['max_steps']} steps"
     score = "-" if report["normalized_score"] is None else f"{report['normalized_score']:.3f}"
@@ -49,9 +49,12 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--name", default="training_runs", help="Name of the result file.")
     parser.add_argument("--hardware", help="Where the runs were made, if elsewhere.")
+    parser.add_argument("--model", help="Name of the pretrained model, if its folder has another.")
+    parser.add_argument("--note", help="A remark below the table.")
+    parser.add_argument("--commit", help="Commit that made the runs, if it is not this one.")
     parser.add_argument("folders", nargs="+", type=Path)
     asked = parser.parse_args()
-    rows = [row(folder) for folder in asked.folders]
+    rows = [row(folder, asked.model) for folder in asked.folders]
     head = "| model | task, settings | seed | return, 95% CI | optimum | score | curve | memory wiped, last "
     head += "| other's history, last "
     head += "| trials | s |"
@@ -66,10 +69,11 @@ def main() -> None:
         "|" + "---|" * 11,
         *rows,
         "",
+        *([asked.note, ""] if asked.note else []),
         f"- Date: {datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         f"- Hardware: {asked.hardware or accelerator() or cpu_model()}",
         f"- Versions: {', '.join(versions())}",
-        f"- Commit: {commit()}",
+        f"- Commit: {asked.commit or commit()}",
     ]
     path = HERE / "results" / f"{asked.name}.md"
     path.write_text("\n".join(lines) + "\n")
