@@ -91,7 +91,6 @@ def test_two_runs_are_equal(tmp_path):
     "settings",
     [
         {"gradient_accumulation_steps": 2, "steps_per_generation": 1},  # two rollouts a step
-        {"gradient_accumulation_steps": 2, "steps_per_generation": 2},
         {"gradient_accumulation_steps": 1, "steps_per_generation": 2},  # two steps a rollout
         {"gradient_accumulation_steps": 2, "steps_per_generation": 2, "num_iterations": 3},
         {"gradient_accumulation_steps": 2, "steps_per_generation": 3},
