@@ -7,7 +7,7 @@ from dataclasses import dataclass
 FIRST = 16
 """Trials that are played to learn how long one takes. They are the first of the evaluation, whatever is chosen."""
 LEAST = 64
-"""Fewer are chosen only if these would take more than twice the time."""
+"""Fewer are chosen only if these would take more than one and a half times the time."""
 GROWTH = 4
 """Larger batches are faster per trial, so the number is chosen again from each batch, this many times the last."""
 
@@ -42,7 +42,7 @@ def choose(played: int, each: float, passes: int, budget: float, most: int) -> i
     """
     affordable = budget / max(each * passes, 1e-9)
     if affordable < LEAST:
-        affordable = min(2 * affordable, LEAST)
+        affordable = min(1.5 * affordable, LEAST)
     return max(played, min(int(affordable), most))
 
 

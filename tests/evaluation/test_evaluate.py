@@ -346,14 +346,15 @@ def test_all_are_played_where_there_is_time():
         (1.0, 3, 100),
         (1.4, 3, 71),
         (2.0, 3, 64),
-        (3.125, 3, 64),
-        (5.0, 3, 40),
+        (2.34, 3, 64),
+        (3.125, 3, 48),
+        (5.0, 3, 30),
         (60, 3, 16),
         (0.01, 1, 2000),
     ],
 )
 def test_choice(each, passes, expected):
-    """At least 64, unless these would take more than twice as long; never fewer than are played already."""
+    """At least 64, unless these would take half as long again; never fewer than are played already."""
     assert choose(16, each, passes, 300, 2000) == expected
 
 
