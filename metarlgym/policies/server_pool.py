@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import aiohttp
 
 from metarlgym.datatypes import StopReason
+from metarlgym.policies.weight_gate import WeightGate
 from metarlgym.rollout.protocol import PolicyLost, PolicyStop
 
 FIRST_WAIT, LONGEST_WAIT = 0.1, 5.0
@@ -51,6 +52,16 @@ class PoolStats:
     overflows: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a server answered."""
+
+    server: Server
+    body: bytes
+    version: int | None
+    """Version of the weights it was answered with; None if unknown."""
+
+
 class ServerPool:
     """Posts to servers that all serve the same policy.
 
@@ -60,6 +71,7 @@ class ServerPool:
             timeout.
         request_timeout: maximum seconds for one request.
         retry_seconds: how long a request is retried after lost connections or 5xx.
+        gate: holds requests back while the servers' weights change.
     """
 
     def __init__(
@@ -68,14 +80,14 @@ class ServerPool:
         concurrency: int = 1024,
         request_timeout: float = 600.0,
         retry_seconds: float = 60.0,
+        gate: WeightGate | None = None,
     ) -> None:
         self.servers = list(servers)
         self.concurrency = concurrency
         self.request_timeout = request_timeout
         self.retry_seconds = retry_seconds
         self.stats = PoolStats()
-        self.weights: str | None = None
-        """Version of the weights that every server must hold; None if unknown."""
+        self.gate = gate or WeightGate()
         self._session: aiohttp.ClientSession | None = None
 
     async def open(self) -> None:
@@ -117,10 +129,8 @@ class ServerPool:
             return min(up, key=lambda server: server.in_flight)
         return min(self.servers, key=lambda server: server.down_until)
 
-    async def post(
-        self, path: str, body: Callable[[Server], bytes], home: Server | None = None
-    ) -> tuple[Server, bytes]:
-        """Post until a server answers 200; returns that server and its response.
+    async def post(self, path: str, body: Callable[[Server], bytes], home: Server | None = None) -> Answer:
+        """Post until a server answers 200.
 
         Raises:
             PolicyStop: no answer within `request_timeout`, or a context longer than the server supports.
@@ -130,12 +140,22 @@ class ServerPool:
             self.stats.requests += 1
             wait, give_up = FIRST_WAIT, None
             while True:
+                await self.gate.opened()
                 server = self.choose(home)
                 server.in_flight += 1
+                deadline, recalled = asyncio.timeout(self.request_timeout), False
                 try:
-                    async with asyncio.timeout(self.request_timeout):
-                        status, answer = await self._once(server, path, body(server))
+                    async with deadline:
+                        if not self.gate.enter(deadline):
+                            continue
+                        version = self.gate.version
+                        try:
+                            status, answer = await self._once(server, path, body(server))
+                        finally:
+                            recalled = self.gate.leave(deadline)
                 except TimeoutError:
+                    if recalled:
+                        continue
                     self.stats.deadlines += 1
                     raise PolicyStop(
                         StopReason.TIME_LIMIT, f"{server.url} took longer than {self.request_timeout:g} s for a request"
@@ -145,7 +165,7 @@ class ServerPool:
                     server.suspect = True
                 else:
                     if status == 200:
-                        return server, answer
+                        return Answer(server, answer, version)
                     self._refused(server, status, answer)
                     problem = f"HTTP {status}: {_text(answer)}"
                 finally:
@@ -165,7 +185,7 @@ class ServerPool:
     async def _once(self, server: Server, path: str, body: bytes) -> tuple[int, bytes]:
         assert self._session is not None
         try:
-            if server.suspect and self.weights is not None:
+            if server.suspect and self.gate.weights is not None:
                 await self._check_weights(server)
             headers = {"Content-Type": "application/json"}
             async with self._session.post(server.url + path, data=body, headers=headers) as response:
@@ -177,7 +197,7 @@ class ServerPool:
         """Check that a server whose connection was lost still holds the weights of this rollout."""
         assert self._session is not None
         async with self._session.get(f"{server.url}/weight_info") as response:
-            if response.status == 200 and (await response.json())["weight_version"] != self.weights:
+            if response.status == 200 and (await response.json())["weight_version"] != self.gate.weights:
                 raise PolicyLost(
                     f"{server.url} was started again in the middle of a rollout, so it no longer holds the weights "
                     "that are being trained"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 
@@ -17,7 +17,7 @@ from metarlgym.policies.server_pool import Server, ServerPool
 from metarlgym.policies.temperature import check_temperature
 from metarlgym.rollout.protocol import ActReply, ActRequest, Callback, Policy, PolicyLost
 from metarlgym.rollout.render import Renderer
-from metarlgym.rollout.reply import Reply, part_seed
+from metarlgym.rollout.reply import Reply, continued_seed, part_seed
 
 CLAMPED = -9999.0
 """vLLM's API value for a log-probability of minus infinity."""
@@ -58,6 +58,8 @@ class VLLMServerPolicy(Policy):
         truncation: `top_p`, `top_k` or `min_p`, to truncate the sampling distribution.
     """
 
+    follows_updates = True
+
     def __init__(
         self,
         pool: ServerPool,
@@ -88,6 +90,11 @@ class VLLMServerPolicy(Policy):
             **(truncation or {}),
         }
         self._settings = orjson.dumps(settings)[1:]
+
+    @property
+    def version(self) -> int | None:  # type: ignore[override]
+        """Optimizer step of the weights that the servers hold now."""
+        return self.pool.gate.version
 
     async def begin(self, loop: asyncio.AbstractEventLoop) -> None:
         await super().begin(loop)
@@ -126,23 +133,49 @@ class VLLMServerPolicy(Policy):
     async def _reply(self, context: _Context, request: ActRequest) -> ActReply:
         reply = Reply.to(request, self.renderer)
         if reply is None:
-            ids, logprobs, stopped = await self._ask(context, request.ids, request.max_tokens, request.seed)
-            return ActReply(ids, logprobs, "end" if stopped or len(ids) == self._fixed else "length")
+            ids, logprobs, versions, stopped = await self._ask(context, request.ids, request.max_tokens, request.seed)
+            finish: Literal["end", "length"] = "end" if stopped or len(ids) == self._fixed else "length"
+            return ActReply(ids, logprobs, finish, versions=versions)
         # One request is enough unless a limit closes the thought, or the thought leaves too little for the action.
         for part in itertools.count():
             context_ids = request.ids + reply.ids if reply.ids else request.ids
             seed = part_seed(request.seed, part)
-            ids, logprobs, _ = await self._ask(context, context_ids, reply.allowance, seed)
+            ids, logprobs, versions, _ = await self._ask(context, context_ids, reply.allowance, seed)
             if not ids:
                 raise PolicyLost(f"{context.home.url if context.home else 'the server'} answered with no tokens")
-            if reply.extend(ids, logprobs):
+            if reply.extend(ids, logprobs, versions):
                 break
         return reply.reply
 
     async def _ask(
         self, context: _Context, context_ids: list[int], max_tokens: int, seed: int
-    ) -> tuple[list[int], list[float], bool]:
-        """Tokens sampled by the server, their log-probabilities, and whether an end token stopped it."""
+    ) -> tuple[list[int], list[float], list[int] | None, bool]:
+        """Tokens sampled by servers, their log-probabilities and versions, and whether an end token stopped them.
+
+        A request that an update of the weights breaks off is continued with the new weights, after the tokens so far.
+        """
+        ids: list[int] = []
+        logprobs: list[float] = []
+        versions: list[int] = []
+        while True:
+            more, scores, version, finish = await self._request(
+                context,
+                context_ids + ids if ids else context_ids,
+                max_tokens - len(ids),
+                continued_seed(seed, len(ids)),
+            )
+            ids += more
+            logprobs += scores
+            if version is not None:
+                versions += [version] * len(more)
+            stopped = finish == "stop" or (bool(ids) and ids[-1] in self.renderer.end_ids)
+            if finish != "abort" or stopped or len(ids) >= max_tokens:
+                return ids, logprobs, versions or None, stopped
+
+    async def _request(
+        self, context: _Context, context_ids: list[int], max_tokens: int, seed: int
+    ) -> tuple[list[int], list[float], int | None, str]:
+        """One request: tokens, log-probabilities, version of the weights, and vLLM's reason for the end."""
         prompt = context.prompt(context_ids)
 
         def body(server: Server) -> bytes:
@@ -156,20 +189,23 @@ class VLLMServerPolicy(Policy):
 
         if context.home is None:
             context.home = self.pool.choose(None)
-        context.home, answer = await self.pool.post("/v1/completions", body, context.home)
+        answer = await self.pool.post("/v1/completions", body, context.home)
+        context.home = answer.server
         try:
-            data = orjson.loads(answer)
+            data = orjson.loads(answer.body)
             choice = data["choices"][0]
             ids, logprobs = choice["token_ids"], choice["logprobs"]["token_logprobs"]
             seen = data["usage"]["prompt_tokens"]
         except (KeyError, IndexError, TypeError, ValueError):
             raise PolicyLost(
                 f"{context.home.url} answered without readable token_ids and logprobs, so it is not a vLLM server "
-                f"of a known version: {answer[:200].decode(errors='replace')}"
+                f"of a known version: {answer.body[:200].decode(errors='replace')}"
             ) from None
-        if choice["finish_reason"] not in ("stop", "length"):
+        finish = choice["finish_reason"]
+        continues = finish == "abort" and self.pool.gate.interrupted(answer.version)
+        if finish not in ("stop", "length") and not continues:
             raise PolicyLost(
-                f"{context.home.url} broke a request off (finish_reason {choice['finish_reason']!r}): it was "
+                f"{context.home.url} broke a request off (finish_reason {finish!r}): it was "
                 "stopped, or given other weights by another training run"
             )
         if seen != len(context_ids):
@@ -179,4 +215,4 @@ class VLLMServerPolicy(Policy):
                 f"{context.home.url} answered with log-probabilities that are missing or not finite: the weights have "
                 "diverged (lower learning_rate), or the server's cannot be used"
             )
-        return ids, logprobs, choice["finish_reason"] == "stop"
+        return ids, logprobs, answer.version, finish

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any, Generic, TypeVar
@@ -31,6 +31,22 @@ class BackgroundRollout(Generic[Played]):
     @property
     def done(self) -> bool:
         return self._outcome.done()
+
+    @property
+    def failure(self) -> BaseException | None:
+        """What it raised; None if it is still running, or has ended well."""
+        return self._outcome.exception() if self.done else None
+
+    def when_done(self, call: Callable[[], object]) -> None:
+        """Call something when it has ended, in its thread, or now."""
+        self._outcome.add_done_callback(lambda _: call())
+
+    def call(self, call: Callable[[], object]) -> None:
+        """Call something on its event loop, unless it has ended."""
+        with self._lock:
+            if self._started is not None:
+                with suppress(RuntimeError):  # it has just ended
+                    self._started[0].call_soon_threadsafe(call)
 
     def result(self) -> Played:
         """Wait for the end.

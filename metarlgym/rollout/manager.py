@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -72,24 +72,47 @@ class RolloutManager:
             specs: the trials.
             pause_collection: pause garbage collection meanwhile, in the whole process.
         """
+        results: dict[int, MetaTrajectory] = {}
+
+        def ended(index: int, trajectory: MetaTrajectory) -> None:
+            results[index] = trajectory
+            if self.on_trial is not None:
+                self.on_trial(index, trajectory)
+
+        with _no_garbage_collection() if pause_collection else nullcontext():
+            await self.play_async(specs, len(specs), ended)
+        return [results[index] for index in range(len(specs))]
+
+    async def play_async(
+        self,
+        specs: Iterable[TrialSpec],
+        total: int,
+        ended: Callable[[int, MetaTrajectory], None],
+        started: Callable[[Rollout], None] | None = None,
+    ) -> None:
+        """Play trials that are made as they are needed.
+
+        Args:
+            specs: the trials; the next is taken when there is a place for it.
+            total: their number.
+            ended: called with the index and the trajectory of each trial as it ends.
+            started: called once with what plays them, before the first.
+        """
         loop = asyncio.get_running_loop()
         self.policy.context_limit = self.limits.context_tokens
         await self.policy.begin(loop)
         try:
-            with _no_garbage_collection() if pause_collection else nullcontext():
-                rollout = Rollout(
-                    specs, self.policy, self.renderer, self.limits, self.concurrency, self._ended, self.meter, loop
-                )
-                rollout.choices = self.choices
-                self.meter.begin(len(specs), self.policy, rollout.in_flight)
-                return await rollout.play()
+            rollout = Rollout(
+                specs, total, self.policy, self.renderer, self.limits, self.concurrency, ended, self.meter, loop
+            )
+            rollout.choices = self.choices
+            self.meter.begin(total, self.policy, rollout.in_flight)
+            if started is not None:
+                started(rollout)
+            await rollout.play()
         finally:
             self.meter.end()
             await self.policy.end()
-
-    def _ended(self, index: int, trajectory: MetaTrajectory) -> None:
-        if self.on_trial is not None:
-            self.on_trial(index, trajectory)
 
 
 def _run_beside(play: Coroutine[Any, Any, list[MetaTrajectory]]) -> list[MetaTrajectory]:

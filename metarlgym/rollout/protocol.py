@@ -71,6 +71,8 @@ class ActReply:
     """`end`: the policy ended the action itself (or it has a fixed length). `length`: it was truncated."""
     text: str | None = None
     thought: Thought | None = None
+    versions: list[int] | None = None
+    """Version of the weights that each id was sampled with; None if the policy's `version` holds for all."""
 
 
 Callback = Callable[[ActReply | BaseException], None]
@@ -83,6 +85,10 @@ class Policy(ABC):
     """False for policies that read the trial's text and reply in text."""
     context_limit: int | None = None
     """Maximum number of tokens of a context in the rollout that begins; set by the manager before `begin`."""
+    version: int | None = None
+    """Version of its weights: the optimizer step that made them. None if it is unknown, or there are no weights."""
+    follows_updates: bool = False
+    """Whether its weights may change while it plays, and `version` with them."""
 
     @abstractmethod
     def submit(self, request: ActRequest, done: Callback) -> None:

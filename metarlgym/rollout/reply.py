@@ -6,14 +6,14 @@ tokens are appended without being sampled, and sampling continues with the actio
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from metarlgym.rollout.protocol import ActReply, ActRequest, Thought
 from metarlgym.rollout.render import Renderer
 from metarlgym.rollout.thinking import Thinking
 
-_PART_MIX, _MASK = 0xD6E8FEB86659FD93, (1 << 63) - 1
+_PART_MIX, _TOKEN_MIX, _MASK = 0xD6E8FEB86659FD93, 0xA0761D6478BD642F, (1 << 63) - 1
 _UNLIMITED = 2**62
 
 
@@ -33,6 +33,11 @@ def shortest_reply(renderer: Renderer) -> int:
     return 1 if thinking is None else len(thinking.close_ids) + 1 + (not thinking.opened)
 
 
+def continued_seed(seed: int, tokens: int) -> int:
+    """The sampling seed of a request that goes on after the first `tokens` tokens of its answer."""
+    return (seed + tokens * _TOKEN_MIX) & _MASK
+
+
 class Reply:
     """The tokens of a reply so far. Only the first thought of a reply counts as one.
 
@@ -46,6 +51,8 @@ class Reply:
         assert request.thought_tokens is not None
         self.ids: list[int] = []
         self.logprobs: list[float] = []
+        self.versions: list[int] = []
+        """Version of the weights of each id; -1 if it is unknown or was not sampled."""
         self.finish: Literal["end", "length"] | None = None
         """How the reply ended; None while it is incomplete."""
         self.open = thinking.opened
@@ -60,9 +67,10 @@ class Reply:
         self._forced: tuple[int, int] | None = None
         self._check()
 
-    def add(self, token: int, logprob: float) -> bool:
+    def add(self, token: int, logprob: float, version: int = -1) -> bool:
         """Append a sampled token; returns whether the reply is complete."""
         self.ids.append(token)
+        self.versions.append(version)
         self.logprobs.append(logprob)
         if token in self._end_ids:
             self.finish = "end"
@@ -77,11 +85,11 @@ class Reply:
         self._check()
         return self.finish is not None
 
-    def extend(self, ids: Iterable[int], logprobs: Iterable[float]) -> bool:
+    def extend(self, ids: Sequence[int], logprobs: Iterable[float], versions: Iterable[int] | None = None) -> bool:
         """Append sampled tokens, up to the first that a limit excludes; returns whether the reply is complete."""
-        for token, logprob in zip(ids, logprobs, strict=True):
+        for token, logprob, version in zip(ids, logprobs, versions or [-1] * len(ids), strict=True):
             before = self._forced
-            if self.add(token, logprob) or self._forced is not before:
+            if self.add(token, logprob, version) or self._forced is not before:
                 break  # what follows was sampled without the closing tokens
         return self.finish is not None
 
@@ -104,7 +112,8 @@ class Reply:
         """The complete reply."""
         assert self.finish is not None
         thought = Thought(self.thought, self._forced, self._cut) if self._thoughts else None
-        return ActReply(self.ids, self.logprobs, self.finish, thought=thought)
+        versions = self.versions if max(self.versions) >= 0 else None
+        return ActReply(self.ids, self.logprobs, self.finish, thought=thought, versions=versions)
 
     def _check(self) -> None:
         thought, action, room = self._limits
@@ -120,4 +129,5 @@ class Reply:
             self._forced = len(self.ids), len(self.ids) + len(self._close)
             self.ids.extend(self._close)
             self.logprobs.extend([0.0] * len(self._close))
+            self.versions.extend([-1] * len(self._close))
             self.open = False

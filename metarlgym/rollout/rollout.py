@@ -8,7 +8,7 @@ parallel. Without a time limit nothing is ever cut off, and steps that do not bl
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from metarlgym.author_errors import contained
@@ -40,15 +40,25 @@ class TrialSpec:
     """Seed parts of this trial's policy-sampling streams."""
 
 
-class Rollout:
-    """Plays trials concurrently; the arguments are the manager's.
+def _always() -> bool:
+    return True
 
-    `ended` is called with the index and the trajectory of each trial as it ends.
+
+class Rollout:
+    """Plays trials concurrently.
+
+    Args:
+        specs: the trials; taken from an iterator only when there is a free place.
+        total: their number.
+        policy: as for the manager, like those that follow.
+        ended: called with the index and the trajectory of each trial as it ends.
+        loop: the running event loop.
     """
 
     def __init__(
         self,
-        specs: Sequence[TrialSpec],
+        specs: Iterable[TrialSpec],
+        total: int,
         policy: Policy,
         renderer: Renderer | None,
         limits: Limits,
@@ -67,7 +77,9 @@ class Rollout:
         self.choices: Choices | None = None
         """Records where actions chose among legal ones."""
         self.waiting: Iterator[tuple[int, TrialSpec]] = iter(enumerate(specs))
-        self.results: list[MetaTrajectory | None] = [None] * len(specs)
+        self.may_start: Callable[[], bool] = _always
+        """Whether the next trial may start now; if not, `admit` is to be called when it may."""
+        self.total = total
         self.finished = 0
         self.done = asyncio.Event()
         self.failure: BaseException | None = None
@@ -84,11 +96,15 @@ class Rollout:
         self.admitting = False
         """Slots that are free because the policy has no room for another trial."""
 
-    async def play(self) -> list[MetaTrajectory]:
-        total = len(self.results)
+    async def play(self) -> None:
+        """Play all trials.
+
+        Raises:
+            Exception: a fault of the policy or of the rollout itself; what is in flight is lost.
+        """
         try:
-            if total:
-                for _ in range(min(self.concurrency or total, total)):
+            if self.total:
+                for _ in range(min(self.concurrency or self.total, self.total)):
                     self.start_next()
                 await self.done.wait()
                 if self.failure is not None:
@@ -100,7 +116,6 @@ class Rollout:
             self.crew.close()
             for play in self.active:
                 play.leave()
-        return [result for result in self.results if result is not None]
 
     def in_flight(self) -> float:
         """The trials in flight, each by the fraction of its episodes that are over; callable from any thread."""
@@ -117,6 +132,8 @@ class Rollout:
         self.admitting = False
         try:
             while self.held and self.failure is None and (not self.active or self.policy.room(len(self.active))):
+                if not self.may_start():
+                    return
                 self.held -= 1
                 entry = next(self.waiting, None)
                 if entry is None:
@@ -180,11 +197,10 @@ class Rollout:
         self.done.set()
 
     def record(self, index: int, trajectory: MetaTrajectory) -> None:
-        self.results[index] = trajectory
         self.finished += 1
         self.meter.trials += 1
         self.ended(index, trajectory)
-        if self.finished == len(self.results):
+        if self.finished == self.total:
             self.done.set()
         elif self.flushing:
             self.free += 1
@@ -196,7 +212,7 @@ class Rollout:
 class Play:
     """One trial in flight. It is itself the callback that the policy calls with a reply."""
 
-    __slots__ = ("index", "job", "reply", "run", "session", "timer")
+    __slots__ = ("finished", "index", "job", "reply", "run", "session", "timer")
 
     def __init__(self, run: Rollout, index: int, spec: TrialSpec) -> None:
         self.run = run
@@ -206,6 +222,7 @@ class Play:
         self.session = Session(trial, spec.task, spec.seed, spec.policy_seed, run.renderer, run.limits, run.choices)
         self.timer: asyncio.TimerHandle | None = None
         self.job: Job | None = None
+        self.finished = False
         self.reply: ActReply | None = None
         """The reply for the next step; None for the first step, which starts the trial."""
 
@@ -234,6 +251,8 @@ class Play:
                 session.fail(reply)
                 self.follow(None)
             else:
+                if reply.versions is None and self.run.policy.version is not None:
+                    reply.versions = [self.run.policy.version] * len(reply.ids)
                 meter = self.run.meter
                 meter.turns += 1
                 forced = reply.thought.forced if reply.thought is not None else None
@@ -281,10 +300,11 @@ class Play:
         if request is not None:
             run.policy.submit(request, self)
             run.admit_soon()
-        elif run.results[self.index] is None:
+        elif not self.finished:
             self.finish(session.trajectory)
 
     def finish(self, trajectory: MetaTrajectory) -> None:
+        self.finished = True
         if self.timer is not None:
             self.timer.cancel()
         self.run.active.discard(self)

@@ -263,9 +263,11 @@ class Session:
                     self._transcript.choices[start + place] = legal
             thought = reply.thought
             if thought is None:
-                self._transcript.add_action(reply.ids, reply.logprobs, self._episode, self._turn)
+                self._transcript.add_action(reply.ids, reply.logprobs, self._episode, self._turn, reply.versions)
             else:
-                self._transcript.add_reply(reply.ids, reply.logprobs, thought.forced, self._episode, self._turn)
+                self._transcript.add_reply(
+                    reply.ids, reply.logprobs, thought.forced, self._episode, self._turn, reply.versions
+                )
                 self.trajectory.thoughts += 1
                 self.trajectory.cut_thoughts += thought.cut
                 self.trajectory.thought_tokens += thought.tokens

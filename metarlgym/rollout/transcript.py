@@ -6,13 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+UNKNOWN = -1
+"""Version of a token that no known weights sampled."""
+
 
 @dataclass(slots=True)
 class Transcript:
     """Token ids of one context with per-token data.
 
-    The first `prompt_len` ids are the row's prompt. The lists `action_mask`, `logprobs`, `episode` and `turn` cover the
-    completion, that is `ids[prompt_len:]`. Ids are only ever appended: sampled tokens are never decoded and re-encoded.
+    The first `prompt_len` ids are the row's prompt. The lists `action_mask`, `logprobs`, `episode`, `turn` and
+    `version` cover the completion, that is `ids[prompt_len:]`. Ids are only ever appended: sampled tokens are never
+    decoded and re-encoded.
     """
 
     ids: list[int]
@@ -27,6 +31,8 @@ class Transcript:
     """Index of the episode each token belongs to."""
     turn: list[int] = field(default_factory=list)
     """Index of the turn within the episode."""
+    version: list[int] = field(default_factory=list)
+    """Version of the weights that sampled each token; -1 for tokens that were not sampled and where it is unknown."""
     choices: dict[int, tuple[int, ...]] = field(default_factory=dict)
     """Where sampled tokens chose among legal actions, if that is recorded: index in the completion to the ids of the
     legal tokens there; see `rollout.choices`.
@@ -43,8 +49,16 @@ class Transcript:
         row.add_environment([end_id], episode, 0)
         return row
 
-    def add_action(self, ids: Sequence[int], logprobs: Sequence[float], episode: int, turn: int) -> None:
+    def add_action(
+        self,
+        ids: Sequence[int],
+        logprobs: Sequence[float],
+        episode: int,
+        turn: int,
+        versions: Sequence[int] | None = None,
+    ) -> None:
         self._append(ids, logprobs, 1, episode, turn)
+        self.version.extend(versions or [UNKNOWN] * len(ids))
 
     def add_reply(
         self,
@@ -53,15 +67,19 @@ class Transcript:
         forced: tuple[int, int] | None,
         episode: int,
         turn: int,
+        versions: Sequence[int] | None = None,
     ) -> None:
         """Like `add_action`, where the ids from `forced[0]` to `forced[1]` were not sampled."""
         start, end = forced or (0, 0)
+        versions = versions or [UNKNOWN] * len(ids)
+        self.version += [*versions[:start], *[UNKNOWN] * (end - start), *versions[end:]]
         self._append(ids[:start], logprobs[:start], 1, episode, turn)
         self._append(ids[start:end], logprobs[start:end], 0, episode, turn)
         self._append(ids[end:], logprobs[end:], 1, episode, turn)
 
     def add_environment(self, ids: Sequence[int], episode: int, turn: int) -> None:
         self._append(ids, [0.0] * len(ids), 0, episode, turn)
+        self.version += [UNKNOWN] * len(ids)
 
     def _append(self, ids: Sequence[int], logprobs: Sequence[float], mask: int, episode: int, turn: int) -> None:
         if len(ids) == 1:  # the usual case for models trained from scratch
@@ -88,6 +106,7 @@ class Transcript:
             self.logprobs[:completion],
             self.episode[:completion],
             self.turn[:completion],
+            self.version[:completion],
             {position: legal for position, legal in self.choices.items() if position < completion},
         )
 
@@ -99,7 +118,7 @@ class Transcript:
         keep = len(self.action_mask)
         while keep and not self.action_mask[keep - 1]:
             keep -= 1
-        for values in (self.action_mask, self.logprobs, self.episode, self.turn):
+        for values in (self.action_mask, self.logprobs, self.episode, self.turn, self.version):
             del values[keep:]
         del self.ids[self.prompt_len + keep :]
         if not keep or self.ids[-1] not in end_ids:
@@ -119,6 +138,7 @@ class Transcript:
             "logprobs": self.logprobs,
             "episode": self.episode,
             "turn": self.turn,
+            "version": self.version,
         }
         if decode:
             data["text"] = decode(self.ids)

@@ -116,13 +116,24 @@ class ServerGroupClient(VLLMClient):
             raise WeightSyncError(f"{server}{path} answered HTTP {answer.status_code}: {answer.text[:300].strip()}")
         return answer.json() if answer.content else {}
 
+    def pause(self) -> None:
+        """Pause the servers: running requests are answered with what they have sampled, new ones wait.
+
+        vLLM's mode `keep` would go on with them after an update, and nobody could tell which tokens are by which
+        weights.
+
+        Raises:
+            WeightSyncError: a server does not answer.
+        """
+        self._post(f"{self.base_url}/pause", params={"mode": "abort"})
+
     def _start_weight_update(self) -> None:
-        """Pause the servers, aborting running requests, and start an update.
+        """Pause the servers and start an update.
 
         A request that is still running (abandoned at its deadline, or from another client) would compute with partly
         updated weights, which crashes a server's worker.
         """
-        self._post(f"{self.base_url}/pause", params={"mode": "abort"})
+        self.pause()
         try:
             super()._start_weight_update()
         except WeightSyncError as error:

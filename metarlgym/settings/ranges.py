@@ -86,7 +86,7 @@ BOUNDS: dict[str, Bound] = {
     "max_total_turns": SOME,
     "gamma_step": SHARE,
     "format_steps": COUNT,
-    "rollouts_ahead": at_least(0, 64),
+    "max_staleness": at_least(1, 64),
     "stop_on_collapse": SOME,
     "anchor_weight": RATE,
     "max_action_tokens": SOME,

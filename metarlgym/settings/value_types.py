@@ -11,8 +11,8 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from metarlgym.datatypes import ConfigError
 
-NUMBERS_AS_TEXT = {"gamma", "free_shots", "entropy_schedule", "exploration_coef"}
-"""Text settings that also accept a number: schedules."""
+NUMBERS_AS_TEXT = {"gamma", "free_shots", "entropy_schedule", "exploration_coef", "rollouts_ahead"}
+"""Text settings that also accept a number: schedules, and numbers that may be a word."""
 FILES = {"accelerator_config", "deepspeed", "fsdp_config"}
 """Mappings that may also be the path of a file."""
 EXAMPLES = {"chat_template_kwargs": '{"enable_thinking": false}', "env_args": '{"doors": 4}'}

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from copy import deepcopy
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
+from weakref import WeakSet
 
 import torch
 from peft import PeftModel
@@ -54,10 +55,10 @@ class Backend:
         raise NotImplementedError
         yield
 
-    def before_rollout(self) -> None:
-        """Called before each training rollout, before TRL would update the policy's weights."""
+    def update(self) -> None:
+        """Called before a training rollout is taken up: policies that follow updates get the current weights."""
 
-    def begin_counts(self) -> Any:
+    def begin_counts(self, policy: Policy) -> Any:
         """Called where a training rollout begins, maybe in another thread; what is returned counts while it plays."""
 
     def after_rollout(self, counts: Any) -> None:
@@ -94,7 +95,7 @@ class LocalBackend(Backend):
         super().__init__(trainer)
         self._copy: Any = None
         plugin = getattr(trainer.accelerator.state, "deepspeed_plugin", None)
-        if trainer.args.rollouts_ahead and plugin is not None and plugin.zero_stage == 3:
+        if trainer.args.plays_ahead and plugin is not None and plugin.zero_stage == 3:
             raise ConfigError(
                 f"rollouts_ahead={trainer.args.rollouts_ahead} with ZeRO-3 and use_vllm=false: the policy would need a "
                 "whole copy of the sharded weights. Use vLLM servers, or set rollouts_ahead to 0."
@@ -102,7 +103,7 @@ class LocalBackend(Backend):
 
     def playing(self) -> Any:
         """The model to act with, with the current weights. A copy keeps them until the next call."""
-        if not self.trainer.args.rollouts_ahead:
+        if not self.trainer.args.plays_ahead:
             return self.model
         if self._copy is None:
             self._copy = _independent_copy(self.model, self.trainer.accelerator)
@@ -119,10 +120,22 @@ class GivenPolicy(LocalBackend):
     def __init__(self, trainer: MetaGRPOTrainer, make_policy: MakePolicy) -> None:
         super().__init__(trainer)
         self.make_policy = make_policy
+        self._policies: WeakSet[Policy] = WeakSet()
 
     @contextmanager
     def acting(self) -> Iterator[Policy]:
-        yield self.make_policy(self.playing(), self.trainer.renderer, self.trainer.temperature)
+        policy = self.make_policy(self.playing(), self.trainer.renderer, self.trainer.temperature)
+        policy.version = self.trainer.state.global_step
+        if self.trainer.args.updates_in_flight and not policy.follows_updates:
+            _refuse_updates(self.trainer, f"the weights of a {type(policy).__name__} cannot change while it plays")
+        self._policies.add(policy)
+        yield policy
+
+    def update(self) -> None:
+        if self.trainer.args.updates_in_flight and self._policies:
+            self.playing()
+            for policy in self._policies:
+                policy.version = self.trainer.state.global_step
 
 
 class InProcess(LocalBackend):
@@ -139,6 +152,8 @@ class InProcess(LocalBackend):
             raise ConfigError(
                 "use_vllm=false with FSDP: the in-process policy needs whole weights. Use vLLM, ZeRO, or one process."
             )
+        if trainer.args.updates_in_flight:
+            _refuse_updates(trainer, "the weights of the in-process policy cannot change while it plays")
 
     def prove(self) -> None:
         problem = None
@@ -155,8 +170,9 @@ class InProcess(LocalBackend):
             model = self.playing()
             if self._policy is None:  # kept: what it has learned about lengths bounds the next rollout's memory
                 self._policy = InProcessPolicy(model, self.trainer.renderer, self.trainer.temperature)
-                if self.trainer.args.rollouts_ahead:  # the update takes memory at the same time
+                if self.trainer.args.plays_ahead:  # the update takes memory at the same time
                     self._policy.memory_share /= 2
+            self._policy.version = self.trainer.state.global_step
             yield self._policy
 
     def _gathered(self) -> Any:
@@ -164,6 +180,13 @@ class InProcess(LocalBackend):
         if plugin is None or plugin.zero_stage != 3:
             return nullcontext()
         return unwrap_model_for_generation(self.trainer.model_wrapped, self.trainer.accelerator)
+
+
+def _refuse_updates(trainer: MetaGRPOTrainer, why: str) -> NoReturn:
+    continuous = trainer.args.continuous
+    setting, instead = ("rollouts_ahead", "rollouts_ahead: 1") if continuous else ("weight_update", "drain")
+    value = "continuous" if continuous else "in_flight"
+    raise ConfigError(f"{setting}={value!r}: {why}. Use vLLM servers (use_vllm: true), or {instead}.")
 
 
 def _independent_copy(model: Any, accelerator: Accelerator) -> Any:
@@ -221,4 +244,6 @@ class Colocate(VLLMBackend):
 
         trainer = self.trainer
         self.load_weights()
-        yield VLLMEnginePolicy(trainer.vllm_generation.llm, trainer.renderer, trainer.temperature, self.truncation)
+        policy = VLLMEnginePolicy(trainer.vllm_generation.llm, trainer.renderer, trainer.temperature, self.truncation)
+        policy.version = trainer.state.global_step
+        yield policy

@@ -56,7 +56,7 @@ NEEDS: tuple[Needs, ...] = (
         "vllm_importance_sampling_clip_min",
         "use_vllm=true or rollouts_ahead above 0",
         "use_vllm rollouts_ahead",
-        lambda s: s.grpo.use_vllm or s.grpo.rollouts_ahead > 0,
+        lambda s: s.grpo.use_vllm or s.grpo.plays_ahead,
     ),
     Needs(
         "vllm_server_base_url vllm_server_host vllm_server_port vllm_server_timeout vllm_group_port "

@@ -15,6 +15,7 @@ from metarlgym.memory import make_memory
 from metarlgym.runtime.launch import check_launch
 from metarlgym.serving.handshake import parse_urls
 from metarlgym.settings.ranges import check_values
+from metarlgym.training.ahead_checks import DEFAULT_STALENESS, check_ahead, check_share, rollouts_ahead
 from metarlgym.training.credit import RULES
 from metarlgym.training.schedule import Schedule
 
@@ -142,11 +143,25 @@ class MetaGRPOConfig(GRPOConfig):
     rollout_concurrency: int | None = field(
         default=None, metadata={"help": "Maximum number of concurrent trials; default: all that fit into memory."}
     )
-    rollouts_ahead: int = field(
-        default=0,
+    rollouts_ahead: str = field(
+        default="0",
         metadata={
-            "help": "Number of rollouts that are played in advance, in the background, by the weights of that moment. "
-            "0: each is played when it is due, by the current weights."
+            "help": "Number of rollouts that are played in advance, in the background. 0: each is played when it is "
+            "due, by the current weights. continuous: trials are always played, and groups are trained on as they end."
+        },
+    )
+    weight_update: str | None = field(
+        default=None,
+        metadata={
+            "help": "Whether an update of the weights waits for the rollouts in flight (drain, the default), or "
+            "happens under them (in_flight, the default and only choice for rollouts_ahead: continuous)."
+        },
+    )
+    max_staleness: int | None = field(
+        default=None,
+        metadata={
+            "help": "For rollouts_ahead: continuous: maximum number of updates between the oldest weights that played "
+            "a group and those that train on it; default: 4."
         },
     )
     eval_trials: int = field(
@@ -210,11 +225,12 @@ class MetaGRPOConfig(GRPOConfig):
     def __post_init__(self) -> None:
         if self.max_steps == -1:  # TRL's default, which means whole epochs of a dataset
             raise ConfigError("max_steps is missing: tasks never run out, so say how many steps to train, such as 400.")
+        self.rollouts_ahead = rollouts_ahead(self.rollouts_ahead)
         check_values(self)
         self._check_trial()
         self._check_credit()
         self._check_server()
-        self._check_ahead()
+        check_ahead(self)
         self._check_correction()
         if not torch.cuda.is_available():
             self.bf16: bool | None = bool(self.bf16)  # where TRL's default is on for a GPU
@@ -253,12 +269,13 @@ class MetaGRPOConfig(GRPOConfig):
                 f"{self.steps_per_generation} must be a multiple of episodes={self.episodes} with memory="
                 f"{self.memory!r} and keep_thoughts={self.keep_thoughts!r}: a trial's rows stay on one process."
             )
+        check_share(self, share, rows)
         super().__post_init__()
         check_launch(self.world_size)
         self._check_checkpoints()
         trials = share // self.rows_per_trial
         waves = -(-trials // min(trials, self.rollout_concurrency or trials))
-        waves *= max(1, self.rollouts_ahead)  # so many rollouts are in flight at the start
+        waves *= 2 if self.continuous else max(1, self.ahead)  # so many rollouts are in flight at the start
         if self.max_trial_seconds is not None and self.ddp_timeout < waves * self.max_trial_seconds + 300:
             times = f"{waves} x " if waves > 1 else ""
             raise ConfigError(
@@ -277,6 +294,33 @@ class MetaGRPOConfig(GRPOConfig):
                 "'dapo' does not.",
                 stacklevel=2,
             )
+
+    @property
+    def continuous(self) -> bool:
+        """Whether trials are played all the time."""
+        return self.rollouts_ahead == "continuous"
+
+    @property
+    def ahead(self) -> int:
+        """Number of whole rollouts that are played in advance."""
+        return 0 if self.continuous else int(self.rollouts_ahead)
+
+    @property
+    def plays_ahead(self) -> bool:
+        """Whether trials are played while the trainer learns."""
+        return self.rollouts_ahead != "0"
+
+    @property
+    def updates_in_flight(self) -> bool:
+        """Whether weights are updated under trials in flight."""
+        return self.continuous or self.weight_update == "in_flight"
+
+    @property
+    def staleness(self) -> int:
+        """Maximum number of updates between the weights that play and those that learn."""
+        if not self.continuous:
+            return self.ahead
+        return DEFAULT_STALENESS if self.max_staleness is None else self.max_staleness
 
     @property
     def rows_per_trial(self) -> int:
@@ -354,37 +398,12 @@ class MetaGRPOConfig(GRPOConfig):
             )
 
     def _check_correction(self) -> None:
-        corrects = self.vllm_importance_sampling_correction and (self.use_vllm or self.rollouts_ahead)
+        corrects = self.vllm_importance_sampling_correction and (self.use_vllm or self.plays_ahead)
         if self.vllm_importance_sampling_mode.startswith("sequence") and corrects:
             warnings.warn(
                 f"vllm_importance_sampling_mode={self.vllm_importance_sampling_mode!r} sums over the tokens of a whole "
                 "trial, so long trials are masked or scaled whole; 'token_truncate' is not.",
                 stacklevel=3,
-            )
-
-    def _check_ahead(self) -> None:
-        if not self.rollouts_ahead:
-            return
-        if not self.vllm_importance_sampling_correction:
-            raise ConfigError(
-                f"rollouts_ahead={self.rollouts_ahead} with vllm_importance_sampling_correction=False: older weights "
-                "play the trials, which biases the gradient unless tokens are weighted. Leave the correction on, or "
-                "set rollouts_ahead to 0."
-            )
-        if self.loss_type == "vespo" and not self.vllm_importance_sampling_mode.startswith("token"):
-            raise ConfigError(
-                f"vllm_importance_sampling_mode={self.vllm_importance_sampling_mode!r} with loss_type='vespo': use "
-                "'token_truncate' or 'token_mask'."
-            )
-        if self.cast_lm_head_to_fp32 and not self.use_vllm:
-            raise ConfigError(
-                f"cast_lm_head_to_fp32=True with rollouts_ahead={self.rollouts_ahead} and use_vllm=False: the copy of "
-                "the model that plays would compute its head otherwise. Use vLLM servers, or leave one of them out."
-            )
-        if self.use_vllm and self.vllm_mode == "colocate":
-            raise ConfigError(
-                f"rollouts_ahead={self.rollouts_ahead} with vllm_mode='colocate': engine and trainer share the GPU, so "
-                "they take turns. Use vllm_mode='server', or set rollouts_ahead to 0."
             )
 
     def _check_server(self) -> None:

@@ -177,7 +177,7 @@ def memory(settings: Settings, shape: Shape, tokens: int) -> Memory:
     states = weights * shape.parameters + 3 * weights * trained
     if args.beta and not peft:  # the reference model; LoRA's is the base model
         states += weights * shape.parameters
-    if args.rollouts_ahead and not args.use_vllm:  # the copy that plays
+    if args.plays_ahead and not args.use_vllm:  # the copy that plays
         states += weights * shape.parameters
     shards = args.world_size if _zero(args) == 3 else 1
     micro = (args.per_device_train_batch_size or 1) * tokens
@@ -189,7 +189,7 @@ def memory(settings: Settings, shape: Shape, tokens: int) -> Memory:
     rows = (args.per_device_train_batch_size or 1) * (args.steps_per_generation or 1)
     cache = 0 if args.use_vllm else rows * tokens * shape.key_values * weights
     program = 0 if on_gpu else psutil.Process().memory_info().rss
-    return Memory(program, states // shards, kept, logits, cache, bool(args.rollouts_ahead))
+    return Memory(program, states // shards, kept, logits, cache, args.plays_ahead)
 
 
 def _zero(args: Any) -> int:

@@ -1,62 +1,31 @@
 """Rollouts: plays a trainer's rollouts, each when it is asked for or in the background while the trainer learns.
 
-With `rollouts_ahead: N` a rollout starts N rollouts before it is trained on, with the weights of that moment. They do
-not change while a rollout is in flight, so every trial has one version, N rollouts older than the weights it trains.
+With `rollouts_ahead: N` a rollout starts N rollouts before it is trained on, with the weights of that moment. With
+`weight_update: drain` they do not change while a rollout is in flight, so every trial has one version, N rollouts older
+than the weights it trains. With `in_flight` they do, and a trial's later tokens are by newer weights.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from metarlgym.datatypes import MetaRLGymError, MetaTrajectory, Task
+from metarlgym.datatypes import MetaRLGymError, Task
 from metarlgym.rollout.background import BackgroundRollout
 from metarlgym.rollout.manager import RolloutManager, TrialSpec
 from metarlgym.rollout.meter import Meter
 from metarlgym.rollout.protocol import Policy
 from metarlgym.seeding import derive
 from metarlgym.training.phases import ROLLOUT, WAIT
+from metarlgym.training.rollout_plan import PlayedRollout, RolloutPlan
 from metarlgym.trial import Trial
 
 if TYPE_CHECKING:
     from metarlgym.training.trainer import MetaGRPOTrainer
-
-
-CLOSE_SECONDS = 10.0
-"""How long a rollout that is given up may take to end."""
-
-
-@dataclass(frozen=True)
-class RolloutPlan:
-    """A rollout to play: which tasks, and when it is trained on."""
-
-    index: int
-    """Number of the rollout since this process began."""
-    step: int
-    """Optimizer step that trains on it first; schedules and seeds are those of this step."""
-    number: int
-    """Number of the rollout within this step."""
-    tasks: tuple[int, ...]
-    """Index of the task of each of this process's trials."""
-
-
-@dataclass
-class PlayedRollout:
-    """The outcome of a plan: the trials, or why there are none."""
-
-    plan: RolloutPlan
-    version: int
-    """Optimizer step whose weights played it."""
-    meter: Meter
-    trajectories: list[MetaTrajectory]
-    failure: Exception | None = None
-    counts: Any = None
-    """What the backend counted meanwhile."""
 
 
 class Rollouts:
@@ -66,6 +35,9 @@ class Rollouts:
         trainer: the trainer that learns from them.
         ahead: number of rollouts that are played before the one to be trained on next.
     """
+
+    close_seconds = 10.0
+    """How long a rollout that is given up after an error may take to end."""
 
     def __init__(self, trainer: MetaGRPOTrainer, ahead: int) -> None:
         self.trainer = trainer
@@ -127,7 +99,7 @@ class Rollouts:
             torch.cuda.set_device(trainer.accelerator.device)  # which every thread has its own of
         for plan, policy in zip(plans, policies, strict=True):
             trainer.clock.background = meter = Meter()
-            played = PlayedRollout(plan, version, meter, [], failure, trainer.backend.begin_counts())
+            played = PlayedRollout(plan, version, meter, [], failure, trainer.backend.begin_counts(policy))
             if failure is None:
                 try:
                     specs = self._specs(plan)
@@ -136,6 +108,11 @@ class Rollouts:
                     played.failure = failure = error
             done.append(played)  # also those after a failure: all processes hold equally many
         return done
+
+    def before_update(self) -> None:
+        """Called before weights change, or something else plays: wait for rollouts in flight, if they must not."""
+        if not self.trainer.args.updates_in_flight:
+            self.wait()
 
     def wait(self) -> None:
         """Until no process has a rollout in flight: from then on weights may change, and others may play. Collective.
@@ -162,7 +139,7 @@ class Rollouts:
     def close(self) -> None:
         """The same after an error, in this process alone, and without waiting long."""
         if self._in_flight is not None:
-            self._in_flight.cancel(CLOSE_SECONDS)
+            self._in_flight.cancel(self.close_seconds)
         self._forget()
 
     def _forget(self) -> None:
@@ -197,7 +174,7 @@ class Rollouts:
         trainer.clock.meter = meter
         played = PlayedRollout(plan, trainer.state.global_step, meter, [])
         with trainer.player(plan.step) as policy, trainer.clock.during(ROLLOUT):
-            played.counts = trainer.backend.begin_counts()
+            played.counts = trainer.backend.begin_counts(policy)
             try:
                 played.trajectories = self._manager(policy, meter).run(self._specs(plan))
             except Exception as error:

@@ -14,7 +14,9 @@ import torch
 from accelerate.utils import gather_object
 
 from metarlgym.datatypes import MetaRLGymError
-from metarlgym.policies.server_pool import Server, ServerPool
+from metarlgym.policies.server_pool import PoolStats, Server, ServerPool
+from metarlgym.policies.vllm_server import VLLMServerPolicy
+from metarlgym.policies.weight_gate import WeightGate
 from metarlgym.rollout.protocol import Policy
 from metarlgym.runtime.agreement import agree
 from metarlgym.serving.handshake import ServerInfo, check_for_training, check_tokenizer, inspect, wait_for_server
@@ -71,39 +73,45 @@ class Servers(VLLMBackend):
 
     def __init__(self, trainer: MetaGRPOTrainer, servers: list[ServerInfo]) -> None:
         super().__init__(trainer)
-        args = trainer.args
-        # The pool breaks ties between equally busy servers by order, so each process starts with a different one.
-        first = trainer.accelerator.process_index % len(servers)
-        self.pool = ServerPool(
-            [Server(info.url, info.model) for info in servers[first:] + servers[:first]],
-            args.server_concurrency,
-            args.server_request_timeout,
-            args.server_retry_seconds,
-        )
+        self.servers = servers
+        self.gate = WeightGate()
         self._updates = 0
         self._settled_step = -1
 
     @contextmanager
     def acting(self) -> Iterator[Policy]:
-        from metarlgym.policies.vllm_server import VLLMServerPolicy
-
-        self.before_rollout()
+        self.update()
         trainer = self.trainer
-        yield VLLMServerPolicy(self.pool, trainer.renderer, trainer.temperature, truncation=self.truncation)
+        yield VLLMServerPolicy(self._pool(), trainer.renderer, trainer.temperature, truncation=self.truncation)
 
-    def before_rollout(self) -> None:
+    def _pool(self) -> ServerPool:
+        """Connections of one policy: its event loop, its thread and its counts are its own."""
+        args, servers = self.trainer.args, self.servers
+        # The pool breaks ties between equally busy servers by order, so each process starts with a different one.
+        first = self.trainer.accelerator.process_index % len(servers)
+        return ServerPool(
+            [Server(info.url, info.model) for info in servers[first:] + servers[:first]],
+            args.server_concurrency,
+            args.server_request_timeout,
+            args.server_retry_seconds,
+            self.gate,
+        )
+
+    def update(self) -> None:
         """Send the current weights to the servers, unless they already have them, and verify that this succeeded."""
         trainer = self.trainer
-        self.load_weights()
         if self._settled_step == trainer.state.global_step:
             return
+        if trainer.args.updates_in_flight:
+            self._break_off()
+        self.load_weights()
         client = trainer.vllm_generation.vllm_client if trainer.accelerator.is_main_process else None
         # This gather is also the barrier that keeps other processes from querying a server during an update.
         states = gather_object([(client.failure, client.version) if client else None])
-        failure, version = next(pair for pair in states if pair)
+        failure, weights = next(pair for pair in states if pair)
         if failure:
             trainer.stop_run(f"the vLLM servers did not get the weights: {failure}")
-        self.pool.weights = version
+        self.gate.open(trainer.state.global_step, weights)
         if client is not None:
             self._log("server/sync_seconds", client.seconds)
         every = trainer.args.probe_every
@@ -112,8 +120,28 @@ class Servers(VLLMBackend):
         self._updates += 1
         self._settled_step = trainer.state.global_step
 
-    def begin_counts(self) -> Any:
-        self.pool.stats = stats = type(self.pool.stats)()
+    def _break_off(self) -> None:
+        """Get all requests of all processes back from the servers, where they were answered by the weights so far."""
+        trainer = self.trainer
+        self.gate.close()
+        trainer.accelerator.wait_for_everyone()  # from here on nobody makes a request
+        problem: Exception | None = None
+        if trainer.accelerator.is_main_process:
+            try:
+                trainer.vllm_generation.vllm_client.pause()
+            except Exception as error:  # any error must reach the other processes
+                problem = error
+        self._stop_if(None if problem is None else f"the vLLM servers could not be paused: {problem}")
+        try:
+            self.gate.settle()
+        except MetaRLGymError as error:
+            problem = error
+        self._stop_if(None if problem is None else str(problem))
+
+    def begin_counts(self, policy: Policy) -> Any:
+        stats = PoolStats()
+        if isinstance(policy, VLLMServerPolicy):  # else random play, which asks no server
+            policy.pool.stats = stats
         return stats
 
     def after_rollout(self, counts: Any) -> None:
@@ -128,7 +156,7 @@ class Servers(VLLMBackend):
         """Send the final weights, because TRL sends weights only before rollouts. With `load_best_model_at_end` they
         may be older than the last step's."""
         self.trainer._last_loaded_step = self._settled_step = -1
-        self.before_rollout()
+        self.update()
 
     def _log(self, name: str, value: float) -> None:
         self.trainer._metrics["train"][name].append(value)
@@ -136,7 +164,7 @@ class Servers(VLLMBackend):
     def _probe(self) -> None:
         """Compare each server's log-probabilities with the trainer's on the server's continuation of a fixed prompt."""
         trainer = self.trainer
-        args, servers = trainer.args, self.pool.servers
+        args, servers = trainer.args, self.servers
         config = trainer.model.config.get_text_config()
         room = trainer.limits.context_tokens or PROMPT_LENGTH + CONTINUATION_LENGTH
         length = max(1, min(CONTINUATION_LENGTH, room // 2))

@@ -41,6 +41,7 @@ from metarlgym.training.batch import TrialBatch
 from metarlgym.training.collapse import CollapseWatch
 from metarlgym.training.config import MetaGRPOConfig
 from metarlgym.training.context_limits import context_rooms
+from metarlgym.training.continuous import Continuous
 from metarlgym.training.exploration import LegalEntropy, check_choices, choice_tensors
 from metarlgym.training.format_steps import check_format, imitate, random_player
 from metarlgym.training.off_policy import correction, off_policy_metrics
@@ -115,15 +116,12 @@ class MetaGRPOTrainer(ReferenceMixin, CheckpointMixin, GRPOTrainer):
                 **kwargs,
             )
         self.add_callback(
-            StepTimes(
-                self.clock, lambda name, value: self._metrics["train"][name].append(value), bool(args.rollouts_ahead)
-            )
+            StepTimes(self.clock, lambda name, value: self._metrics["train"][name].append(value), args.plays_ahead)
         )
         if isinstance(self.model, PeftModel):
             self.model.create_or_update_model_card = _no_card
         self._proved = False
-        self._updates_since = 0
-        self.rollouts = Rollouts(self, args.rollouts_ahead)
+        self.rollouts = Continuous(self) if args.continuous else Rollouts(self, args.ahead)
         self.backend = self._make_backend(policy, servers)
         self.rooms = context_rooms(args, self.model.config, servers)
         room = min((room for room in self.rooms.values() if room), default=None)
@@ -187,7 +185,7 @@ class MetaGRPOTrainer(ReferenceMixin, CheckpointMixin, GRPOTrainer):
     @contextmanager
     def acting(self) -> Iterator[Policy]:
         """The policy with the current weights. All processes enter together; inside, no process waits for another."""
-        self.rollouts.wait()
+        self.rollouts.before_update()
         if not self._proved:
             check_padding(self, precision(self.args, self.model))
             self.backend.prove()
@@ -224,7 +222,6 @@ class MetaGRPOTrainer(ReferenceMixin, CheckpointMixin, GRPOTrainer):
         if step >= self.args.format_steps:  # random play samples no tokens
             self._metrics["train"]["rollout/tokens_per_second"].append(played.meter.tokens_per_second)
         self._agree(played.trajectories, played.failure)
-        self._updates_since = step - played.version
         self.backend.after_rollout(played.counts)
         self._batch = TrialBatch(played.trajectories, self.args, self.renderer)
         if self.on_trials is not None and self.accelerator.is_main_process:
@@ -270,9 +267,9 @@ class MetaGRPOTrainer(ReferenceMixin, CheckpointMixin, GRPOTrainer):
         self._rows = inputs
         if self._entropy_schedule is not None:
             self.entropy_coef = self._entropy_schedule(self.state.global_step)
-        self.rollouts.wait()
+        self.rollouts.before_update()
         with self.clock.during(WEIGHTS):
-            self.backend.before_rollout()
+            self.backend.update()
         with correction(self):
             out = super()._generate_and_score_completions(inputs)
         assert self._batch is not None
@@ -292,9 +289,9 @@ class MetaGRPOTrainer(ReferenceMixin, CheckpointMixin, GRPOTrainer):
             out["choice_items"] = self.accelerator.gather(
                 torch.tensor(float(sampled), device=self.accelerator.device)
             ).sum()
-        if self.args.rollouts_ahead and step >= self.args.format_steps:
-            self._metrics["train"]["off_policy/updates"].append(float(self._updates_since))
-            for name, value in off_policy_metrics(out, self.args, self.accelerator).items():
+        if self.args.plays_ahead and step >= self.args.format_steps:
+            versions = [version for row in self._batch.rows for version in row.version]
+            for name, value in off_policy_metrics(out, versions, step, self.args, self.accelerator).items():
                 self._metrics["train"][name].append(value)
         if self.args.skip_zero_signal and step >= self.args.format_steps:
             keep = credit.has_signal.to(out["tool_mask"].device)

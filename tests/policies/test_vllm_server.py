@@ -146,7 +146,7 @@ def test_a_server_started_again_is_not_taken_for_the_one_before(fake):
 
     def play_with(weights):
         pool = ServerPool([Server(server.url, "fake")])
-        pool.weights = weights
+        pool.gate.weights = weights
         policy = VLLMServerPolicy(pool, RENDERER)
         return RolloutManager(policy, RENDERER, Limits(action_tokens=6)).run(specs(GROUP, trial_maker(GROUP, 2), 8))
 
