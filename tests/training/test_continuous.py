@@ -84,7 +84,7 @@ def test_each_group_is_trained_on_once_and_in_time(tmp_path, staleness):
     trials = trained(trainer)
     trainer.train()
     assert Counter(seed for _, _, seed, _ in trials) == all_seeds(20)
-    assert Counter(step for step, *_ in trials) == {step: 8 for step in range(20)}
+    assert Counter(step for step, *_ in trials) == dict.fromkeys(range(20), 8)
     for i in range(0, len(trials), 4):  # groups are whole
         assert len({(step, key) for step, key, *_ in trials[i : i + 4]}) == 1
     ages = [step - oldest for step, _, _, (oldest, _) in trials]
@@ -207,7 +207,9 @@ def test_groups_stay_on_one_process(tmp_path, monkeypatch):
         make_config(tmp_path, rollouts_ahead="continuous", per_device_train_batch_size=2)
 
 
-@pytest.mark.parametrize("settings", [{"rollouts_ahead": "continuous"}, {"rollouts_ahead": 1, "weight_update": "in_flight"}])
+@pytest.mark.parametrize(
+    "settings", [{"rollouts_ahead": "continuous"}, {"rollouts_ahead": 1, "weight_update": "in_flight"}]
+)
 def test_the_in_process_policy_is_refused(tmp_path, settings):
     with pytest.raises(ConfigError, match="weights of the in-process policy cannot change while it plays"):
         continuous(tmp_path, None, **settings)
