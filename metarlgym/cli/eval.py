@@ -121,7 +121,11 @@ def command(
         float | None, typer.Option(help="Sampling temperature; not with --greedy.", show_default="the run's, else 1")
     ] = None,
     max_action_tokens: Annotated[
-        int | None, typer.Option(help="Maximum number of tokens per action.", show_default="the run's, else 64")
+        int | None,
+        typer.Option(
+            help="Maximum number of tokens per action.",
+            show_default="the run's, else as for training: 64, or 4 times the longest of listed legal actions",
+        ),
     ] = None,
     max_thought_tokens: Annotated[
         int | None,
@@ -256,7 +260,8 @@ def command(
         "chat_template": chat_template,
         "chat_template_kwargs": template_kwargs,
     }
-    play = PlaySettings.of(run.merged(asked), run.free_shots(free_shots))
+    merged = run.merged(asked)
+    play = PlaySettings.of(merged, run.free_shots(free_shots))
     if run.from_scratch() and renderer is None:
         play = replace(play, renderer="plain")
     group = play.group()
@@ -308,13 +313,25 @@ def command(
         from metarlgym.evaluation.run import evaluate_model
         from metarlgym.models.loading import context_room
         from metarlgym.models.precision import upcast
+        from metarlgym.training.footprint import random_rows
+        from metarlgym.training.model_defaults import default_action_tokens
 
         with console.status("loading the model"):
             loaded, shown = load_for(cast(str, model), group, play, device, threads, trust_remote_code)
             if line := upcast(loaded, loaded.device):
                 console.print(line, highlight=False, soft_wrap=True)
         room = min((n for n in (play.limits.context_tokens, context_room(loaded.config)) if n), default=None)
-        settings = replace(settings, limits=replace(play.limits, context_tokens=room))
+        limits = replace(play.limits, context_tokens=room)
+        if merged["max_action_tokens"] is None and not is_tiny(loaded):
+            action_tokens = default_action_tokens(
+                shown, random_rows(group, lambda: group.make_trial(play.trial), shown)
+            )
+            if action_tokens is not None:
+                limits = replace(limits, action_tokens=action_tokens)
+                console.print(
+                    f"max_action_tokens {action_tokens}, as the longest legal action suggests", soft_wrap=True
+                )
+        settings = replace(settings, limits=limits)
         if trials is None and not is_tiny(loaded):
             settings = replace(settings, seconds=SECONDS)
         if trajectories is not None:

@@ -59,6 +59,14 @@ def check_action_room(settings: Settings, rows: Rows | None) -> None:
         )
 
 
+def default_action_tokens(renderer: Renderer, rows: Rows | None) -> int | None:
+    """Limit on the tokens of a chat model's action where the legal ones are listed; None: no other than the usual."""
+    if not isinstance(renderer, ChatRenderer) or rows is None or not rows.listed:
+        return None
+    least, times = ACTION_TOKENS
+    return max(least, times * rows.action)
+
+
 def model_defaults(settings: Settings, renderer: Renderer, shape: Shape, rows: Rows | None) -> dict[str, Any]:
     """Values for settings that were not given; empty for models that are no chat models.
 
@@ -83,9 +91,9 @@ def model_defaults(settings: Settings, renderer: Renderer, shape: Shape, rows: R
         chosen["learning_rate"] = LORA_LEARNING_RATE if peft else full
     if "final_eval_trials" not in given and settings.run.final_eval_trials > EVAL_TRIALS:
         chosen["final_eval_trials"] = EVAL_TRIALS
-    if "max_action_tokens" not in given and rows is not None and rows.listed:
-        least, times = ACTION_TOKENS
-        chosen["max_action_tokens"] = max(least, times * rows.action)
+    action_tokens = default_action_tokens(renderer, rows)
+    if "max_action_tokens" not in given and action_tokens is not None:
+        chosen["max_action_tokens"] = action_tokens
     if "gradient_checkpointing" not in given and shape.parameters > CHECKPOINT_FROM:
         chosen["gradient_checkpointing"] = True
     if rows is not None and not any(name in given for name in BATCH):
