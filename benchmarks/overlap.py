@@ -1,11 +1,14 @@
-"""Claim: with rollouts played one ahead, a training step takes the longer of rollout and update instead of their sum:
-at least 1.8 times as fast where all turns are equally long and both take the same time, 1.5 times with lognormal turns.
+"""Claim: with rollouts played beside the update, a training step takes the longer of the two instead of their sum. One
+rollout ahead is at least 1.8 times as fast where all turns are equally long and both take the same time, 1.5 times with
+lognormal turns; trials that are played continuously make it at least 2.3 times, and 3.0 times where whole trials differ.
 
 Batches of 64 trials in GRPO groups of 8; a trial has 5 episodes of 6 turns. Players wait instead of computing: each
-turn takes a latency that depends only on the action's seed, so all variants wait for the same. The trainer is
+turn takes a latency that depends only on its trial and its number, so all variants wait for the same. The trainer is
 `MetaGRPOTrainer` on a tiny model, and each of its updates is stretched by waiting to a set time T. R is the mean
 makespan of a batch, W the busy time of the players divided by their number; both follow from the latencies. The
-variants run in turn in one process.
+variants run in turn in one process. The first two steps and the last five of each are left out. "Dropping" is
+continuous play without the bound on what is begun, where groups older than 4 updates are thrown away, as TRL's
+AsyncGRPO does it. Length bias: mean length (turns' seconds) of the trials trained on against that of all trials.
 """
 
 from __future__ import annotations
@@ -20,7 +23,8 @@ import heapq
 import statistics
 import tempfile
 import time
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -33,8 +37,10 @@ from metarlgym.policies.scripted import RandomTokenPolicy
 from metarlgym.rollout.make_renderer import make_renderer
 from metarlgym.rollout.protocol import ActRequest, Callback
 from metarlgym.rollout.render import Renderer
-from metarlgym.seeding import stream
+from metarlgym.seeding import derive, stream
 from metarlgym.training.config import MetaGRPOConfig
+from metarlgym.training.continuous import Continuous
+from metarlgym.training.group_queue import GroupQueue
 from metarlgym.training.trainer import MetaGRPOTrainer
 from metarlgym.training.warmup import sample_text
 from metarlgym.trial import TrialSettings
@@ -49,7 +55,7 @@ class SixTurns(Env):
     max_turns = TURNS
 
     def sample_task(self, rng: Any) -> dict[str, Any]:
-        return {"digit": rng.randrange(4)}
+        return {"digit": rng.randrange(4), "number": rng.randrange(2**40)}
 
     def on_reset(self, params: dict[str, Any], rng: Any) -> str:
         self._digit = params["digit"]
@@ -75,37 +81,92 @@ class Case:
     players: int
     update: str
     """`R` or `W`: the time that an update takes."""
-    at_least: float | None = None
-    """Bound of one rollout ahead, against none."""
+    bounds: dict[str, float] = field(default_factory=dict)
+    """Least speed of variants, against rollouts that are played when they are due."""
+    idle: float | None = None
+    """Largest share of a step in which the trainer may wait in continuous play."""
 
-    def latency(self, request_seed: int, trial_seed: int, mean: float) -> float:
-        seed = trial_seed if self.by_trial else request_seed
-        return mean * stream(seed, "latency").lognormvariate(-(self.sigma**2) / 2, self.sigma)
+    def latency(self, trial: tuple[str, int], turn: int, mean: float) -> float:
+        seed = 0 if self.by_trial else turn
+        return mean * stream(derive(*trial, seed), "latency").lognormvariate(-(self.sigma**2) / 2, self.sigma)
 
 
 CASES = (
-    Case("(a) equal turns, 64 players, T = R", 0.0, False, 64, "R", 1.8),
-    Case("(b) independent turns, 64 players, T = W", SIGMA, False, 64, "W", 1.5),
-    Case("(c) one factor a trial, 32 players, T = W", SIGMA, True, 32, "W"),
+    Case("(a) equal turns, 64 players, T = R", 0.0, False, 64, "R", {"one ahead": 1.8}),
+    Case(
+        "(b) independent turns, 64 players, T = W",
+        SIGMA,
+        False,
+        64,
+        "W",
+        {"one ahead": 1.5, "continuous": 2.3},
+        0.1,
+    ),
+    Case("(c) one factor a trial, 32 players, T = W", SIGMA, True, 32, "W", {"continuous": 3.0}, 0.2),
 )
+VARIANTS: dict[str, dict[str, Any]] = {
+    "when it is due": {},
+    "one ahead": {"rollouts_ahead": 1},
+    "one ahead, updates in flight": {"rollouts_ahead": 1, "weight_update": "in_flight"},
+    "continuous": {"rollouts_ahead": "continuous"},
+    "dropping": {"rollouts_ahead": "continuous"},
+}
 
 
 class Waiting(RandomTokenPolicy):
     """Random play that waits before each action, and keeps the seconds it waited in each trial."""
 
+    follows_updates = True
+
     def __init__(self, renderer: Renderer, case: Case, mean: float) -> None:
         super().__init__(renderer)
         self.case, self.mean = case, mean
+        self.names: dict[int, tuple[str, int]] = {}
+        self.turns: Counter[int] = Counter()
+        self.members: Counter[str] = Counter()
 
     def submit(self, request: ActRequest, done: Callback) -> None:
-        wait = self.case.latency(request.seed, request.trial.trial_seed, self.mean)
-        WAITED.setdefault(request.trial.trial_seed, 0.0)
-        WAITED[request.trial.trial_seed] += wait
+        seed, task = request.trial.trial_seed, request.trial.task
+        assert task is not None
+        if seed not in self.names:  # the same trial of its group in all variants, whatever its seed
+            self.names[seed] = (task.key, self.members[task.key])
+            self.members[task.key] += 1
+            turns = range(EPISODES * TURNS)
+            WAITED[seed] = sum(self.case.latency(self.names[seed], turn, self.mean) for turn in turns)
+            BEGUN[seed] = self.version or 0
+        wait = self.case.latency(self.names[seed], self.turns[seed], self.mean)
+        self.turns[seed] += 1
         self.loop.call_later(wait, self._reply, request, done)
 
 
 WAITED: dict[int, float] = {}
-"""Seconds by trial, in the order in which the trials began."""
+"""Seconds that a trial takes, by its seed, in the order in which the trials began."""
+BEGUN: dict[int, int] = {}
+"""The version of the weights that began it."""
+
+
+class Dropped(GroupQueue):
+    """Groups begin without a bound, and those that are too old are thrown away."""
+
+    def may_begin(self, version: int) -> bool:
+        return True
+
+    def take(self) -> list[int] | None:
+        old = {group for group in self.finished if self.next_step - self.begun[group] > self.staleness}
+        self.finished = [group for group in self.finished if group not in old]
+        if len(self.finished) < self.batch:
+            return None
+        taken, self.finished = self.finished[: self.batch], self.finished[self.batch :]
+        self.next_step += 1
+        return taken
+
+
+class Dropping(Continuous):
+    def _make_queue(self, batch: int, step: int) -> GroupQueue:
+        return Dropped(batch, self.trainer.args.staleness, step)
+
+    def _left(self, batch: int) -> list[int]:
+        return list(range(20 * len(super()._left(batch))))
 
 
 class Paced(MetaGRPOTrainer):
@@ -128,8 +189,22 @@ def makespan(sums: list[float], players: int) -> float:
     return max(free)
 
 
-def trained(case: Case, ahead: int, mean: float, update: float, steps: int) -> tuple[float, MetaGRPOTrainer]:
-    """Seconds of a run without its first two steps, and its trainer."""
+@dataclass
+class Run:
+    """What was measured of one variant."""
+
+    step: float
+    """Mean seconds of a step."""
+    idle: float
+    """Share of a step in which the trainer waited."""
+    learned: Counter[int]
+    """How often each trial was trained on, by its seed."""
+
+
+def trained(case: Case, variant: str, mean: float, update: float, steps: int) -> Run:
+    """Train with a variant."""
+    WAITED.clear()
+    BEGUN.clear()
     group = TaskGroup("SixTurns-v0", {})
     tokenizer = word_tokenizer(sample_text(group, lambda: group.make_trial(TrialSettings(EPISODES)), 16))
     renderer = make_renderer("plain", tokenizer, group)
@@ -144,7 +219,7 @@ def trained(case: Case, ahead: int, mean: float, update: float, steps: int) -> t
             per_device_train_batch_size=TRIALS,
             max_steps=steps,
             rollout_concurrency=case.players,
-            rollouts_ahead=ahead,
+            **VARIANTS[variant],
             max_action_tokens=2,
             logging_steps=1,
             save_strategy="no",
@@ -153,38 +228,63 @@ def trained(case: Case, ahead: int, mean: float, update: float, steps: int) -> t
         )
         trainer = Paced(model, args, group, tokenizer, renderer, policy=lambda _, shown, __: Waiting(shown, case, mean))
         trainer.seconds = update
+        if variant == "dropping":
+            trainer.rollouts = Dropping(trainer)
         trainer.remove_callback(PrinterCallback)
+        learned: Counter[int] = Counter()
+        trainer.on_trials = lambda _, trials: learned.update(trial.seed for trial in trials)
         trainer.train()
-    times = [entry["step_time"] for entry in trainer.state.log_history if "step_time" in entry]
-    return sum(times[2:]), trainer
+    log = [entry for entry in trainer.state.log_history if "step_time" in entry]
+    middle = log[2:-5]
+    idle = statistics.mean(entry.get("idle/trainer", 0.0) for entry in middle)
+    return Run(statistics.mean(entry["step_time"] for entry in middle), idle, learned)
 
 
 def measure(report: Report, case: Case, mean: float, steps: int) -> None:
-    WAITED.clear()
-    _, trainer = trained(case, 0, mean, 0.0, steps)
+    trained(case, "when it is due", mean, 0.0, steps)
     sums = list(WAITED.values())
     batches = [sums[i : i + TRIALS] for i in range(0, len(sums), TRIALS)]
     makespans = statistics.mean(makespan(batch, case.players) for batch in batches)
     work = statistics.mean(sum(batch) for batch in batches) / case.players
     update = makespans if case.update == "R" else work
-    seconds = {}
-    for ahead in (0, 1):
-        seconds[ahead], trainer = trained(case, ahead, mean, update, steps)
-        if ahead:
-            idle = [entry["idle/trainer"] for entry in trainer.state.log_history if "idle/trainer" in entry]
-    count = steps - 2
     report.add(f"{case.name}: R", makespans, "s")
     report.add(f"{case.name}: W", work, "s")
-    report.add(f"{case.name}: a step, each rollout when it is due", seconds[0] / count, "s")
-    report.add(f"{case.name}: a step, one rollout ahead", seconds[1] / count, "s")
-    ideal = (makespans + update) / max(makespans, update)
-    report.add(
-        f"{case.name}: one ahead, times as fast (ideal {ideal:.2f})",
-        seconds[0] / seconds[1],
-        "x",
-        at_least=case.at_least,
-    )
-    report.add(f"{case.name}: one ahead, trainer idle", statistics.mean(idle[2:]), "")
+    due = 0.0
+    for variant in VARIANTS:
+        found = trained(case, variant, mean, update, steps)
+        due = due or found.step
+        report.add(f"{case.name}: a step, {variant}", found.step, "s")
+        if variant == "when it is due":
+            continue
+        longest = max(work if VARIANTS[variant]["rollouts_ahead"] == "continuous" else makespans, update)
+        report.add(
+            f"{case.name}: {variant}, times as fast (ideal {(makespans + update) / longest:.2f})",
+            due / found.step,
+            "x",
+            at_least=case.bounds.get(variant),
+        )
+        report.add(
+            f"{case.name}: {variant}, trainer idle",
+            found.idle,
+            "",
+            at_most=case.idle if variant == "continuous" else None,
+        )
+
+
+def bias(report: Report, case: Case, mean: float, steps: int) -> None:
+    """How much shorter the trials that are trained on are than those that were begun, up to the last five updates."""
+    update = mean * EPISODES * TURNS * TRIALS / case.players
+    for variant in ("continuous", "dropping"):
+        found = trained(case, variant, mean, update, steps)
+        begun = [seed for seed, version in BEGUN.items() if version < steps - 5]
+        learned = [WAITED[seed] for seed in begun if found.learned[seed]]
+        kept = variant == "continuous"
+        name = f"{case.name}, {steps} updates, {variant}"
+        once = sum(found.learned[seed] == 1 for seed in begun) / len(begun)
+        difference = statistics.mean(learned) / statistics.mean(WAITED[seed] for seed in begun) - 1
+        report.add(f"{name}: share of trials trained on exactly once", once, "", at_least=1.0 if kept else None)
+        report.add(f"{name}: length bias, absolute", abs(difference), "", at_most=0.01 if kept else None)
+        report.add(f"{name}: length bias", difference, "")
 
 
 def main(quick: bool) -> int:
@@ -193,7 +293,8 @@ def main(quick: bool) -> int:
         "overlap", (__doc__ or "").split("\n\n")[0], " ".join((__doc__ or "").split("\n\n")[1].split()), quick
     )
     for case in CASES:
-        measure(report, case, 0.005 if quick else 0.05, 5 if quick else 20)
+        measure(report, case, 0.004 if quick else 0.05, 9 if quick else 24)
+    bias(report, CASES[2], 0.004 if quick else 0.02, 12 if quick else 200)
     return report.finish()
 
 

@@ -41,6 +41,9 @@ class FakeVLLM:
         self.reply: Callable[[str], dict] = lambda path: {}
         """And with a body."""
         self.weights = "default"
+        self.seconds_per_token = 0.0
+        self._paused, self._resumed = asyncio.Event(), asyncio.Event()
+        self._resumed.set()
         self.most_at_once = self.open_requests = 0
         self._loop = asyncio.new_event_loop()
         self._up = threading.Event()
@@ -107,6 +110,12 @@ class FakeVLLM:
         body = json.loads(text) if text else {}
         path = request.path
         self.control.append((path, body))
+        if path == "/pause":
+            self._resumed.clear()
+            self._paused.set()
+        elif path == "/resume":
+            self._paused.clear()
+            self._resumed.set()
         status = await asyncio.get_running_loop().run_in_executor(None, self.on_control, path, body)
         return web.json_response(self.reply(path), status=status)
 
@@ -124,9 +133,25 @@ class FakeVLLM:
                 return web.json_response({"error": {"message": "injected"}}, status=fault)
             if isinstance(fault, int | float):
                 await asyncio.sleep(fault)
-            return web.json_response(self._answer(body))
+            await self._resumed.wait()  # as vLLM queues what comes while it is paused
+            answer = self._answer(body)
+            if self.seconds_per_token:
+                await self._take_time(answer["choices"][0])
+            return web.json_response(answer)
         finally:
             self.open_requests -= 1
+
+    async def _take_time(self, choice: dict) -> None:
+        """Sample token by token; a pause ends it with those so far."""
+        start, count = asyncio.get_running_loop().time(), len(choice["token_ids"])
+        try:
+            await asyncio.wait_for(self._paused.wait(), count * self.seconds_per_token)
+        except TimeoutError:
+            return
+        count = int((asyncio.get_running_loop().time() - start) / self.seconds_per_token)
+        choice["finish_reason"] = "abort"
+        choice["token_ids"] = choice["token_ids"][:count]
+        choice["logprobs"]["token_logprobs"] = choice["logprobs"]["token_logprobs"][:count]
 
     def _answer(self, body: dict) -> dict:
         rng = random.Random(body["seed"] * 1_000_003 + len(body["prompt"]))

@@ -108,7 +108,7 @@ class Continuous(Rollouts):
     def _begin(self, batch: int, step: int) -> None:
         assert self._numbers is not None
         trainer = self.trainer
-        self._queue = GroupQueue(batch, trainer.args.staleness, step)
+        self._queue = self._make_queue(batch, step)
         with trainer.player(step) as policy:  # acts on after the block: see Backend.acting
             pass
         meter = trainer.clock.background = Meter()
@@ -117,6 +117,9 @@ class Continuous(Rollouts):
         self._counts = trainer.backend.begin_counts(policy)
         self._stream = BackgroundRollout(self._play(manager, policy, len(self._numbers) * self._size))
         self._stream.when_done(self._notify)
+
+    def _make_queue(self, batch: int, step: int) -> GroupQueue:
+        return GroupQueue(batch, self.trainer.args.staleness, step)
 
     def _wait_for_batch(self, step: int) -> PlayedRollout:
         assert self._queue is not None and self._stream is not None

@@ -1,12 +1,16 @@
 """VLLMServerPolicy and ServerPool against a real HTTP server that fails on demand."""
 
 import resource
+import threading
+import time
 
 import pytest
+import requests
 
 from metarlgym.datatypes import ConfigError, StopReason
 from metarlgym.policies.server_pool import Server, ServerPool
 from metarlgym.policies.vllm_server import VLLMServerPolicy
+from metarlgym.policies.weight_gate import WeightGate
 from metarlgym.rollout.limits import Limits
 from metarlgym.rollout.manager import RolloutManager
 from metarlgym.rollout.protocol import PolicyLost
@@ -224,3 +228,77 @@ def test_a_trial_ended_by_its_time_limit_is_not_waited_for(fake):
 def test_temperature_must_be_positive():
     with pytest.raises(ConfigError, match="temperature=0"):
         VLLMServerPolicy(ServerPool([Server("http://x", "fake")]), RENDERER, 0.0)
+
+
+class Updates(threading.Thread):
+    """Updates the weights of servers under a rollout, as a trainer does, every tenth of a second."""
+
+    def __init__(self, gate, servers, settle=True):
+        super().__init__(daemon=True)
+        self.gate, self.servers, self.settle = gate, servers, settle
+        self.ended, self.count = threading.Event(), 0
+        gate.open(0, None)
+
+    def run(self):
+        while not self.ended.wait(0.1):
+            self.gate.close()
+            for server in self.servers:
+                requests.post(f"{server.url}/pause", timeout=10)
+            self.gate.settle()
+            self.count += 1
+            self.gate.open(self.count, None)
+            for server in self.servers:
+                requests.post(f"{server.url}/resume", timeout=10)
+
+
+@pytest.mark.parametrize("servers", [1, 2])
+def test_updates_under_a_rollout(servers, fake):
+    """Each token has the version that was at the server when it was sampled, and no token is lost or sampled twice."""
+    running = [fake() for _ in range(servers)]
+    for server in running:
+        server.seconds_per_token = 0.01
+    gate = WeightGate()
+    updates = Updates(gate, running)
+    updates.start()
+    try:
+        played, pool = play(running, trials=8, limits=Limits(action_tokens=24), gate=gate)
+    finally:
+        updates.ended.set()
+        updates.join(10)
+    assert all(t.error is None for t in played) and pool.stats.retries == 0
+    assert updates.count > 5
+    bodies = {(tuple(body["prompt"]), body["seed"], body["max_tokens"]) for server in running for body in server.bodies}
+    split = 0
+    for trajectory in played:
+        (row,) = trajectory.rows
+        versions = [v for v, sampled in zip(row.version, row.action_mask) if sampled]
+        assert versions == sorted(versions) and versions[0] >= 0 and versions[-1] <= updates.count
+        assert all(v == -1 for v, sampled in zip(row.version, row.action_mask) if not sampled)
+        actions = {}
+        for place, (sampled, episode, turn) in enumerate(zip(row.action_mask, row.episode, row.turn)):
+            if sampled:
+                actions.setdefault((episode, turn), []).append(place)
+        for places in actions.values():
+            assert len(places) <= 24
+            split += len({row.version[place] for place in places}) > 1
+            for place in places[1:]:
+                if row.version[place] > row.version[place - 1]:  # it went on from here, with the rest of its limit
+                    context = tuple(row.ids[: row.prompt_len + place])
+                    rest = 24 - (place - places[0])
+                    assert any(prompt == context and left == rest for prompt, _, left in bodies)
+    assert split > 5
+    assert len({seed for _, seed, _ in bodies}) >= len(bodies) - updates.count * 8  # none sampled yet: the same again
+
+
+def test_an_answer_that_someone_else_broke_off_is_an_error(fake):
+    server = fake()
+    server.seconds_per_token = 5.0
+
+    def pause():
+        while server.open_requests < 2:
+            time.sleep(0.01)
+        requests.post(f"{server.url}/pause", timeout=10)
+
+    threading.Thread(target=pause, daemon=True).start()
+    with pytest.raises(PolicyLost, match="broke a request off"):
+        play([server], trials=2)

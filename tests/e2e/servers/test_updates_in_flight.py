@@ -63,7 +63,7 @@ def test_tokens_are_by_the_weights_that_they_name(ahead, serve, tmp_path):
     assert max(entry["off_policy/updates_max"] for entry in steps) == most
 
     played = [json.loads(line) for line in trials(tmp_path)]
-    assert Counter(trial["step"] for trial in played) == {step: 8 for step in range(STEPS)}
+    assert Counter(trial["step"] for trial in played) == dict.fromkeys(range(STEPS), 8)
     folders = [server.model, *(tmp_path / f"checkpoint-{step}" for step in range(1, STEPS))]
     models = [AutoModelForCausalLM.from_pretrained(folder).eval() for folder in folders]
     worst, closest, split = 0.0, 1.0, 0
