@@ -1,6 +1,6 @@
 """Claim: with rollouts played beside the update, a training step takes the longer of the two instead of their sum. One
 rollout ahead is at least 1.8 times as fast where all turns are equally long and both take the same time, 1.5 times with
-lognormal turns; trials that are played continuously make it at least 2.3 times, and 3.0 times where whole trials differ.
+lognormal turns; continuous play is at least 2.3 times as fast, and 3.0 times where whole trials differ.
 
 Batches of 64 trials in GRPO groups of 8; a trial has 5 episodes of 6 turns. Players wait instead of computing: each
 turn takes a latency that depends only on its trial and its number, so all variants wait for the same. The trainer is
@@ -201,8 +201,18 @@ class Run:
     """How often each trial was trained on, by its seed."""
 
 
-def trained(case: Case, variant: str, mean: float, update: float, steps: int) -> Run:
-    """Train with a variant."""
+def paced_trainer(
+    folder: str,
+    case: Case,
+    variant: str,
+    mean: float,
+    update: float,
+    steps: int,
+    trials: int = TRIALS,
+    size: int = GROUP,
+    player: type[Waiting] = Waiting,
+) -> Paced:
+    """A trainer on waiting players, whose updates take `update` seconds."""
     WAITED.clear()
     BEGUN.clear()
     group = TaskGroup("SixTurns-v0", {})
@@ -211,26 +221,32 @@ def trained(case: Case, variant: str, mean: float, update: float, steps: int) ->
     model = scratch_model(
         ScratchArguments(scratch_hidden_size=16, scratch_layers=1, scratch_heads=2), tokenizer, 512, 0
     )
+    args = MetaGRPOConfig(
+        output_dir=folder,
+        episodes=EPISODES,
+        trials_per_task=size,
+        per_device_train_batch_size=trials,
+        max_steps=steps,
+        rollout_concurrency=case.players,
+        **VARIANTS[variant],
+        max_action_tokens=2,
+        logging_steps=1,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+    )
+    trainer = Paced(model, args, group, tokenizer, renderer, policy=lambda _, shown, __: player(shown, case, mean))
+    trainer.seconds = update
+    if variant == "dropping":
+        trainer.rollouts = Dropping(trainer)
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def trained(case: Case, variant: str, mean: float, update: float, steps: int) -> Run:
+    """Train with a variant."""
     with tempfile.TemporaryDirectory() as folder:
-        args = MetaGRPOConfig(
-            output_dir=folder,
-            episodes=EPISODES,
-            trials_per_task=GROUP,
-            per_device_train_batch_size=TRIALS,
-            max_steps=steps,
-            rollout_concurrency=case.players,
-            **VARIANTS[variant],
-            max_action_tokens=2,
-            logging_steps=1,
-            save_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
-        )
-        trainer = Paced(model, args, group, tokenizer, renderer, policy=lambda _, shown, __: Waiting(shown, case, mean))
-        trainer.seconds = update
-        if variant == "dropping":
-            trainer.rollouts = Dropping(trainer)
-        trainer.remove_callback(PrinterCallback)
+        trainer = paced_trainer(folder, case, variant, mean, update, steps)
         learned: Counter[int] = Counter()
         trainer.on_trials = lambda _, trials: learned.update(trial.seed for trial in trials)
         trainer.train()
