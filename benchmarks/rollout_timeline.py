@@ -8,6 +8,7 @@ of computing, and trials of lognormal length.
 
 from __future__ import annotations
 
+import argparse
 import tempfile
 import time
 from pathlib import Path
@@ -106,6 +107,7 @@ def draw(runs: dict[str, tuple[list[tuple[float, float, int]], list[tuple[float,
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     register("SixTurns-v0", overlap.SixTurns)
     path = HERE / "results" / "rollout_timeline.png"
     draw({variant: trace(variant) for variant in SHOWN}, path)
