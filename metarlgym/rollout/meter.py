@@ -17,7 +17,7 @@ class Meter:
         self.trials = 0
         """Trials that ended."""
         self.planned = 0
-        """Trials of the rollouts that were started."""
+        """Trials of the rollouts that were started; 0 where they go on without end."""
         self.turns = 0
         """Actions that the policy chose."""
         self.sampled_tokens = 0
@@ -68,6 +68,10 @@ class Meter:
     def tokens_per_second(self) -> float:
         """Sampled tokens per second of rollout."""
         return self.sampled_tokens / max(self.seconds, 1e-9)
+
+    def ended(self) -> str:
+        """Trials that ended, such as `23 of 64 trials`."""
+        return f"{self.trials:,} of {self.planned:,} trials" if self.planned else f"{self.trials:,} trials"
 
     def summary(self) -> str:
         """Turns and tokens in words, such as `190 turns, 1,140 tokens sampled (58/s), 9,000 encoded (460/s)`."""

@@ -183,9 +183,9 @@ class LiveProgress(TrainerCallback):
         phase, meter = self.clock.phase, self.clock.meter
         text = f"{WORDS[phase]}, {self.clock.age:.0f} s"
         if phase in (ROLLOUT, WAIT, EVALUATION):
-            text += f": {meter.trials:,} of {meter.planned:,} trials, {meter.summary()}"
+            text += f": {meter.ended()}, {meter.summary()}"
         elif ahead := self.clock.background:
-            text += f"; next rollout: {ahead.trials:,} of {ahead.planned:,} trials, {ahead.summary()}"
+            text += f"; next rollout: {ahead.ended()}, {ahead.summary()}"
         return text
 
     def times(self) -> str:

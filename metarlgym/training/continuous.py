@@ -102,7 +102,7 @@ class Continuous(Rollouts):
         processes, step = trainer.accelerator.num_processes, trainer.state.global_step
         kept = trainer.state.stateful_callbacks.get(STATE) if step else None
         self._trained = TrainedGroups(**kept) if kept else TrainedGroups(below=step * batch * processes)
-        left = self._trained.left(trainer.state.max_steps * batch * processes)
+        left = self._trained.next((trainer.state.max_steps - step) * batch * processes)
         return left[trainer.accelerator.process_index :: processes]
 
     def _begin(self, batch: int, step: int) -> None:
@@ -126,6 +126,7 @@ class Continuous(Rollouts):
         clock = self.trainer.clock
         if clock.background is not None:
             clock.meter = clock.background
+        self._admit()  # newer weights may begin more groups
         with self._changed:
             numbers = self._queue.take()
             while numbers is None and not self._stream.done:
@@ -144,9 +145,13 @@ class Continuous(Rollouts):
             if not isinstance(failure, Exception):
                 failure = MetaRLGymError(f"the trials ended before the training did: {failure!r}")
             played.failure = failure
-        elif self._rollout is not None and not self._stream.done:
-            self._stream.call(self._rollout.admit)  # there is room for other groups now
+        self._admit()  # and so is there now
         return played
+
+    def _admit(self) -> None:
+        """Begin groups for which there has been no room."""
+        if self._rollout is not None and self._stream is not None:
+            self._stream.call(self._rollout.admit)
 
     def _next_counts(self) -> tuple[Meter, Any]:
         """Begin to count anew; returns what was counted since the last call."""
@@ -156,7 +161,7 @@ class Continuous(Rollouts):
         self._counts = trainer.backend.begin_counts(manager.policy)
         if rollout is not None and self._stream is not None and not self._stream.done:
             new = Meter()
-            new.begin(meter.planned, manager.policy, rollout.in_flight)
+            new.begin(0, manager.policy, rollout.in_flight)
             manager.meter = rollout.meter = trainer.clock.background = new
         meter.end()
         return meter, counts
@@ -190,6 +195,7 @@ class Continuous(Rollouts):
 
         def started(rollout: Rollout) -> None:
             self._rollout = rollout
+            manager.meter.planned = 0
             rollout.may_start = partial(self._may_start, policy)
 
         await manager.play_async(self._specs_in_turn(policy), total, self._ended, started)

@@ -102,7 +102,7 @@ class Servers(VLLMBackend):
         trainer = self.trainer
         if self._settled_step == trainer.state.global_step:
             return
-        if trainer.args.updates_in_flight:
+        if trainer.args.updates_in_flight and trainer.state.global_step != trainer._last_loaded_step:
             self._break_off()
         self.load_weights()
         client = trainer.vllm_generation.vllm_client if trainer.accelerator.is_main_process else None

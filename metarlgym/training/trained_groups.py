@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
+from itertools import islice
 from typing import Any
 
 
@@ -25,9 +27,9 @@ class TrainedGroups:
             self.more.remove(self.below)
             self.below += 1
 
-    def left(self, total: int) -> list[int]:
-        """The numbers below `total` that are not in the set, sorted."""
-        return [number for number in range(self.below, total) if number not in self.more]
+    def next(self, count: int) -> list[int]:
+        """The lowest `count` numbers that are not in the set."""
+        return list(islice((number for number in itertools.count(self.below) if number not in self.more), count))
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-serialisable view; `TrainedGroups(**view)` is the same set."""

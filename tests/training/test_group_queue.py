@@ -88,6 +88,6 @@ def test_the_numbers_that_are_left():
     trained = TrainedGroups()
     trained.add([0, 1, 3])
     assert trained.to_dict() == {"below": 2, "more": [3]}
-    assert TrainedGroups(**trained.to_dict()).left(6) == [2, 4, 5]
+    assert TrainedGroups(**trained.to_dict()).next(3) == [2, 4, 5]
     trained.add([2])
     assert trained.to_dict() == {"below": 4, "more": []}
