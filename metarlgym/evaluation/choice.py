@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-FIRST = 16
+FIRST = 8
 """Trials that are played to learn how long one takes. They are the first of the evaluation, whatever is chosen."""
 LEAST = 64
 """Fewer are chosen only if these would take more than one and a half times the time."""

@@ -88,7 +88,7 @@ def test_until_the_number_is_chosen_no_time_is_promised():
     watch = EvalDisplay(screen, controls=False)
     watch.begin("main", 0)
     end(watch, 7)
-    assert watch.left() == "" and "7 of the first 16 trials" in watch.line()
+    assert watch.left() == "" and "7 of the first 8 trials" in watch.line()
     watch.chosen(Choice(70, 2000, 240, 7200))
     assert said(screen) == "70 trials, about 4 min; --trials 2000 would take 2.0 h\n"
     watch.meter._busy = 10
