@@ -57,7 +57,8 @@ def measure(variant: str, model: str, rows: Path, steps: int, shape: str) -> dic
     warnings.simplefilter("ignore")  # settings of the file without effect here
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        given = f"--output_dir {folder} --model_name_or_path {model} --max_steps {steps} --format_steps 0 --save_strategy no {shape}"
+        given = f"--output_dir {folder} --model_name_or_path {model} --max_steps {steps} --save_strategy no {shape}"
+        given += " --format_steps 0"  # whose loss TRL does not have
         settings = parse(["--config", str(CONFIG), *given.split()])
         args = settings.grpo
         args.disable_tqdm = True
