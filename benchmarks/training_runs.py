@@ -29,7 +29,7 @@ def row(folder: Path, name: str | None = None) -> str:
     model = "from scratch" if model is None else name or Path(model).name
     precision = "bfloat16 autocast" if config.get("bf16") else config.get("dtype") or "float32"
     settings = f"{config['episodes']} episodes, gamma {config['gamma']}, {config['max_steps']} steps"
-    if config.get("rollouts_ahead", "0") != "0":
+    if str(config.get("rollouts_ahead", 0)) != "0":
         settings += f", rollouts_ahead {config['rollouts_ahead']}"
     score = "-" if report["normalized_score"] is None else f"{report['normalized_score']:.3f}"
     return (
