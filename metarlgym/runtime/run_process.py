@@ -49,7 +49,7 @@ def run_process(work: Callable[[], object], report_stop: bool = True) -> int:
         if fault is None:
             raise
         say(fault, by_all=False)
-        return 2
+        return end_processes(2)
     except SystemExit as error:
         say(describe_exit(error), by_all=False)
         return 2
