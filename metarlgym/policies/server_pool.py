@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import aiohttp
 
 from metarlgym.datatypes import StopReason
+from metarlgym.policies.watched_socket import watched_socket
 from metarlgym.policies.weight_gate import WeightGate
 from metarlgym.rollout.protocol import PolicyLost, PolicyStop
 
@@ -95,7 +96,7 @@ class ServerPool:
         self._room_for_connections()
         # Keep-alive has to end before the server's own (5 s in uvicorn), or a request may hit a connection that is
         # closing.
-        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=3.0)
+        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=3.0, socket_factory=watched_socket)
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS)
         self._session = aiohttp.ClientSession(
             connector=connector, timeout=timeout, headers={"Accept-Encoding": "identity"}

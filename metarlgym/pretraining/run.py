@@ -27,7 +27,7 @@ from metarlgym.pretraining.refused_fields import REFUSED, check_conditions
 from metarlgym.pretraining.trainer import PretrainTrainer
 from metarlgym.runtime.before_claim import check_loggers, inputs_of, mode_of
 from metarlgym.runtime.integrity import marked
-from metarlgym.runtime.launch import quiet
+from metarlgym.runtime.launch import limit_waiting, quiet
 from metarlgym.runtime.layout import MODEL
 from metarlgym.runtime.metrics_file import MetricsFile
 from metarlgym.runtime.open_run import OpenRun, open_run
@@ -126,6 +126,7 @@ def run_pretraining(settings: PretrainSettings, console: Console | None = None) 
     quiet()
     check_loggers(args)
     main = args.distributed_state.is_main_process if args.distributed_state else True
+    limit_waiting(args.ddp_timeout_delta)
     if not main:
         console = Console(quiet=True)
     if name := settings.run.model_name_or_path:

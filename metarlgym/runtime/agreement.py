@@ -9,7 +9,7 @@ from metarlgym.datatypes import MetaRLGymError
 
 
 class AgreedError(MetaRLGymError):
-    """Raised on every process with the same text; the main process prints it."""
+    """Raised on every process with the same text; the first process of each machine prints it."""
 
 
 def agree(problem: Exception | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sys
 
 from metarlgym.author_errors import error_text
@@ -41,12 +42,21 @@ FIXES = {
     errno.ENOMEM: "close other programs, or make the run smaller",
 }
 
+_SOURCE_LINE = re.compile(r"\[\S+/gloo/\S+\] ")
+
 
 def describe_fault(error: BaseException) -> str | None:
     """One line that gives the fault and its fix; None for a bug.
 
-    Faults are file-system errors, lack of memory, missing or broken packages, and an unknown matplotlib backend.
+    Faults are file-system errors, lack of memory, missing or broken packages, an unknown matplotlib backend, and other
+    processes of the run that cannot be reached.
     """
+    if _lost_peer(error):
+        return (
+            f"the run's other processes do not answer ({_SOURCE_LINE.sub('', _line(error))}). A process, a node or the "
+            "network between them has failed: see the other processes' output, then continue from the last checkpoint "
+            "with --resume."
+        )
     if isinstance(error, MemoryError):
         why = f" ({text})" if (text := error_text(error)) else ""
         return f"not enough memory{why}: make it smaller (model, batches, sequences, environment), or free some memory."
@@ -99,6 +109,14 @@ def _raised_by_matplotlib(error: BaseException) -> bool:
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
     return trace is not None and str(trace.tb_frame.f_globals.get("__name__", "")).partition(".")[0] == "matplotlib"
+
+
+def _lost_peer(error: BaseException) -> bool:
+    """Whether a collective operation failed. gloo has no exception type of its own."""
+    return isinstance(error, RuntimeError) and (
+        type(error).__name__ in ("DistBackendError", "DistNetworkError", "DistStoreError")
+        or "/gloo/transport/" in error_text(error)
+    )
 
 
 def _line(error: BaseException, most: int = 300) -> str:

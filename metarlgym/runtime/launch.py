@@ -5,6 +5,8 @@ from __future__ import annotations
 import atexit
 import os
 import sys
+from datetime import timedelta
+from functools import partial
 
 from metarlgym.datatypes import ConfigError
 
@@ -25,6 +27,24 @@ def check_launch(found: int) -> None:
             "a GPU configuration on a machine without one. Use configs/accelerate/zero3_cpu.yaml, or set "
             "use_cpu: true there."
         )
+
+
+def limit_waiting(timeout: timedelta) -> None:
+    """Let collective operations fail after `timeout` in all process groups, also those that are made later.
+
+    Otherwise transformers gives a time limit to the default group only, and not on CPUs, and DeepSpeed gives none to
+    the groups it makes for sharded weights: PyTorch's defaults apply, 10 minutes for NCCL and 30 for gloo.
+
+    Args:
+        timeout: time limit of a single operation, including the wait for the last process to take part.
+    """
+    from torch import distributed
+
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return
+    distributed.distributed_c10d._set_pg_timeout(timeout)
+    original = getattr(distributed.new_group, "func", distributed.new_group)  # if this was called before
+    distributed.new_group = partial(original, timeout=timeout)
 
 
 def end_processes(status: int) -> int:

@@ -41,7 +41,7 @@ def run_process(work: Callable[[], object], report_stop: bool = True) -> int:
         from metarlgym.runtime.agreement import AgreedError
 
         stopped = isinstance(error, Preempted)
-        # For errors raised by all processes, only the main one prints the message.
+        # For errors raised by all processes, only the first of each machine prints the message.
         say(error_text(error), stopped, by_all=isinstance(error, AgreedError | Preempted))
         return PREEMPTED if stopped else 2
     except Exception as error:
@@ -49,7 +49,7 @@ def run_process(work: Callable[[], object], report_stop: bool = True) -> int:
         if fault is None:
             raise
         say(fault, by_all=False)
-        return 2
+        return end_processes(2)
     except SystemExit as error:
         say(describe_exit(error), by_all=False)
         return 2

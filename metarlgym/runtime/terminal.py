@@ -89,8 +89,8 @@ def _drop(number: int) -> None:
 
 
 def say(text: str, stopped: bool = False, by_all: bool = True) -> None:
-    """Print one line on stderr about how a command ended; with `by_all`, on the main process only."""
-    if not by_all or os.environ.get("RANK", "0") == "0":
+    """Print one line on stderr about how a command ended; with `by_all`, on the first process of each machine only."""
+    if not by_all or os.environ.get("LOCAL_RANK", "0") == "0":
         mark = "[bold yellow]stopped:[/]" if stopped else "[bold red]error:[/]"
         Console(stderr=True).print(f"{mark} {escape(text)}", highlight=False, soft_wrap=True)
 

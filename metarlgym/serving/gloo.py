@@ -16,6 +16,17 @@ from torch.distributed import PrefixStore, ProcessGroupGloo, TCPStore
 from torch.distributed.distributed_c10d import BroadcastOptions
 
 
+def own_address(host: str, port: int) -> str:
+    """The IPv4 address of this machine from which `host` is reached.
+
+    Raises:
+        OSError: if the name is unknown or there is no route.
+    """
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:  # sends nothing: only looks up the route
+        probe.connect((host, port))
+        return str(probe.getsockname()[0])
+
+
 class GlooGroup:
     """Rank 0 opens the store and broadcasts; the others receive.
 
@@ -39,7 +50,11 @@ class GlooGroup:
             listening = socket.create_server((host, port)).detach()
             settings |= {"master_listen_fd": listening, "use_libuv": False}
         self._store = TCPStore(host, port, world_size, rank == 0, **settings)
-        self._group = ProcessGroupGloo(PrefixStore("weights", self._store), rank, world_size, limit)
+        options = ProcessGroupGloo._Options()
+        options._timeout = limit
+        # By default gloo listens on the address that the host name resolves to, on some systems 127.0.1.1.
+        options._devices = [ProcessGroupGloo.create_device(hostname=own_address(host, port))]
+        self._group = ProcessGroupGloo(PrefixStore("weights", self._store), rank, world_size, options)
 
     def broadcast(self, tensor: torch.Tensor) -> None:
         """Send (rank 0) or fill (others) a contiguous CPU tensor, transferred as raw bytes whatever the dtype."""

@@ -25,6 +25,7 @@ from requests.adapters import HTTPAdapter
 from trl.generation import vllm_generation
 from trl.generation.vllm_client import VLLMClient
 
+from metarlgym.serving import gloo
 from metarlgym.serving.command import LOOPBACK
 from metarlgym.serving.gloo import GlooGroup
 from metarlgym.serving.handshake import parse_urls, wait_for_server
@@ -216,9 +217,15 @@ class ServerGroupClient(VLLMClient):
     def update_named_params(
         self, metadata: list[tuple[str, str, list[int]]], named_params: Iterator[tuple[str, torch.Tensor]]
     ) -> None:
-        """Send all weights; records an error in `failure` instead of raising it."""
+        """Send all weights; records an error in `failure` instead of raising it.
+
+        Raises:
+            RuntimeError: if gathering the weights fails, for which the servers are not to blame.
+        """
         start = time.monotonic()
         self.failure = self._refusal = None
+        unsent: list[RuntimeError] = []
+        named_params = _noting_errors(named_params, unsent)
         try:
             if self._group is None:
                 # Copy: TRL packs tensors with a delay, and the iteration ends by unmerging the LoRA adapter from the
@@ -230,6 +237,8 @@ class ServerGroupClient(VLLMClient):
                 self._send(metadata, named_params)
         except Exception as error:
             self.failure = f"{type(error).__name__}: {_first_line(error)}"
+            if unsent:
+                raise unsent[0] from None
         for _ in named_params:  # keep iterating with the other processes
             pass
         self.seconds = time.monotonic() - start
@@ -293,10 +302,18 @@ def own_address(urls: list[str]) -> str:
     elsewhere = [parts for parts in map(urlsplit, urls) if parts.hostname not in LOOPBACK]
     if not elsewhere:
         return "127.0.0.1"
-    host, parts = elsewhere[0].hostname, elsewhere[0]
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:  # sends nothing: only looks up the route
-        probe.connect((host, parts.port or 80))
-        return str(probe.getsockname()[0])
+    return gloo.own_address(str(elsewhere[0].hostname), elsewhere[0].port or 80)
+
+
+def _noting_errors(
+    named_params: Iterator[tuple[str, torch.Tensor]], errors: list[RuntimeError]
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """The same items; an error in making one, which is to say in gathering it, is also appended to `errors`."""
+    try:
+        yield from named_params
+    except RuntimeError as error:
+        errors.append(error)
+        raise
 
 
 def _first_line(error: BaseException) -> str:

@@ -16,7 +16,7 @@ from metarlgym.evaluation.report import EvalReport
 from metarlgym.evaluation.run import evaluate_policy, write_report
 from metarlgym.rollout.records import decode_with
 from metarlgym.rollout.render import Renderer
-from metarlgym.runtime.launch import quiet
+from metarlgym.runtime.launch import limit_waiting, quiet
 from metarlgym.runtime.metrics_file import MetricsFile
 from metarlgym.runtime.open_run import OpenRun, open_run
 from metarlgym.training.arguments import Settings
@@ -51,6 +51,7 @@ def run_training(
         console.print(make_plan(run).render())
         return None
     main = args.distributed_state.is_main_process
+    limit_waiting(args.ddp_timeout_delta)
     if args.server_urls:
         connect(args, run.start.tokenizer, [run.group.env.rules()], console.print if main else None)
     quiet()

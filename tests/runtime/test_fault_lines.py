@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from torch import distributed
 
 from metarlgym.runtime.faults import describe_fault
 
@@ -45,6 +46,15 @@ def test_a_missing_package_under_a_python_without_training(monkeypatch):
     monkeypatch.setattr("sys.version_info", (3, 13, 1))
     told = describe_fault(ModuleNotFoundError("No module named 'torch'", name="torch"))
     assert told.endswith("pip install 'metarlgym[train]' under Python 3.11 or 3.12; this is 3.13.")
+
+
+def test_processes_that_are_out_of_reach():
+    gloo = RuntimeError("[/pytorch/third_party/gloo/gloo/transport/tcp/unbound_buffer.cc:81] Timed out waiting 7000ms")
+    nccl = distributed.DistBackendError("NCCL error")
+    for error, words in ((gloo, "Timed out waiting 7000ms"), (nccl, "NCCL error")):
+        told = describe_fault(error)
+        assert told.startswith(f"the run's other processes do not answer ({words})") and "--resume" in told
+    assert describe_fault(RuntimeError("shapes differ")) is None
 
 
 def own_import():

@@ -36,3 +36,28 @@ def test_a_finished_run_among_several_ends_without_teardown(processes, how, stat
     )
     assert done.returncode == status, done.stderr
     assert done.stdout == "the enda library's handler\n"
+
+
+WAITING = """
+import sys, torch
+from datetime import timedelta
+from torch import distributed
+from metarlgym.runtime.launch import limit_waiting
+
+
+def limit(group):
+    return int(group._get_backend(torch.device("cpu")).options._timeout.total_seconds())
+
+
+limit_waiting(timedelta(seconds=9))  # one process alone: nothing to wait for
+distributed.init_process_group("gloo", init_method=f"file://{sys.argv[1]}/store", rank=0, world_size=1)
+for seconds in (9, 7):
+    limit_waiting(timedelta(seconds=seconds))
+print(limit(distributed.group.WORLD), limit(distributed.new_group([0])))
+print(limit(distributed.new_group([0], timeout=timedelta(seconds=5))))
+"""
+
+
+def test_collective_operations_are_limited_in_all_groups(tmp_path):
+    done = subprocess.run([sys.executable, "-c", WAITING, tmp_path], capture_output=True, text=True, timeout=120)
+    assert done.stdout.split() == ["7", "7", "5"], done.stderr

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
@@ -46,14 +47,28 @@ def free_port() -> int:
 
 
 class Served:
-    """A model served by `metarlgym serve` in a process group of its own."""
+    """A model served by `metarlgym serve` in a process group of its own.
 
-    def __init__(self, model: Path, folder: Path, *arguments: str, port: int | None = None, **variables: str) -> None:
+    Args:
+        host: address to listen on.
+        inside: start of the command line: what runs it on another (simulated) machine, which has that address.
+    """
+
+    def __init__(
+        self,
+        model: Path,
+        folder: Path,
+        *arguments: str,
+        port: int | None = None,
+        host: str = "127.0.0.1",
+        inside: Sequence[str] = (),
+        **variables: str,
+    ) -> None:
         self.model, self.port = model, port or free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.url = f"http://{host}:{self.port}"
         self.log = folder / f"vllm-{self.port}.log"
         self.out = folder / f"serve-{self.port}.out"
-        command = [sys.executable, "-m", "metarlgym.cli.main", "serve", "--model", str(model)]
+        command = [*inside, sys.executable, "-m", "metarlgym.cli.main", "serve", "--model", str(model), "--host", host]
         command += ["--port", str(self.port), "--log", str(self.log), *arguments]
         with self.out.open("w") as out:  # not what a server before it on this port has said
             self.process = subprocess.Popen(

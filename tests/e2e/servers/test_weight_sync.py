@@ -130,6 +130,19 @@ def test_a_failed_update_is_kept_and_the_walk_ends(settings, words, receivers):
     assert dict(server.control).keys().isdisjoint({"/resume", "/reset_prefix_cache"})
 
 
+def test_weights_that_cannot_be_gathered_are_not_the_servers_fault(receivers):
+    server = receivers()
+    client = connect(server, timeout=2.0)
+
+    def gather():
+        yield from list(WEIGHTS.items())[:2]
+        raise RuntimeError("[gloo/transport/tcp/unbound_buffer.cc:81] Timed out")
+
+    with pytest.raises(RuntimeError, match="Timed out"):
+        client.update_named_params(METADATA, gather())
+    assert client.seconds == 0.0  # it did not wait for the servers
+
+
 def test_an_update_left_open_by_an_earlier_trainer_is_closed(receivers):
     server = receivers()
     client = connect(server)
