@@ -36,7 +36,7 @@ daemon() { # daemon NAME NODE COMMAND ...: a process in a session of its own, an
 until_ok() { # until_ok SECONDS WHAT COMMAND ...
     local deadline=$((SECONDS + $1)) what=$2
     until "${@:3}" >/dev/null 2>&1; do
-        ((SECONDS < deadline)) || { tail -n 5 "$DIR"/*.out "$DIR"/*.log >&2 && die "$what did not start"; }
+        ((SECONDS < deadline)) || { tail -n 5 "$DIR/$what"*.out >&2 && die "$what did not start"; }
         sleep 0.3
     done
 }
@@ -129,7 +129,8 @@ END
     until_ok 60 mariadbd test -S "$DIR/sql.sock"
     until_ok 20 munged test -S "$DIR/munge/socket"
     daemon slurmdbd control env SLURM_CONF="$DIR/slurmdbd.conf" MYSQL_UNIX_PORT="$DIR/sql.sock" slurmdbd -D
-    until_ok 60 slurmdbd "$0" run "$DIR" sacctmgr -i add cluster test
+    until_ok 60 slurmdbd "$0" run "$DIR" sacctmgr -n list cluster
+    "$0" run "$DIR" sacctmgr -i add cluster test >/dev/null 2>&1 || true # it may be there from the last time
     daemon slurmctld control slurmctld -D
     for ((i = 1; i <= nodes; i++)); do daemon "slurmd-n$i" "n$i" slurmd -D; done
     until_ok 60 slurmctld all_idle "$nodes"
