@@ -1,6 +1,7 @@
 """VLLMServerPolicy and ServerPool against a real HTTP server that fails on demand."""
 
 import resource
+import threading
 
 import pytest
 
@@ -131,6 +132,14 @@ def test_a_server_that_stays_away_ends_the_rollout(fake):
     server = fake(fault=lambda n: "drop" if n >= 6 else None)
     with pytest.raises(PolicyLost, match=r"did not answer for 1 s of retries .*Start the server again"):
         play([server], retry_seconds=1.0)
+
+
+def test_retries_that_are_no_longer_wanted_end(fake):
+    pool = ServerPool([Server(fake(fault=lambda n: "drop").url, "fake")], retry_seconds=3600.0)
+    manager = RolloutManager(VLLMServerPolicy(pool, RENDERER), RENDERER, Limits(action_tokens=6))
+    threading.Timer(0.5, pool.stop_retrying).start()
+    with pytest.raises(PolicyLost, match="did not answer"):
+        manager.run(specs(GROUP, trial_maker(GROUP, 2), 4))
 
 
 @pytest.mark.parametrize("fault", ["drop", 503])
