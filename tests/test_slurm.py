@@ -329,7 +329,7 @@ def test_sigterm_to_the_steps_puts_the_job_back(job: Job, script: str, status: s
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_a_job_that_slurm_ends_waits_for_its_run(job: Job, script: str) -> None:
-    """After `scancel`, or at a preemption without grace time, everything gets SIGTERM; Slurm puts back what it wants."""
+    """After `scancel`, or a preemption without grace time, all gets SIGTERM, and Slurm decides what comes back."""
     process = job.start(script, TP="2", WAIT="1", STATUS="1", MARK="1", STATE="COMPLETING")
     wait_until(lambda: bool(job.calls("accelerate")))
     process.terminate()  # the shell alone: the stand-in for the run is still writing its checkpoint

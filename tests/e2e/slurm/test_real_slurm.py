@@ -30,19 +30,22 @@ pytestmark = [
     pytest.mark.skipif(not (VENV / "bin/metarlgym").exists(), reason="run scripts/prepare_cpu_vllm.sh"),
 ]
 
-STEPS = 14
-SETTINGS = {
-    "max_action_tokens": 8,
-    "max_steps": STEPS,
-    "episodes": 2,
-    "trials_per_task": 4,
-    "save_steps": 6,
-    "final_eval_trials": 0,
-    "sample_every": 1,
-    "sample_trials": 1000,
-    "threads": 1,
-    "learning_rate": 1e-3,
-}
+STEPS, ROWS = 14, 4
+CONFIG = f"""
+env_id: tests.e2e.servers.letters:Letters-v0
+episodes: 3
+trials_per_task: {ROWS}
+credit: return_to_go
+max_action_tokens: 8
+per_device_train_batch_size: {ROWS}
+max_steps: {STEPS}
+save_steps: 6
+learning_rate: 1.0e-3
+sample_every: 1
+sample_trials: 1000
+final_eval_trials: 0
+threads: 1
+"""
 SECONDS = 600
 
 
@@ -58,6 +61,7 @@ class Slurm:
             "VENV": str(VENV),
             "ACCELERATE": "configs/accelerate/zero3_cpu.yaml",
             "MODEL": str(folder / "model"),
+            "CONFIG": str(folder / "config.yaml"),
             "SERVER_GPUS": "1",  # one_node: two of three train
             "GPUS_PER_NODE": "1",  # many_nodes: two nodes with a process each train, one serves
             "HF_HUB_OFFLINE": "1",
@@ -65,6 +69,7 @@ class Slurm:
             "VLLM_CPU_KVCACHE_SPACE": "1",
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         }
+        (folder / "config.yaml").write_text(CONFIG)
         self.call("start", "3", "3")
         command = [str(VENV / "bin/metarlgym"), "new-model", "--out", str(folder / "model")]
         subprocess.run(command, check=True, env=self.environment, capture_output=True)
@@ -84,20 +89,20 @@ class Slurm:
     def run(self, *words: str, **variables: str) -> str:
         return self.call("run", *words, **variables)
 
-    def submit(self, script: str, name: str, partition: str, rows: int) -> str:
+    def submit(self, script: str, name: str, partition: str) -> str:
         """Submit a batch script; returns the job's id."""
-        settings = SETTINGS | {"per_device_train_batch_size": rows}
         job = ["sbatch", "--parsable", "--partition", partition, "--job-name", name]
         job += ["--nodes", "1" if script == "one_node" else "3", "--output", f"{self.folder}/{name}.out"]
         job += [f"scripts/slurm/{script}.sbatch"]
-        job += [word for key, value in settings.items() for word in (f"--{key}", str(value))]
         return self.run(*job, OUTPUT_DIR=str(self.folder / name), LOGS=str(self.folder / f"{name}-logs"))
 
     def preempt(self, job: str, name: str, steps: int) -> None:
         """Submit a job of higher priority on all nodes when the run has done so many steps."""
         metrics = self.folder / name / "metrics.jsonl"
         self.wait(lambda: metrics.exists() and len(metrics.read_text().splitlines()) >= steps, name)
-        urgent = self.run("sbatch", "--parsable", "-p", "high", "-N3", "--exclusive", "-o/dev/null", "--wrap", "sleep 2")
+        urgent = self.run(
+            "sbatch", "--parsable", "-p", "high", "-N3", "--exclusive", "-o/dev/null", "--wrap", "sleep 2"
+        )
         self.wait(lambda: not self.state(urgent), name)
         assert self.state(job), f"job {job} is not in the queue again: {self.log(name)}"
 
@@ -123,12 +128,12 @@ class Slurm:
         texts = [self.folder / f"{name}.out", *sorted((self.folder / f"{name}-logs").glob("*.log"))]
         return "\n".join(f"{path.name}: {path.read_text()[-2000:]}" for path in texts if path.exists())
 
-    def trials(self, name: str, count: int) -> dict[int, list[str]]:
-        """Lines of the trials by step; of steps that were played again, those that count."""
+    def trials(self, name: str) -> dict[int, list[str]]:
+        """The main process's trials by step; of a step that was played again, those that count."""
         steps: dict[int, list[str]] = {}
         for line in (self.folder / name / "trials.jsonl").read_text().splitlines():
             steps.setdefault(json.loads(line)["step"], []).append(line)
-        return {step: lines[-count:] for step, lines in steps.items()}
+        return {step: lines[-ROWS:] for step, lines in steps.items()}
 
 
 @pytest.fixture(scope="module")
@@ -141,16 +146,17 @@ def slurm() -> Iterator[Slurm]:
         shutil.rmtree(folder)
 
 
-def check_run(slurm: Slurm, script: str, name: str, partition: str, rows: int) -> None:
-    """Preempted in its ninth step, the run ends as one that was left alone."""
-    whole = slurm.submit(script, f"{name}-whole", partition, rows)
-    assert slurm.finish(whole, f"{name}-whole") == ["COMPLETED"], slurm.log(f"{name}-whole")
-    job = slurm.submit(script, name, partition, rows)
+def check_run(slurm: Slurm, script: str, partition: str) -> None:
+    """Preempted after eight steps, the run ends as one that was left alone."""
+    whole, name = f"{script}-whole", f"{script}-preempted"
+    job = slurm.submit(script, whole, partition)
+    assert slurm.finish(job, whole) == ["COMPLETED"], slurm.log(whole)
+    job = slurm.submit(script, name, partition)
     slurm.preempt(job, name, 8)
     states = slurm.finish(job, name)
     assert states[-1] == "COMPLETED" and len(states) == 2, slurm.log(name)
-    found, expected = slurm.trials(name, 2 * rows), slurm.trials(f"{name}-whole", 2 * rows)
-    assert sorted(found) == sorted(expected) and len(found) == STEPS
+    expected, found = slurm.trials(whole), slurm.trials(name)
+    assert sorted(found) == sorted(expected) == list(range(STEPS))
     assert found == expected
     log = (slurm.folder / f"{name}-logs/train.log").read_text()
     assert "stopped after step" in log, "it wrote a checkpoint when it was preempted"
@@ -158,9 +164,9 @@ def check_run(slurm: Slurm, script: str, name: str, partition: str, rows: int) -
 
 def test_one_node_without_grace_time(slurm: Slurm) -> None:
     """Everything gets SIGTERM, and SIGKILL 30 seconds later."""
-    check_run(slurm, "one_node", "low", "low", 4)
+    check_run(slurm, "one_node", "low")
 
 
 def test_many_nodes_with_grace_time(slurm: Slurm) -> None:
     """The steps, among them the servers, get SIGTERM."""
-    check_run(slurm, "many_nodes", "grace", "grace", 4)
+    check_run(slurm, "many_nodes", "grace")
