@@ -15,8 +15,7 @@ set -euo pipefail
 die() { echo "test_cluster.sh: $*" >&2 && exit 2; }
 (($# >= 2)) || die "usage: start FOLDER [NODES [GPUS]] | run FOLDER COMMAND ... | stop FOLDER"
 action=$1
-mkdir -p "$2"
-DIR=$(realpath "$2")
+DIR=$(realpath -m "$2")
 shift 2
 NET=slurm-$(printf %s "$DIR" | cksum | cut -d' ' -f1) # prefix of the namespaces' names
 NETWORK=10.78.0
@@ -28,10 +27,11 @@ inside() { # inside NODE COMMAND ...: run a command on a node, which sees its ow
     exec nsenter --net="/run/netns/$NET-$1" unshare --mount --uts sh -c "$enter" sh "$1" "$DIR/hosts" "${@:2}"
 }
 
-daemon() { # daemon NAME NODE COMMAND ...: a process in a session of its own, and its id
+daemon() { # daemon NAME NODE COMMAND ...
     (inside "$2" setsid "${@:3}" </dev/null >>"$DIR/$1.out" 2>&1) &
-    echo $! >"$DIR/pids/$1"
 }
+
+spaces() { ip netns list | awk -v prefix="$NET-" 'index($1, prefix) == 1 { print $1 }'; }
 
 until_ok() { # until_ok SECONDS WHAT COMMAND ...
     local deadline=$((SECONDS + $1)) what=$2
@@ -47,8 +47,8 @@ start() {
     for name in munged slurmctld slurmd slurmdbd mariadbd ip; do
         [[ -n $(type -P $name) ]] || die "$name is not installed"
     done
-    [[ ! -e $DIR/pids ]] || die "$DIR holds a cluster: stop it first"
-    mkdir -p "$DIR"/{pids,state,sql,munge,gpus,spool}
+    [[ -z $(spaces) ]] || die "the cluster of $DIR is running: stop it first"
+    mkdir -p "$DIR"/{state,sql,munge,gpus,spool}
     cpus=$(nproc)
     memory=$(awk '/MemTotal/ { print int($2 / 1024 * 0.9) }' /proc/meminfo)
 
@@ -140,23 +140,20 @@ END
 all_idle() { [[ $("$0" run "$DIR" sinfo -h -N -p low -t idle | wc -l) == "$1" ]]; }
 
 stop() { # only what `start` has started: the processes that live in the cluster's namespaces
-    local name space pids
-    [[ ! -e $DIR/slurmctld.pid ]] || "$0" run "$DIR" scancel --state=RUNNING -u root 2>/dev/null || true
+    local name signal
+    [[ -z $(spaces) ]] || "$0" run "$DIR" scancel --state=RUNNING --user="$(id -un)" 2>/dev/null || true
     for signal in TERM KILL; do
-        for name in $(ip netns list | awk '{ print $1 }' | grep "^$NET-"); do
-            pids=$(ip netns pids "$name")
-            # shellcheck disable=SC2086
-            [[ -z $pids ]] || kill -$signal $pids 2>/dev/null || true
-        done
+        # shellcheck disable=SC2046
+        kill -$signal $(processes) 2>/dev/null || true
         for ((i = 0; i < 40; i++)); do
-            [[ -n $(for space in $(ip netns list | awk '{ print $1 }' | grep "^$NET-"); do ip netns pids "$space"; done) ]] ||
-                break
+            [[ $(processes) ]] || break
             sleep 0.25
         done
     done
-    for name in $(ip netns list | awk '{ print $1 }' | grep "^$NET-"); do ip netns delete "$name"; done
-    rm -rf "$DIR/pids"
+    for name in $(spaces); do ip netns delete "$name"; done
 }
+
+processes() { for name in $(spaces); do ip netns pids "$name"; done; }
 
 case $action in
 start) start "$@" ;;
