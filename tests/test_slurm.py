@@ -46,10 +46,10 @@ elif name == "hostname":
     print("10.9.9.9 172.17.0.1")
 elif name == "scontrol":
     record()
-    if args[0] == "show":
+    if args[:2] == ["show", "job"]:
+        print("JobId=42 JobName=test\\n   JobState=" + os.environ.get("STATE", "RUNNING") + " Reason=None")
+    elif args[0] == "show":
         print("\\n".join(["n1", "n2", "n3", "n4"]))
-elif name == "squeue":
-    print(os.environ.get("STATE", "RUNNING"))
 elif name == "metarlgym":
     signal.signal(signal.SIGTERM, end)
     record()
@@ -89,7 +89,7 @@ class Job:
         self.output = folder / "out"
         bin_folder = folder / "bin"
         bin_folder.mkdir()
-        for name in ("srun", "scontrol", "squeue", "getent", "hostname", "metarlgym", "accelerate"):
+        for name in ("srun", "scontrol", "getent", "hostname", "metarlgym", "accelerate"):
             stand_in = bin_folder / name
             stand_in.write_text(f"#!{sys.executable} -SE\n{STAND_IN}")
             stand_in.chmod(0o755)

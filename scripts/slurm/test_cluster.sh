@@ -9,7 +9,7 @@
 # Needs root, and on Debian: apt-get install slurm-wlm slurmdbd munge mariadb-server iproute2. Everything is written to
 # FOLDER (state, logs, slurm.conf), which should be on a path short enough for sockets, such as /tmp/slurm. The network
 # is reached by `run` alone. Partitions: `low` is preempted at once by jobs in `high`; `grace` after GRACE seconds, in
-# which a job gets SIGTERM, or with PREEMPT=send_user_signal what it asked for by --signal.
+# which a job gets SIGTERM, or with USER_SIGNAL=1 the signal that it asked for (--signal).
 set -euo pipefail
 
 die() { echo "test_cluster.sh: $*" >&2 && exit 2; }
@@ -97,7 +97,7 @@ AccountingStorageTRES=gres/gpu
 JobAcctGatherType=jobacct_gather/linux
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
-${PREEMPT:+PreemptParameters=$PREEMPT}
+${USER_SIGNAL:+SlurmctldParameters=preempt_send_user_signal}
 KillWait=${KILL_WAIT:-30}
 NodeName=n[1-$nodes] CPUs=$cpus RealMemory=$memory Gres=gpu:$gpus State=UNKNOWN
 PartitionName=low Nodes=ALL Default=YES PriorityTier=1
