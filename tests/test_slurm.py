@@ -29,7 +29,7 @@ name, args = Path(sys.argv[0]).name, sys.argv[1:]
 
 def record(**more):
     call = {"name": name, "args": args, "gpus": os.environ.get("CUDA_VISIBLE_DEVICES"),
-            "address": os.environ.get("VLLM_HOST_IP"), **more}
+            "address": os.environ.get("VLLM_HOST_IP"), "pid": os.getpid(), **more}
     with open(os.environ["CALLS"], "a") as file:
         file.write(json.dumps(call) + "\\n")
 
@@ -46,7 +46,9 @@ elif name == "hostname":
     print("10.9.9.9 172.17.0.1")
 elif name == "scontrol":
     record()
-    if args[0] == "show":
+    if args[:2] == ["show", "job"]:
+        print("JobId=42 JobName=test\\n   JobState=" + os.environ.get("STATE", "RUNNING") + " Reason=None")
+    elif args[0] == "show":
         print("\\n".join(["n1", "n2", "n3", "n4"]))
 elif name == "metarlgym":
     signal.signal(signal.SIGTERM, end)
@@ -102,6 +104,7 @@ class Job:
             "SLURM_JOB_NAME": "test",
             "SLURM_JOB_NODELIST": "n[1-4]",
             "SLURM_PROCID": "0",
+            "SLURMD_NODENAME": "n1",
         }
         self.process: subprocess.Popen[str] | None = None
 
@@ -199,7 +202,7 @@ def test_one_node(job: Job) -> None:
     assert job.ended("metarlgym") == 2
     assert not job.requeued()
     names = {path.name for path in (job.folder / "logs" / "test-42").iterdir()}
-    assert names == {"train.log", "server-8000.log", "server-8001.log"}
+    assert names == {"train.log", "server-8000.log", "server-8001.log", "listener.log"}
 
 
 def test_one_node_shares_gpus_by_what_slurm_gave(job: Job) -> None:
@@ -236,7 +239,7 @@ def test_many_nodes(job: Job) -> None:
         ("10.0.0.4", "9001", "4,5,6,7"),
     ]
     assert all(call["address"] is None for call in servers), "VLLM_HOST_IP is the trainer's"
-    steps = [" ".join(call["args"]) for call in job.calls("srun")]
+    steps = [" ".join(call["args"]) for call in job.calls("srun") if "bash -c sleep" not in " ".join(call["args"])]
     assert all("--overlap" in step and "--cpu-bind=none" in step for step in steps)
     assert sorted(step.split("--nodelist=")[1].split()[0] for step in steps) == ["n1,n2", "n3", "n3", "n4", "n4"]
     trainers = sorted(job.calls("accelerate"), key=lambda call: option(call, "--machine_rank"))
@@ -310,13 +313,32 @@ def test_marks_of_an_earlier_job_are_removed(job: Job) -> None:
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_a_canceled_job_leaves_no_server(job: Job, script: str) -> None:
-    process = job.start(script, TP="2", WAIT="1")
+@pytest.mark.parametrize(("status", "requeued"), [("1", True), ("0", False)])
+def test_sigterm_to_the_steps_puts_the_job_back(job: Job, script: str, status: str, requeued: bool) -> None:
+    """The start of a preemption's grace time: only steps get it, and one of them passes it on to the script."""
+    process = job.start(script, TP="2", WAIT="1", STATUS=status)
     wait_until(lambda: bool(job.calls("accelerate")))
-    servers = len(job.calls("metarlgym"))
-    process.terminate()
-    assert process.wait(30) == -signal.SIGTERM
-    wait_until(lambda: job.ended("metarlgym") >= servers)
+    (listener,) = (call for call in job.calls("srun") if "bash -c sleep" in " ".join(call["args"]))
+    assert "--nodelist=n1" in listener["args"]
+    os.kill(listener["pid"], signal.SIGTERM)
+    wait_until(lambda: (job.output / "STOP").exists())
+    assert process.wait(30) == int(status)
+    assert job.requeued() == requeued
+    assert job.ended("metarlgym") == len(job.calls("metarlgym")) > 0
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_job_that_slurm_ends_waits_for_its_run(job: Job, script: str) -> None:
+    """After `scancel`, or a preemption without grace time, all gets SIGTERM, and Slurm decides what comes back."""
+    process = job.start(script, TP="2", WAIT="1", STATUS="1", MARK="1", STATE="COMPLETING")
+    wait_until(lambda: bool(job.calls("accelerate")))
+    process.terminate()  # the shell alone: the stand-in for the run is still writing its checkpoint
+    time.sleep(0.5)
+    assert process.poll() is None and not (job.output / "STOP").exists()
+    (job.output / "STOP").touch()
+    assert process.wait(30) == 1
+    assert job.ended("accelerate") == 1
+    assert job.ended("metarlgym") == len(job.calls("metarlgym")) > 0
     assert not job.requeued()
 
 
@@ -328,6 +350,7 @@ def test_the_real_programs_know_these_options(job: Job, script: str) -> None:
     from metarlgym.cli.main import app
     from metarlgym.settings.flat import known_fields
     from metarlgym.training.arguments import GROUPS
+    from metarlgym.training.config import MetaGRPOConfig
 
     assert job.run(script, TP="2") == 0
     trainer = job.calls("accelerate")[0]["args"]
@@ -336,6 +359,8 @@ def test_the_real_programs_know_these_options(job: Job, script: str) -> None:
     assert parsed.module and parsed.training_script == "metarlgym.train"
     names = {word[2:] for word in parsed.training_script_args if word.startswith("--")}
     assert names - {"config"} <= set(known_fields(GROUPS))
+    timeout = int(option(job.calls("accelerate")[0], "--vllm_server_timeout"))
+    assert timeout + 60 <= MetaGRPOConfig.ddp_timeout, "a run with its default settings would be refused"
     serve = get_command(app).commands["serve"]  # type: ignore[attr-defined]
     known = {name for parameter in serve.params for name in parameter.opts}
     assert {word for word in job.calls("metarlgym")[0]["args"] if word.startswith("--")} <= known

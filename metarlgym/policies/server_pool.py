@@ -91,6 +91,10 @@ class ServerPool:
         self.gate = gate or WeightGate()
         self._session: aiohttp.ClientSession | None = None
 
+    def stop_retrying(self) -> None:
+        """From now on a server that does not answer is lost at once."""
+        self.retry_seconds = 0.0
+
     async def open(self) -> None:
         """Open the HTTP session; its connections belong to the running event loop."""
         self._room_for_connections()
@@ -139,7 +143,7 @@ class ServerPool:
         """
         async with self._slots:
             self.stats.requests += 1
-            wait, give_up = FIRST_WAIT, None
+            wait, first_failure = FIRST_WAIT, None
             while True:
                 await self.gate.opened()
                 server = self.choose(home)
@@ -173,7 +177,8 @@ class ServerPool:
                     server.in_flight -= 1
                 now = time.monotonic()
                 server.down_until = now + wait
-                give_up = give_up or now + self.retry_seconds
+                first_failure = first_failure or now
+                give_up = first_failure + self.retry_seconds
                 if now >= give_up:
                     raise PolicyLost(
                         f"{server.url} did not answer for {self.retry_seconds:g} s of retries (last: {problem}). Start "

@@ -1,12 +1,14 @@
 """Preemption: on request, a run writes a checkpoint at the end of the step and exits with status 75.
 
 The request is a SIGTERM or a file named `STOP` in the run's folder. Launchers give their processes less time after a
-SIGTERM than a rollout takes, so batch scripts use the file.
+SIGTERM than a rollout takes, so batch scripts use the file. Where a cluster sends SIGTERM to everything, it ends the
+servers too: the rollout is given up, and the checkpoint is that of the step before it.
 """
 
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +26,14 @@ class Preemption(TrainerCallback):
 
     Args:
         folder: the run's folder. A stopped run leaves the file `STOPPED` there, which holds its step.
+
+    Attributes:
+        on_signal: called at a SIGTERM, inside the signal handler.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.on_signal: Callable[[], None] = lambda: None
         self.step: int | None = None
         """The step at which the run was stopped."""
         self._signaled = False
@@ -43,6 +49,7 @@ class Preemption(TrainerCallback):
 
     def _note(self, *_: Any) -> None:
         self._signaled = True
+        self.on_signal()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         asked = self._signaled or (state.is_world_process_zero and (self.folder / STOP).exists())
@@ -59,7 +66,22 @@ class Preemption(TrainerCallback):
         if state.is_world_process_zero:
             (self.folder / STOP).unlink(missing_ok=True)
             if self.step is not None:
-                (self.folder / STOPPED).write_text(f"{self.step}\n", encoding="utf-8")
+                self._leave_step()
+
+    def _leave_step(self) -> None:
+        (self.folder / STOPPED).write_text(f"{self.step}\n", encoding="utf-8")
+
+    def excuse(self, step: int) -> None:
+        """After a failure of all processes with a checkpoint at `step`: raise `Preempted` if it came from a SIGTERM.
+
+        Collective.
+        """
+        if not any(gather_object([self._signaled])):
+            return
+        self.step = step
+        if PartialState().is_main_process:
+            self._leave_step()
+        self.check()
 
     def check(self) -> None:
         """Raise `Preempted` if the run was stopped early."""

@@ -16,6 +16,7 @@ from metarlgym.evaluation.report import EvalReport
 from metarlgym.evaluation.run import evaluate_policy, write_report
 from metarlgym.rollout.records import decode_with
 from metarlgym.rollout.render import Renderer
+from metarlgym.runtime.agreement import AgreedError
 from metarlgym.runtime.launch import limit_waiting, quiet
 from metarlgym.runtime.metrics_file import MetricsFile
 from metarlgym.runtime.open_run import OpenRun, open_run
@@ -99,12 +100,16 @@ def _train(resolved: Run, opened: OpenRun, console: Console) -> EvalReport | Non
         callbacks=[opened, MetricsFile(folder, notify), progress, preemption, ThoughtAlarm(notify)],
         peft_config=get_peft_config(settings.model),
     )
+    preemption.on_signal = trainer.backend.stop_retrying
     trainer.collapse.notify = notify
     trainer.remove_callback(PrinterCallback)
     progress.clock = trainer.clock
     console.print(f"training {group.env_id}, {args.episodes} episodes a trial; results in {folder}", highlight=False)
     try:
         trainer.train(resume_from_checkpoint=str(opened.resume_from) if opened.resume_from else None)
+    except AgreedError:
+        preemption.excuse(trainer.state.global_step)
+        raise
     finally:
         progress.close()
     preemption.check()

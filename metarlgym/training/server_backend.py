@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 import torch
 from accelerate.utils import gather_object
@@ -75,6 +76,8 @@ class Servers(VLLMBackend):
         super().__init__(trainer)
         self.servers = servers
         self.gate = WeightGate()
+        self._retry_seconds: float = trainer.args.server_retry_seconds
+        self._pools: WeakSet[ServerPool] = WeakSet()
         self._updates = 0
         self._settled_step = -1
 
@@ -89,13 +92,20 @@ class Servers(VLLMBackend):
         args, servers = self.trainer.args, self.servers
         # The pool breaks ties between equally busy servers by order, so each process starts with a different one.
         first = self.trainer.accelerator.process_index % len(servers)
-        return ServerPool(
+        pool = ServerPool(
             [Server(info.url, info.model) for info in servers[first:] + servers[:first]],
             args.server_concurrency,
             args.server_request_timeout,
-            args.server_retry_seconds,
+            self._retry_seconds,
             self.gate,
         )
+        self._pools.add(pool)
+        return pool
+
+    def stop_retrying(self) -> None:
+        self._retry_seconds = 0.0
+        for pool in self._pools:
+            pool.stop_retrying()
 
     def update(self) -> None:
         """Send the current weights to the servers, unless they already have them, and verify that this succeeded."""

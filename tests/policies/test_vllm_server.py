@@ -137,6 +137,14 @@ def test_a_server_that_stays_away_ends_the_rollout(fake):
         play([server], retry_seconds=1.0)
 
 
+def test_retries_that_are_no_longer_wanted_end(fake):
+    pool = ServerPool([Server(fake(fault=lambda n: "drop").url, "fake")], retry_seconds=3600.0)
+    manager = RolloutManager(VLLMServerPolicy(pool, RENDERER), RENDERER, Limits(action_tokens=6))
+    threading.Timer(0.5, pool.stop_retrying).start()
+    with pytest.raises(PolicyLost, match="did not answer"):
+        manager.run(specs(GROUP, trial_maker(GROUP, 2), 4))
+
+
 @pytest.mark.parametrize("fault", ["drop", 503])
 def test_with_two_servers_the_other_takes_over(fault, fake):
     lost, kept = fake(fault=lambda n: fault if n >= 3 else None), fake()
