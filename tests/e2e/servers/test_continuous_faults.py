@@ -21,7 +21,7 @@ from tests.e2e.servers.conftest import (
     wait_for,
 )
 
-STEPS, GROUPS, SIZE = 14, 2, 4
+STEPS, GROUPS, SIZE = 10, 2, 4
 """Steps, groups of a process in each, trials of a group."""
 SEED = 42
 
@@ -51,7 +51,7 @@ def test_no_task_is_lost_or_played_twice(models, tmp_path):
     try:
         process = start([*command, "--resume"], log)
         try:
-            wait_for(lambda: metrics(folder)[-1]["step"] >= 8, 200, process, log)
+            wait_for(lambda: metrics(folder)[-1]["step"] >= 6, 200, process, log)
             ranks = [p for p in psutil.Process(process.pid).children(recursive=True) if "train" in str(p.cmdline())]
             ranks[-1].send_signal(signal.SIGKILL)
             took = wait_for(lambda: process.poll() is not None, 90)
