@@ -317,7 +317,7 @@ def timed(policy, seconds, most=2000, **settings):
 def test_the_number_of_trials_follows_from_the_time_they_take():
     report, notes, played = timed(Slow(0.001), 0.8)
     (choice,) = notes.choices
-    assert report.trials == len(played) == choice.trials and 16 < choice.trials < 200
+    assert report.trials == len(played) == choice.trials and 8 < choice.trials < 200
     assert 0.1 < choice.seconds < 1.5 and choice.seconds_of_most > 8
     assert f"{choice.trials} trials, about 1 s; --trials 2000 would take" in str(choice)
     assert [n for n in notes.passes if n[0] != "main"] == [("no_memory", report.trials), ("shuffled", report.trials)]
@@ -330,7 +330,7 @@ def test_the_chosen_trials_are_the_first_of_many():
     whole = []
     settings = EvalSettings(TrialSettings(2), 100, controls=False, baselines=False)
     evaluate(DOORS, RandomPolicy(), None, settings, keep=whole)
-    assert len(some) == 16 and [t.to_dict() for t in some] == [t.to_dict() for t in whole[:16]]
+    assert len(some) == 8 and [t.to_dict() for t in some] == [t.to_dict() for t in whole[:8]]
 
 
 def test_all_are_played_where_there_is_time():

@@ -133,6 +133,8 @@ SHOWN_BY = {
     "training/test_field_training.py::test_limits_reach_the_rollout": (
         "max_context_tokens max_episode_seconds max_trial_seconds rollout_concurrency"
     ),
+    "training/test_continuous.py::test_in_flight_updates_with_whole_rollouts": "weight_update",
+    "training/test_continuous.py::test_each_group_is_trained_on_once_and_in_time": "max_staleness",
     "training/test_training_thoughts.py::test_thoughts_in_training": ("max_thought_tokens keep_thoughts"),
     "training/test_field_training.py::test_the_timeout_of_processes": "ddp_timeout",
     "training/test_field_outputs.py::test_what_is_played_and_written_at_the_side": (
