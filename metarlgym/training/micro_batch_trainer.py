@@ -8,6 +8,7 @@ processes make equally many passes, because with sharded weights they wait for e
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -43,6 +44,20 @@ class MicroBatch:
     weights: Weights
     actions: int
     """Tokens in the loss, over all processes."""
+
+
+@contextmanager
+def uneven_gather(accelerator: Any) -> Iterator[None]:
+    """Within the block, tensors may have other numbers of rows on other processes; the rest is NaN once gathered.
+
+    TRL logs the least and the largest share of clipped tokens in a row, and ignores NaN there.
+    """
+    gather = accelerator.gather
+    accelerator.gather = lambda tensor: gather(accelerator.pad_across_processes(tensor, pad_index=math.nan))
+    try:
+        yield
+    finally:
+        accelerator.gather = gather
 
 
 class MicroBatchTrainer(GRPOTrainer):
@@ -100,7 +115,8 @@ class MicroBatchTrainer(GRPOTrainer):
         kept = self.current_gradient_accumulation_steps, self.beta
         self.current_gradient_accumulation_steps, self.beta = weights.accumulation, self.beta * weights.factor
         try:
-            loss = super()._compute_loss(model, inputs)
+            with uneven_gather(self.accelerator):
+                loss = super()._compute_loss(model, inputs)
         finally:
             self.current_gradient_accumulation_steps, self.beta = kept
         return loss if weights.learns else loss * 0.0
