@@ -45,8 +45,9 @@ def test_two_processes_with_unequal_rows_equal_one(launcher, one, tmp_path):
     assert max(float((found[name] - expected[name]).abs().max()) for name in expected) <= 1e-5
     for name in ("grad_norm", "loss", "entropy", "clip_ratio/region_mean", "padding_share"):
         assert len(logged(tmp_path, name)) == 4, name
-    for name in ("grad_norm", "entropy", "clip_ratio/region_mean"):
-        assert logged(tmp_path, name) == pytest.approx(logged(before, name), rel=1e-4, abs=1e-6), name
+    # TRL's metrics are means of its micro-batches', ours are means over tokens.
+    for name, error in (("grad_norm", 1e-5), ("loss", 1e-5), ("entropy", 0.01)):
+        assert logged(tmp_path, name) == pytest.approx(logged(before, name), rel=error, abs=1e-5), name
     first, second = passes(tmp_path, 0), passes(tmp_path, 1)
     assert len(first) == len(second) > 8
     assert (1, 2) in second and (1, 2) not in first  # the second process, with short rows, kept in step
