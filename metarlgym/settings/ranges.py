@@ -88,6 +88,7 @@ BOUNDS: dict[str, Bound] = {
     "format_steps": COUNT,
     "max_staleness": at_least(1, 64),
     "stop_on_collapse": SOME,
+    "micro_batch_tokens": SOME,
     "anchor_weight": RATE,
     "max_action_tokens": SOME,
     "max_thought_tokens": COUNT,

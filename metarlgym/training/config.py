@@ -64,6 +64,8 @@ class MetaGRPOConfig(GRPOConfig):
         stop_on_collapse (`int`, *optional*): end the run after this many rollouts in a row without a learning signal.
         common_noise (`bool`): all trials of a group see the same episode noise (common random numbers).
         skip_zero_signal (`bool`): exclude groups whose advantages are all zero from the loss and its denominator.
+        micro_batch_tokens (`int`, *optional*): maximum number of tokens in a forward pass of the update; see
+            `metarlgym.training.micro_batches`.
     """
 
     episodes: int = field(default=3, metadata={"help": "Number of episodes in a trial (H)."})
@@ -118,6 +120,13 @@ class MetaGRPOConfig(GRPOConfig):
     skip_zero_signal: bool = field(
         default=False,
         metadata={"help": "Exclude groups whose advantages are all zero from the loss and its denominator."},
+    )
+    micro_batch_tokens: int | None = field(
+        default=None,
+        metadata={
+            "help": "Maximum number of tokens, padding included, in a forward and backward pass of a process; the rows "
+            "of a step are sorted by length. Default: per_device_train_batch_size rows, in random order."
+        },
     )
     max_action_tokens: int = field(
         default=64,
@@ -229,6 +238,7 @@ class MetaGRPOConfig(GRPOConfig):
         check_values(self)
         self._check_trial()
         self._check_credit()
+        self._check_micro_batches()
         self._check_server()
         check_ahead(self)
         self._check_correction()
@@ -444,6 +454,14 @@ class MetaGRPOConfig(GRPOConfig):
             raise ConfigError(
                 f"gamma_step={self.gamma_step} credits turns, which credit={self.credit!r} does not: use "
                 "'return_to_go' or 'gigpo', or leave it out."
+            )
+
+    def _check_micro_batches(self) -> None:
+        if self.micro_batch_tokens is not None and self.top_entropy_quantile < 1:
+            raise ConfigError(
+                f"top_entropy_quantile={self.top_entropy_quantile:g} with micro_batch_tokens="
+                f"{self.micro_batch_tokens}: a quantile within a micro-batch, which would hold rows of one length. "
+                "Leave one of them out."
             )
 
     def _check_checkpoints(self) -> None:

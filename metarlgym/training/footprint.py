@@ -181,6 +181,8 @@ def memory(settings: Settings, shape: Shape, tokens: int) -> Memory:
         states += weights * shape.parameters
     shards = args.world_size if _zero(args) == 3 else 1
     micro = (args.per_device_train_batch_size or 1) * tokens
+    if args.micro_batch_tokens is not None:
+        micro = min(micro * (args.gradient_accumulation_steps or 1), max(tokens, args.micro_batch_tokens))
     kept = shape.checkpointed(micro, size) if args.gradient_checkpointing else shape.kept(micro, size)
     positions, columns = HEAD_TILE
     tile = 4 * min(micro, positions) * min(shape.vocabulary, columns)

@@ -122,7 +122,7 @@ def _batch(settings: Settings, shape: Shape, tokens: int, checkpointed: bool) ->
 
     def size(micro: int) -> int:
         kept = shape.checkpointed if checkpointed else shape.kept
-        return kept(micro * tokens, 4)
+        return kept(min(micro * tokens, max(tokens, args.micro_batch_tokens or micro * tokens)), 4)
 
     micro = max((n for n in range(1, share + 1) if share % n == 0 and size(n) <= ACTIVATIONS), default=1)
     return {"per_device_train_batch_size": micro, "gradient_accumulation_steps": share // micro}

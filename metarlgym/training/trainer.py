@@ -44,6 +44,7 @@ from metarlgym.training.context_limits import context_rooms
 from metarlgym.training.continuous import Continuous
 from metarlgym.training.exploration import LegalEntropy, check_choices, choice_tensors
 from metarlgym.training.format_steps import check_format, imitate, random_player
+from metarlgym.training.micro_batch_trainer import MicroBatchTrainer
 from metarlgym.training.off_policy import correction, off_policy_metrics
 from metarlgym.training.padding import check_padding, precision
 from metarlgym.training.phases import EVALUATION, WEIGHTS, PhaseClock, StepTimes
@@ -64,7 +65,7 @@ def trial_return(prompts: list[Any], trial_return: list[float | None], **_: Any)
     return trial_return
 
 
-class MetaGRPOTrainer(ReferenceMixin, CheckpointMixin, GRPOTrainer):
+class MetaGRPOTrainer(ReferenceMixin, CheckpointMixin, MicroBatchTrainer):
     """
     Trainer for multi-episode trials.
 
@@ -298,6 +299,8 @@ class MetaGRPOTrainer(ReferenceMixin, CheckpointMixin, GRPOTrainer):
             out["tool_mask"] = out["tool_mask"] * keep[:, None].to(out["tool_mask"].dtype)
             loss_mask = out["completion_mask"] * out["tool_mask"]
             out["num_items_in_batch"] = self.accelerator.gather(loss_mask.sum()).sum()
+        if self.args.micro_batch_tokens is None:  # else it is known when the rows are dealt
+            self._log_padding(out)
         for name, value in credit.metrics.items():
             self._metrics["train"][name].append(value)
         if step >= self.args.format_steps and "trial_return" in credit.metrics:

@@ -96,6 +96,8 @@ WEIGHTS: dict[str, tuple[dict, object]] = {
     "exploration_coef": ({}, "0:0.5, 1:0.1"),
     "format_steps": ({}, 1),
     "rollouts_ahead": ({}, 1),
+    # The gradient of all losses but bnpo is that of TRL's micro-batches.
+    "micro_batch_tokens": ({**SGD, **GUESS, "loss_type": "bnpo", "gradient_accumulation_steps": 2}, 64),
     "common_noise": ({"env_id": "Bandit-v0", "env_args": {"arms": 3, "style": "terse"}}, True),
     "skip_zero_signal": ({**SGD, "trials_per_task": 2, "episodes": 1}, True),
     "max_action_tokens": ({**WORDS, "max_action_tokens": 4}, 2),

@@ -15,6 +15,7 @@ from transformers import PrinterCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from metarlgym import MetaRLGymError
+from metarlgym.training.micro_batches import COMPLETION, PROMPT, WHOLE
 from metarlgym.training.trainer import _rollout
 
 MOVED = "the seam moved: TRL changed "
@@ -134,6 +135,20 @@ def test_the_keys_we_read_and_replace(plain):
     assert out["advantages"].shape == (8,), MOVED + "the shape of its advantages"
 
 
+def test_the_tensors_that_we_deal_again(plain):
+    _, out = plain.outputs[0]
+    assert set(out) <= {*PROMPT, *COMPLETION, *WHOLE}, (
+        MOVED + "what it trains on: micro_batches must know how to cut it"
+    )
+    for method, names in {
+        "training_step": ["self", "model", "inputs", "num_items_in_batch"],
+        "_prepare_inputs": ["self", "generation_batch"],
+        "_compute_loss": ["self", "model", "inputs"],
+    }.items():
+        signature = inspect.signature(getattr(GRPOTrainer, method))
+        assert list(signature.parameters) == names, MOVED + f"{method}({', '.join(names)})"
+
+
 def test_env_mask_becomes_the_tool_mask(plain):
     _, out = plain.outputs[0]
     assert (out["tool_mask"] * out["completion_mask"])[0].tolist() == [1, 0, 1, 1], MOVED + "env_mask"
@@ -160,7 +175,8 @@ def test_shuffle_and_split_carry_wide_advantages(plain):
 
 
 def test_attributes_we_read_and_write(plain):
-    for name in ("_metrics", "entropy_coef", "temperature", "accelerator", "state", "_buffered_inputs", "_step"):
+    names = ["_metrics", "entropy_coef", "temperature", "accelerator", "state", "_buffered_inputs", "_step", "beta"]
+    for name in [*names, "loss_type", "current_gradient_accumulation_steps", "_current_train_step_time"]:
         assert hasattr(plain, name), MOVED + f"the attribute {name}"
     assert hasattr(plain._metrics["train"]["new"], "append"), MOVED + "_metrics['train'][name] is no list by default"
 

@@ -178,6 +178,23 @@ def test_the_reference_model_counts():
     assert states("--rollouts_ahead", "1") == states() + 4 * Shape.of(SMALL).parameters  # the copy that plays
 
 
+def test_a_bound_in_tokens_decides_the_memory_of_an_update(chat):
+    def activations(*given):
+        return memory(parse([*BASE, "--per_device_train_batch_size", "64", *given]), Shape.of(SMALL), 200).activations
+
+    shape = Shape.of(SMALL)
+    assert activations() == shape.kept(64 * 200, 4)
+    assert activations("--micro_batch_tokens", "2000") == shape.kept(2000, 4)
+    assert activations("--micro_batch_tokens", "100") == shape.kept(200, 4)  # a longer row alone
+    assert activations("--micro_batch_tokens", "50000") == shape.kept(64 * 200, 4)
+
+    long = Rows(prompt=100, longest=9000, mean=4000.0, turns=3, action=4, shortest=4, listed=True)
+    several = chosen(chat, QWEN["0.6b"], rows=long)
+    assert several["gradient_accumulation_steps"] > 1
+    whole = chosen(chat, QWEN["0.6b"], "--micro_batch_tokens", "2000", rows=ROWS)
+    assert whole["gradient_accumulation_steps"] == 1, "rows of a micro-batch no longer decide the memory"
+
+
 @pytest.mark.parametrize(
     ("given", "listed", "problem"),
     [
