@@ -309,8 +309,8 @@ def main(quick: bool) -> int:
         "overlap", (__doc__ or "").split("\n\n")[0], " ".join((__doc__ or "").split("\n\n")[1].split()), quick
     )
     for case in CASES:
-        measure(report, case, 0.004 if quick else 0.05, 9 if quick else 24)
-    bias(report, CASES[2], 0.004 if quick else 0.02, 12 if quick else 200)
+        measure(report, case, 0.002 if quick else 0.04, 9 if quick else 18)
+    bias(report, CASES[2], 0.002 if quick else 0.01, 12 if quick else 200)
     return report.finish()
 
 
