@@ -26,6 +26,7 @@ from metarlgym.training.padding import precision
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+    from metarlgym.training.config import MetaGRPOConfig
     from metarlgym.training.trainer import MetaGRPOTrainer
 
 MakePolicy = Callable[[Any, Renderer, float], Policy]
@@ -130,7 +131,7 @@ class GivenPolicy(LocalBackend):
         policy = self.make_policy(self.playing(), self.trainer.renderer, self.trainer.temperature)
         policy.version = self.trainer.state.global_step
         if self.trainer.args.updates_in_flight and not policy.follows_updates:
-            _refuse_updates(self.trainer, f"the weights of a {type(policy).__name__} cannot change while it plays")
+            _refuse_updates(self.trainer.args, f"the weights of a {type(policy).__name__} cannot change while it plays")
         self._policies.add(policy)
         yield policy
 
@@ -155,8 +156,7 @@ class InProcess(LocalBackend):
             raise ConfigError(
                 "use_vllm=false with FSDP: the in-process policy needs whole weights. Use vLLM, ZeRO, or one process."
             )
-        if trainer.args.updates_in_flight:
-            _refuse_updates(trainer, "the weights of the in-process policy cannot change while it plays")
+        check_in_process(trainer.args)
 
     def prove(self) -> None:
         problem = None
@@ -185,8 +185,18 @@ class InProcess(LocalBackend):
         return unwrap_model_for_generation(self.trainer.model_wrapped, self.trainer.accelerator)
 
 
-def _refuse_updates(trainer: MetaGRPOTrainer, why: str) -> NoReturn:
-    continuous = trainer.args.continuous
+def check_in_process(args: MetaGRPOConfig) -> None:
+    """Refuse settings that the in-process policy cannot follow.
+
+    Raises:
+        ConfigError: its weights would have to change while it plays.
+    """
+    if args.updates_in_flight:
+        _refuse_updates(args, "the weights of the in-process policy cannot change while it plays")
+
+
+def _refuse_updates(args: MetaGRPOConfig, why: str) -> NoReturn:
+    continuous = args.continuous
     setting, instead = ("rollouts_ahead", "rollouts_ahead: 1") if continuous else ("weight_update", "drain")
     value = "continuous" if continuous else "in_flight"
     raise ConfigError(f"{setting}={value!r}: {why}. Use vLLM servers (use_vllm: true), or {instead}.")

@@ -59,7 +59,8 @@ def check_changes(settings: Settings, folder: Path, console: Console) -> None:
     """
     found = differences(held_settings(folder), all_settings(settings))
     for name, before, now in found:
-        if FIXED.fullmatch(name):
+        # Continuous play takes up tasks in an order of its own.
+        if FIXED.fullmatch(name) or (name == "rollouts_ahead" and "continuous" in (before, now)):
             raise refusal(folder, name, before, now, MAY_CHANGE)
     for name, before, now in found:
         console.print(

@@ -19,6 +19,7 @@ from metarlgym.runtime.before_claim import check_loggers
 from metarlgym.settings.value_types import show
 from metarlgym.tasks import TaskGroup
 from metarlgym.training.arguments import Settings, parse
+from metarlgym.training.backends import check_in_process
 from metarlgym.training.exploration import check_choices
 from metarlgym.training.footprint import Shape, random_rows
 from metarlgym.training.format_steps import check_format
@@ -66,6 +67,8 @@ def resolve(settings: Settings) -> Run:
             except ConfigError as error:
                 raise ConfigError(str(error).replace("eval_trials", name, 1)) from None
     check_loggers(args)
+    if not args.use_vllm:
+        check_in_process(args)
     check_reference(args, settings.model.use_peft)
     if args.explores:
         check_choices(group, make_trial)

@@ -169,6 +169,8 @@ def test_a_resumed_run_with_other_settings_is_warned_of_or_refused(done, tmp_pat
             run(folder, "--resume", "True", **changes)
     with pytest.raises(ConfigError, match="per_device_train_batch_size=16 was 8"):
         run(folder, "--resume", "True", per_device_train_batch_size=16)
+    with pytest.raises(ConfigError, match="the in-process policy cannot change while it plays"):
+        run(folder, "--resume", "True", rollouts_ahead="continuous")
     assert tree(folder) == before
     _, text = run(folder, "--resume", "True", learning_rate="2e-2", max_steps=6, final_eval_trials=0, threads=2)
     assert "learning_rate was 0.01 and is 0.02" in text and "threads" not in text
