@@ -100,7 +100,7 @@ def _train(resolved: Run, opened: OpenRun, console: Console) -> EvalReport | Non
         peft_config=get_peft_config(settings.model),
     )
     if isinstance(trainer.backend, Servers):
-        preemption.on_signal = trainer.backend.pool.stop_retrying
+        preemption.on_signal = trainer.backend.pool.hurry
     trainer.collapse.notify = notify
     trainer.remove_callback(PrinterCallback)
     progress.clock = trainer.clock
