@@ -313,10 +313,12 @@ def test_marks_of_an_earlier_job_are_removed(job: Job) -> None:
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-@pytest.mark.parametrize(("status", "requeued"), [("1", True), ("0", False)])
-def test_sigterm_to_the_steps_puts_the_job_back(job: Job, script: str, status: str, requeued: bool) -> None:
+@pytest.mark.parametrize(
+    ("status", "state", "requeued"), [("1", "RUNNING", True), ("1", "SIGNALING", True), ("0", "RUNNING", False)]
+)
+def test_sigterm_to_the_steps_puts_the_job_back(job: Job, script: str, status: str, state: str, requeued: bool) -> None:
     """The start of a preemption's grace time: only steps get it, and one of them passes it on to the script."""
-    process = job.start(script, TP="2", WAIT="1", STATUS=status)
+    process = job.start(script, TP="2", WAIT="1", STATUS=status, STATE=state)
     wait_until(lambda: bool(job.calls("accelerate")))
     (listener,) = (call for call in job.calls("srun") if "bash -c sleep" in " ".join(call["args"]))
     assert "--nodelist=n1" in listener["args"]

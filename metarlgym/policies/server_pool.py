@@ -24,6 +24,8 @@ from metarlgym.rollout.protocol import PolicyLost, PolicyStop
 FIRST_WAIT, LONGEST_WAIT = 0.1, 5.0
 """Seconds between attempts: doubled each time, with jitter so that a thousand requests do not return simultaneously."""
 CONNECT_SECONDS = 10.0
+LAST_SECONDS = 10.0
+"""Time limit of a request after `hurry`: launchers kill their processes 30 s after a SIGTERM."""
 OTHER_FILES = 200
 """Number of files a process has open besides its connections."""
 
@@ -90,10 +92,24 @@ class ServerPool:
         self.stats = PoolStats()
         self.gate = gate or WeightGate()
         self._session: aiohttp.ClientSession | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._limits: set[asyncio.Timeout] = set()
+        """Of the requests in flight."""
+        self._hurried = False
 
-    def stop_retrying(self) -> None:
-        """From now on a server that does not answer is lost at once."""
-        self.retry_seconds = 0.0
+    def hurry(self) -> None:
+        """From now on a server that does not answer is lost: at once, or after `LAST_SECONDS` if it is connected.
+
+        A vLLM server that got SIGTERM keeps its connections open and answers nothing. Safe in a signal handler.
+        """
+        self._hurried = True
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._shorten)
+
+    def _shorten(self) -> None:
+        latest = asyncio.get_running_loop().time() + LAST_SECONDS
+        for limit in self._limits:
+            limit.reschedule(min(limit.when() or latest, latest))
 
     async def open(self) -> None:
         """Open the HTTP session; its connections belong to the running event loop."""
@@ -106,6 +122,7 @@ class ServerPool:
             connector=connector, timeout=timeout, headers={"Accept-Encoding": "identity"}
         )
         self._slots = asyncio.Semaphore(self.concurrency)
+        self._loop = asyncio.get_running_loop()
         self._jitter = random.Random(0)
         for server in self.servers:
             server.in_flight, server.down_until, server.suspect = 0, 0.0, False
@@ -120,6 +137,7 @@ class ServerPool:
             self.concurrency = max(1, min(self.concurrency, soft - OTHER_FILES))
 
     async def close(self) -> None:
+        self._loop = None
         if self._session is not None:
             await self._session.close()
             self._session = None
@@ -148,19 +166,24 @@ class ServerPool:
                 await self.gate.opened()
                 server = self.choose(home)
                 server.in_flight += 1
-                deadline, recalled = asyncio.timeout(self.request_timeout), False
+                seconds = min(self.request_timeout, LAST_SECONDS) if self._hurried else self.request_timeout
+                deadline, recalled = asyncio.timeout(seconds), False
                 try:
                     async with deadline:
                         if not self.gate.enter(deadline):
                             continue
+                        self._limits.add(deadline)
                         version = self.gate.version
                         try:
                             status, answer = await self._once(server, path, body(server))
                         finally:
+                            self._limits.discard(deadline)
                             recalled = self.gate.leave(deadline)
                 except TimeoutError:
                     if recalled:
                         continue
+                    if self._hurried:
+                        raise PolicyLost(f"{server.url} took longer than {LAST_SECONDS:g} s after SIGTERM") from None
                     self.stats.deadlines += 1
                     raise PolicyStop(
                         StopReason.TIME_LIMIT, f"{server.url} took longer than {self.request_timeout:g} s for a request"
@@ -178,7 +201,7 @@ class ServerPool:
                 now = time.monotonic()
                 server.down_until = now + wait
                 first_failure = first_failure or now
-                give_up = first_failure + self.retry_seconds
+                give_up = first_failure + (0.0 if self._hurried else self.retry_seconds)
                 if now >= give_up:
                     raise PolicyLost(
                         f"{server.url} did not answer for {self.retry_seconds:g} s of retries (last: {problem}). Start "

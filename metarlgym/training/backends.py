@@ -59,8 +59,8 @@ class Backend:
     def update(self) -> None:
         """Called before a training rollout is taken up: policies that follow updates get the current weights."""
 
-    def stop_retrying(self) -> None:
-        """From now on, whoever does not answer is lost at once. Called in a signal handler."""
+    def hurry(self) -> None:
+        """From now on, wait for nobody who does not answer. Called in a signal handler."""
 
     def begin_counts(self, policy: Policy) -> Any:
         """Called where a training rollout begins, maybe in another thread; what is returned counts while it plays."""

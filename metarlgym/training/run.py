@@ -100,7 +100,7 @@ def _train(resolved: Run, opened: OpenRun, console: Console) -> EvalReport | Non
         callbacks=[opened, MetricsFile(folder, notify), progress, preemption, ThoughtAlarm(notify)],
         peft_config=get_peft_config(settings.model),
     )
-    preemption.on_signal = trainer.backend.stop_retrying
+    preemption.on_signal = trainer.backend.hurry
     trainer.collapse.notify = notify
     trainer.remove_callback(PrinterCallback)
     progress.clock = trainer.clock

@@ -76,7 +76,7 @@ class Servers(VLLMBackend):
         super().__init__(trainer)
         self.servers = servers
         self.gate = WeightGate()
-        self._retry_seconds: float = trainer.args.server_retry_seconds
+        self._hurried = False
         self._pools: WeakSet[ServerPool] = WeakSet()
         self._updates = 0
         self._settled_step = -1
@@ -96,16 +96,18 @@ class Servers(VLLMBackend):
             [Server(info.url, info.model) for info in servers[first:] + servers[:first]],
             args.server_concurrency,
             args.server_request_timeout,
-            self._retry_seconds,
+            args.server_retry_seconds,
             self.gate,
         )
         self._pools.add(pool)
+        if self._hurried:
+            pool.hurry()
         return pool
 
-    def stop_retrying(self) -> None:
-        self._retry_seconds = 0.0
+    def hurry(self) -> None:
+        self._hurried = True
         for pool in self._pools:
-            pool.stop_retrying()
+            pool.hurry()
 
     def update(self) -> None:
         """Send the current weights to the servers, unless they already have them, and verify that this succeeded."""

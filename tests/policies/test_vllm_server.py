@@ -8,6 +8,7 @@ import pytest
 import requests
 
 from metarlgym.datatypes import ConfigError, StopReason
+from metarlgym.policies import server_pool
 from metarlgym.policies.server_pool import Server, ServerPool
 from metarlgym.policies.vllm_server import VLLMServerPolicy
 from metarlgym.policies.weight_gate import WeightGate
@@ -137,12 +138,17 @@ def test_a_server_that_stays_away_ends_the_rollout(fake):
         play([server], retry_seconds=1.0)
 
 
-def test_retries_that_are_no_longer_wanted_end(fake):
-    pool = ServerPool([Server(fake(fault=lambda n: "drop").url, "fake")], retry_seconds=3600.0)
+@pytest.mark.parametrize("fault", ["drop", 60.0])
+def test_a_pool_in_a_hurry_waits_for_no_server(fault, fake, monkeypatch):
+    """After SIGTERM a server may be gone, or hold its connections open and answer nothing."""
+    monkeypatch.setattr(server_pool, "LAST_SECONDS", 0.1)
+    pool = ServerPool([Server(fake(fault=lambda n: fault).url, "fake")], retry_seconds=3600.0)
     manager = RolloutManager(VLLMServerPolicy(pool, RENDERER), RENDERER, Limits(action_tokens=6))
-    threading.Timer(0.5, pool.stop_retrying).start()
-    with pytest.raises(PolicyLost, match="did not answer"):
+    threading.Timer(0.5, pool.hurry).start()
+    begin = time.monotonic()
+    with pytest.raises(PolicyLost, match="did not answer" if fault == "drop" else r"longer than 0\.1 s after SIGTERM"):
         manager.run(specs(GROUP, trial_maker(GROUP, 2), 4))
+    assert time.monotonic() - begin < 50, "the fake server would answer after 60 s"
 
 
 @pytest.mark.parametrize("fault", ["drop", 503])
