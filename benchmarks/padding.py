@@ -1,5 +1,5 @@
 """Claim: with `micro_batch_tokens: 2000`, at most 10% of the tokens that an update forwards are padding, and the update
-takes less time and no more memory than TRL's micro-batches.
+takes less time than with TRL's micro-batches.
 
 64 rows with lognormal lengths (median 400, sigma 0.8) between 50 and 2,000 tokens, 20 to 40 of them a prompt. TRL deals
 rows out at random, equally many to each micro-batch, and pads all of them to the longest of the rollout: eight of them
