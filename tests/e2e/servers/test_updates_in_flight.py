@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from tests.e2e.servers.conftest import LETTERS, ZERO3_TRAIN, metrics, run, training, trials
 
-STEPS = 8
+STEPS = 6
 LONG = [*LETTERS[:2], "--max_action_tokens", "48"]
 KEEP = ["--save_strategy", "steps", "--save_steps", "1", "--save_total_limit", str(STEPS)]
 
