@@ -22,7 +22,7 @@ from metarlgym.cli.common import (
     parse_json,
     used,
 )
-from metarlgym.cli.eval_model import find_temperature, is_tiny, load_for
+from metarlgym.cli.eval_model import action_tokens_of, find_temperature, is_tiny, load_for
 from metarlgym.cli.run_settings import RunSettings
 from metarlgym.datatypes import ConfigError, MetaRLGymError, MetaTrajectory
 from metarlgym.env import Env
@@ -313,8 +313,6 @@ def command(
         from metarlgym.evaluation.run import evaluate_model
         from metarlgym.models.loading import context_room
         from metarlgym.models.precision import upcast
-        from metarlgym.training.footprint import random_rows
-        from metarlgym.training.model_defaults import default_action_tokens
 
         with console.status("loading the model"):
             loaded, shown = load_for(cast(str, model), group, play, device, threads, trust_remote_code)
@@ -323,14 +321,7 @@ def command(
         room = min((n for n in (play.limits.context_tokens, context_room(loaded.config)) if n), default=None)
         limits = replace(play.limits, context_tokens=room)
         if merged["max_action_tokens"] is None and not is_tiny(loaded):
-            action_tokens = default_action_tokens(
-                shown, random_rows(group, lambda: group.make_trial(play.trial), shown)
-            )
-            if action_tokens is not None:
-                limits = replace(limits, action_tokens=action_tokens)
-                console.print(
-                    f"max_action_tokens {action_tokens}, as the longest legal action suggests", soft_wrap=True
-                )
+            limits = replace(limits, action_tokens=action_tokens_of(group, play, shown, console))
         settings = replace(settings, limits=limits)
         if trials is None and not is_tiny(loaded):
             settings = replace(settings, seconds=SECONDS)

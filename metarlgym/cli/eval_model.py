@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from rich.console import Console
+
 from metarlgym.cli.model_options import find_device, model_errors
 from metarlgym.cli.run_settings import RunSettings
 from metarlgym.datatypes import ConfigError
@@ -27,6 +29,19 @@ def find_temperature(run: RunSettings, given: float | None, greedy: bool) -> flo
 
 def is_tiny(model: Any) -> bool:
     return sum(parameter.numel() for parameter in model.parameters()) < TINY
+
+
+def action_tokens_of(group: TaskGroup, play: PlaySettings, renderer: Any, console: Console) -> int:
+    """The limit on an action's tokens where none was given: training's default, told if it is not the usual one."""
+    from metarlgym.training.footprint import random_rows
+    from metarlgym.training.model_defaults import default_action_tokens
+
+    with console.status("playing random trials, to learn how long actions are"):
+        found = default_action_tokens(renderer, random_rows(group, lambda: group.make_trial(play.trial), renderer))
+    if found is None:
+        return play.limits.action_tokens
+    console.print(f"max_action_tokens {found}, as the longest legal action suggests", soft_wrap=True)
+    return found
 
 
 def load_for(

@@ -64,6 +64,12 @@ class MetaGRPOConfig(GRPOConfig):
         stop_on_collapse (`int`, *optional*): end the run after this many rollouts in a row without a learning signal.
         common_noise (`bool`): all trials of a group see the same episode noise (common random numbers).
         skip_zero_signal (`bool`): exclude groups whose advantages are all zero from the loss and its denominator.
+        rollouts_ahead (`str`): number of rollouts that are played while the trainer learns, or `continuous`; see
+            `metarlgym.training.rollouts` and `metarlgym.training.continuous`.
+        weight_update (`str`, *optional*): whether an update of the weights waits for rollouts in flight (`drain`) or
+            happens under them (`in_flight`).
+        max_staleness (`int`, *optional*): with `continuous`, maximum number of updates between the weights that begin a
+            group and those that train on it; 4 by default.
         micro_batch_tokens (`int`, *optional*): maximum number of tokens in a forward pass of the update; see
             `metarlgym.training.micro_batches`.
     """

@@ -139,7 +139,7 @@ class Continuous(Rollouts):
         clock.played_behind.append(occupied / self._places)
         plan = self._plan_of(step, numbers or [])
         meter, counts = self._next_counts()
-        played = PlayedRollout(plan, step, meter, [trial for trial in trials if trial is not None], counts=counts)
+        played = PlayedRollout(plan, meter, [trial for trial in trials if trial is not None], counts=counts)
         if numbers is None:
             failure = self._stream.failure
             if not isinstance(failure, Exception):

@@ -71,8 +71,8 @@ class Preemption(TrainerCallback):
     def _leave_step(self) -> None:
         (self.folder / STOPPED).write_text(f"{self.step}\n", encoding="utf-8")
 
-    def excuse(self, step: int) -> None:
-        """After a failure of all processes with a checkpoint at `step`: raise `Preempted` if it came from a SIGTERM.
+    def check_failure(self, step: int) -> None:
+        """After a failure of all processes with a checkpoint at `step`: raise `Preempted` if any got a SIGTERM.
 
         Collective.
         """

@@ -28,8 +28,6 @@ class PlayedRollout:
     """The outcome of a plan: the trials, or why there are none."""
 
     plan: RolloutPlan
-    version: int
-    """Optimizer step whose weights played its first action."""
     meter: Meter
     trajectories: list[MetaTrajectory]
     failure: Exception | None = None

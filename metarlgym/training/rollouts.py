@@ -89,9 +89,9 @@ class Rollouts:
         for plan in plans:
             with self.trainer.player(plan.step) as policy:  # acts on after the block: see Backend.acting
                 policies.append(policy)
-        self._in_flight = BackgroundRollout(self._play_ahead(plans, policies, self.trainer.state.global_step))
+        self._in_flight = BackgroundRollout(self._play_ahead(plans, policies))
 
-    async def _play_ahead(self, plans: list[RolloutPlan], policies: list[Policy], version: int) -> list[PlayedRollout]:
+    async def _play_ahead(self, plans: list[RolloutPlan], policies: list[Policy]) -> list[PlayedRollout]:
         """Play one rollout after the other. A failure is kept, to be raised on all processes where it is taken."""
         trainer, done = self.trainer, []
         failure: Exception | None = None
@@ -99,7 +99,7 @@ class Rollouts:
             torch.cuda.set_device(trainer.accelerator.device)  # which every thread has its own of
         for plan, policy in zip(plans, policies, strict=True):
             trainer.clock.background = meter = Meter()
-            played = PlayedRollout(plan, version, meter, [], failure, trainer.backend.begin_counts(policy))
+            played = PlayedRollout(plan, meter, [], failure, trainer.backend.begin_counts(policy))
             if failure is None:
                 try:
                     specs = self._specs(plan)
@@ -172,7 +172,7 @@ class Rollouts:
     def _play_now(self, plan: RolloutPlan) -> PlayedRollout:
         trainer, meter = self.trainer, Meter()
         trainer.clock.meter = meter
-        played = PlayedRollout(plan, trainer.state.global_step, meter, [])
+        played = PlayedRollout(plan, meter, [])
         with trainer.player(plan.step) as policy, trainer.clock.during(ROLLOUT):
             played.counts = trainer.backend.begin_counts(policy)
             try:

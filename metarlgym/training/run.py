@@ -108,7 +108,7 @@ def _train(resolved: Run, opened: OpenRun, console: Console) -> EvalReport | Non
     try:
         trainer.train(resume_from_checkpoint=str(opened.resume_from) if opened.resume_from else None)
     except AgreedError:
-        preemption.excuse(trainer.state.global_step)
+        preemption.check_failure(trainer.state.global_step)
         raise
     finally:
         progress.close()

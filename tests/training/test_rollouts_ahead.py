@@ -105,7 +105,7 @@ def test_plans_are_the_rollouts_that_come(tmp_path, settings):
 
     def watched(rows):
         played = take(rows)
-        taken.append((played.plan.step, played.version))
+        taken.append((played.plan.step, max(played.trajectories[0].rows[0].version)))
         return played
 
     trainer.rollouts.take = watched
