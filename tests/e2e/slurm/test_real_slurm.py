@@ -24,7 +24,7 @@ PROGRAMS = ("slurmctld", "slurmd", "slurmdbd", "munged", "mariadbd", "ip", "nsen
 MISSING = [name for name in PROGRAMS if not shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/sbin")]
 
 pytestmark = [
-    pytest.mark.e2e,
+    pytest.mark.slow,
     pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}"),
     pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root"),
     pytest.mark.skipif(not (VENV / "bin/metarlgym").exists(), reason="run scripts/prepare_cpu_vllm.sh"),
@@ -93,7 +93,7 @@ class Slurm:
         """Submit a batch script; returns the job's id."""
         job = ["sbatch", "--parsable", "--partition", partition, "--job-name", name]
         job += ["--nodes", "1" if script == "one_node" else "3", "--output", f"{self.folder}/{name}.out"]
-        job += [f"scripts/slurm/{script}.sbatch"]
+        job += ["--gpus-per-node", "3", f"scripts/slurm/{script}.sbatch"]
         return self.run(*job, OUTPUT_DIR=str(self.folder / name), LOGS=str(self.folder / f"{name}-logs"))
 
     def preempt(self, job: str, name: str, steps: int) -> None:
