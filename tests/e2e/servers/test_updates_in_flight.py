@@ -55,9 +55,8 @@ def test_tokens_are_by_the_weights_that_they_name(ahead, serve, tmp_path):
         "--learning_rate",
         "3e-3",
     ]
-    extra += (
-        ["--weight_update", "in_flight"] if ahead == "1" else ["--max_staleness", "2", "--rollout_concurrency", "4"]
-    )
+    extra += ["--weight_update", "in_flight"] if ahead == "1" else ["--max_staleness", "2"]
+    extra += ["--rollout_concurrency", "2"]  # so slow that trials are in flight at each update
     done = run(training(ZERO3_TRAIN, LONG, server.model, server.url, tmp_path, 8, *extra, *KEEP), timeout=600)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-20000:]
     steps = metrics(tmp_path)
