@@ -72,11 +72,14 @@ elif name == "accelerate":
     record(event="ended")
     sys.exit(int(os.environ.get("STATUS", 0)))
 elif name == "srun":
-    record()
     command = next(i for i, a in enumerate(args) if not a.startswith("--"))
     tasks = next(int(a.split("=")[1]) for a in args if a.startswith("--ntasks="))
     running = [subprocess.Popen(args[command:], env=os.environ | {"SLURM_PROCID": str(i)}) for i in range(tasks)]
     signal.signal(signal.SIGTERM, lambda *_: [p.terminate() for p in running])
+    if "sleep infinity" in " ".join(args):  # its trap is set once it has a child
+        while not Path(f"/proc/{running[0].pid}/task/{running[0].pid}/children").read_text():
+            time.sleep(0.02)
+    record()
     sys.exit(max(abs(p.wait()) for p in running))
 """
 
@@ -161,6 +164,11 @@ def wait_until(condition: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
+def listeners(job: Job) -> list[dict[str, Any]]:
+    """The steps that wait for a signal."""
+    return [call for call in job.calls("srun") if "sleep infinity" in " ".join(call["args"])]
+
+
 def option(call: dict[str, Any], name: str) -> str:
     return str(call["args"][call["args"].index(name) + 1])
 
@@ -239,7 +247,7 @@ def test_many_nodes(job: Job) -> None:
         ("10.0.0.4", "9001", "4,5,6,7"),
     ]
     assert all(call["address"] is None for call in servers), "VLLM_HOST_IP is the trainer's"
-    steps = [" ".join(call["args"]) for call in job.calls("srun") if "bash -c sleep" not in " ".join(call["args"])]
+    steps = [" ".join(call["args"]) for call in job.calls("srun") if call not in listeners(job)]
     assert all("--overlap" in step and "--cpu-bind=none" in step for step in steps)
     assert sorted(step.split("--nodelist=")[1].split()[0] for step in steps) == ["n1,n2", "n3", "n3", "n4", "n4"]
     trainers = sorted(job.calls("accelerate"), key=lambda call: option(call, "--machine_rank"))
@@ -319,8 +327,8 @@ def test_marks_of_an_earlier_job_are_removed(job: Job) -> None:
 def test_sigterm_to_the_steps_puts_the_job_back(job: Job, script: str, status: str, state: str, requeued: bool) -> None:
     """The start of a preemption's grace time: only steps get it, and one of them passes it on to the script."""
     process = job.start(script, TP="2", WAIT="1", STATUS=status, STATE=state)
-    wait_until(lambda: bool(job.calls("accelerate")))
-    (listener,) = (call for call in job.calls("srun") if "bash -c sleep" in " ".join(call["args"]))
+    wait_until(lambda: bool(job.calls("accelerate")) and bool(listeners(job)))
+    (listener,) = listeners(job)
     assert "--nodelist=n1" in listener["args"]
     os.kill(listener["pid"], signal.SIGTERM)
     wait_until(lambda: (job.output / "STOP").exists())
