@@ -6,8 +6,6 @@ from dataclasses import dataclass
 
 FIRST = 8
 """Trials that are played to learn how long one takes. They are the first of the evaluation, whatever is chosen."""
-LEAST = 64
-"""Fewer are chosen only if these would take more than one and a half times the time."""
 GROWTH = 4
 """Larger batches are faster per trial, so the number is chosen again from each batch, this many times the last."""
 
@@ -40,10 +38,7 @@ def choose(played: int, each: float, passes: int, budget: float, most: int) -> i
         budget: seconds for all passes together.
         most: the most to return.
     """
-    affordable = budget / max(each * passes, 1e-9)
-    if affordable < LEAST:
-        affordable = min(1.5 * affordable, LEAST)
-    return max(played, min(int(affordable), most))
+    return max(played, min(int(budget / max(each * passes, 1e-9)), most))
 
 
 def duration(seconds: float) -> str:
