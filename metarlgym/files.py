@@ -70,26 +70,36 @@ def replacing(path: Path, temporary: Path) -> Iterator[BinaryIO]:
     Raises:
         ConfigError: something else is there, such as a link.
     """
-    filling = new_file(temporary)
+    make_way(temporary)
     try:
-        with filling as file:
+        with new_file(temporary) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         if path.exists():
             shutil.copymode(path, temporary)
         temporary.replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+    except BaseException as error:  # Ctrl-C, too, which may come while the file is being opened
+        anothers = isinstance(error, FileExistsError) and str(error.filename) == str(temporary)
+        if not anothers:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
         raise
+
+
+def make_way(path: Path) -> None:
+    """Remove the file that an earlier attempt has left at `path`.
+
+    Raises:
+        ConfigError: something else is there, such as a link.
+    """
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise ConfigError(f"{str(path)!r} is in the way, a link or a folder where a file is to be: move it away.")
+    path.unlink(missing_ok=True)
 
 
 def new_file(path: Path) -> BinaryIO:
     """Open a new file that no other process has open and no link leads to."""
-    if path.is_symlink() or (path.exists() and not path.is_file()):
-        raise ConfigError(f"{str(path)!r} is in the way, a link or a folder where a file is to be: move it away.")
-    path.unlink(missing_ok=True)
     return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666), "wb")
 
 

@@ -55,7 +55,8 @@ libraries = Libraries()
 
 
 def pytest_xdist_auto_num_workers(config):
-    """The whole unit suite runs on all cores; single files, and the end-to-end suites, in one process."""
+    """The whole unit suite runs on all cores, in one process more, since some tests wait; single files, and the
+    end-to-end suites, in one process."""
     whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
     unit = not config.getoption("markexpr") or "not e2e" in config.getoption("markexpr")
-    return os.cpu_count() if whole and unit else 0
+    return (os.cpu_count() or 1) + 1 if whole and unit else 0

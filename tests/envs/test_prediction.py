@@ -199,7 +199,7 @@ class TestOptimum:
     def test_piecewise_oracle_reaches_it(self, mode, style):
         """The oracle reads the texts alone, the optimum is computed from arrays: two ways to the same number."""
         settings = {"alphabet": 3, "chunk": 6, "questions": 2, "style": style, **mode}
-        count = 300
+        count = 200
         group = TaskGroup("Piecewise-v0", settings, seed=1)
         specs = [
             TrialSpec(lambda: Trial(group.make_env(), 4), group.task(i, "eval"), i, ("oracle", i)) for i in range(count)

@@ -5,9 +5,6 @@ import json
 import math
 import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -78,27 +75,6 @@ def test_what_a_run_leaves(tmp_path):
         train(folder)
     again = run_pretraining(parse(["--config", str(folder / "config.yaml"), "--output_dir", str(tmp_path / "again")]))
     assert again["final_loss"] == summary["final_loss"]
-
-
-def test_killed_and_resumed_equals_uninterrupted(tmp_path):
-    """`kill -9` in the middle, then --resume: the same losses and the same weights."""
-    changes = {"max_steps": 40, "checkpoints": 8, "variable_length": "true"}
-    train(tmp_path / "whole", **changes)
-    command = [sys.executable, "-m", "metarlgym.pretrain", *flags(tmp_path / "cut", **changes)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while not list((tmp_path / "cut").glob("checkpoint-*/COMPLETE")) and time.monotonic() < deadline:
-        assert process.poll() is None
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert not (tmp_path / "cut" / "final").exists()
-    train(tmp_path / "cut", "--resume", **changes)
-    assert metrics(tmp_path / "cut") == metrics(tmp_path / "whole")
-    steps = [json.loads(line)["step"] for line in (tmp_path / "cut" / "metrics.jsonl").read_text().splitlines()]
-    assert steps == sorted(steps)  # what came after the checkpoint is there once
-    one, two = weights(tmp_path / "cut"), weights(tmp_path / "whole")
-    assert all(torch.equal(one[name], two[name]) for name in one)
 
 
 def interrupted(folder, **changes):
@@ -338,15 +314,6 @@ def test_goes_on_from_a_model(tmp_path):
             source="rlm",
             source_args='{"v": 5, "L": 2}',
         )
-
-
-def test_processes_that_do_not_know_of_each_other_are_refused(tmp_path):
-    """A launcher for GPUs started two where there is none. In a process of its own: the state of one is kept."""
-    command = [sys.executable, "-m", "metarlgym.pretrain", *flags(tmp_path / "run", use_cpu="false")]
-    variables = {**os.environ, "WORLD_SIZE": "2", "RANK": "0", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(command, capture_output=True, text=True, env=variables, timeout=120)
-    assert done.returncode == 2 and "the launcher started 2 processes" in done.stderr, done.stdout + done.stderr
-    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_that_is_done_stays_as_it_is_when_it_is_resumed(tmp_path):

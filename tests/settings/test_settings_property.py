@@ -40,7 +40,7 @@ def experiment(name):
 
 
 COMMANDS = {
-    "train": (train, settings_of(arguments.GROUPS, TRAIN), 400),
+    "train": (train, settings_of(arguments.GROUPS, TRAIN), 250),
     "pretrain": (pretrain, settings_of(pretraining.GROUPS, PRETRAIN), 300),
     **{name: (*experiment(name), 100) for name in selflearning.EXPERIMENTS},
 }

@@ -170,7 +170,7 @@ def test_an_evaluation_beside_it(tmp_path):
 
 
 def test_in_flight_updates_with_whole_rollouts(tmp_path):
-    trainer = continuous(tmp_path, rollouts_ahead=1, weight_update="in_flight", max_steps=12)
+    trainer = continuous(tmp_path, rollouts_ahead=1, weight_update="in_flight", max_steps=5)
     trainer.backend.make_policy = lambda model, renderer, temperature: Slower(renderer)
     trials = trained(trainer)
     trainer.train()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from field_tables import WEIGHTS
+from field_tables import HANDED_ON, WEIGHTS
 
 
-@pytest.mark.parametrize("field", WEIGHTS)
+@pytest.mark.parametrize(
+    "field", [pytest.param(field, marks=pytest.mark.slow if field in HANDED_ON else ()) for field in WEIGHTS]
+)
 def test_the_weights_change(field, start):
     base, value = WEIGHTS[field]
     off = {"ref_model_sync_steps": None} if field == "sync_ref_model" else {}

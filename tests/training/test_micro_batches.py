@@ -155,8 +155,10 @@ def both(folder, limit=LIMIT, **settings):
 ACCUMULATED = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 2}
 
 
-@pytest.mark.parametrize("level", ["token", "sequence"])
-@pytest.mark.parametrize("loss_type", sorted(set(MEAN_OVER) - {"bnpo"}))
+@pytest.mark.parametrize(
+    ("loss_type", "level"),
+    [*((name, "token") for name in sorted(set(MEAN_OVER) - {"bnpo"})), ("grpo", "sequence"), ("dapo", "sequence")],
+)
 def test_the_gradient_of_every_loss(tmp_path, loss_type, level):
     settings = {"loss_type": loss_type, "importance_sampling_level": level, "beta": 0.1, "max_completion_length": 32}
     both(tmp_path, **settings, **ACCUMULATED)
