@@ -40,6 +40,7 @@ max_action_tokens: 8
 per_device_train_batch_size: {ROWS}
 max_steps: {STEPS}
 save_steps: 6
+logging_steps: 1
 learning_rate: 1.0e-3
 sample_every: 1
 sample_trials: 1000
