@@ -13,6 +13,8 @@ sys.path.append(str(Path(__file__).parents[1]))
 from tiny import make_trainer, terse, word_parts
 from uneven_rows import feed
 
+from metarlgym.runtime.run_process import run_process
+
 
 def main(folder: str, loss_type: str, rows: str, limit: str) -> None:
     group = terse("Doors-v0")
@@ -48,4 +50,5 @@ def main(folder: str, loss_type: str, rows: str, limit: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    # Ends as the commands do: else threads of the process group may abort the process.
+    sys.exit(run_process(lambda: main(*sys.argv[1:])))
