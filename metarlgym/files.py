@@ -70,7 +70,7 @@ def replacing(path: Path, temporary: Path) -> Iterator[BinaryIO]:
     Raises:
         ConfigError: something else is there, such as a link.
     """
-    make_way(temporary)
+    remove_leftover(temporary)
     try:
         with new_file(temporary) as file:
             yield file
@@ -80,14 +80,14 @@ def replacing(path: Path, temporary: Path) -> Iterator[BinaryIO]:
             shutil.copymode(path, temporary)
         temporary.replace(path)
     except BaseException as error:  # Ctrl-C, too, which may come while the file is being opened
-        anothers = isinstance(error, FileExistsError) and str(error.filename) == str(temporary)
-        if not anothers:
+        made_by_another = isinstance(error, FileExistsError) and str(error.filename) == str(temporary)
+        if not made_by_another:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
         raise
 
 
-def make_way(path: Path) -> None:
+def remove_leftover(path: Path) -> None:
     """Remove the file that an earlier attempt has left at `path`.
 
     Raises:

@@ -53,6 +53,25 @@ def test_a_link_at_the_temporary_name_is_not_followed(tmp_path):
     assert (tmp_path / "x").read_bytes() == b"new" and (tmp_path / "mine.txt").read_text() == "mine"
 
 
+def test_an_interrupt_while_the_file_is_opened_leaves_nothing(tmp_path, monkeypatch):
+    def interrupted(descriptor, mode):
+        os.close(descriptor)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("metarlgym.files.os.fdopen", interrupted)
+    with pytest.raises(KeyboardInterrupt), replacing(tmp_path / "a", tmp_path / ".a.tmp"):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_another_process_has_made_meanwhile_stays(tmp_path, monkeypatch):
+    other = tmp_path / ".a.tmp"
+    monkeypatch.setattr("metarlgym.files.remove_leftover", lambda path: path.write_text("theirs"))
+    with pytest.raises(FileExistsError), replacing(tmp_path / "a", other):
+        pass
+    assert other.read_text() == "theirs"
+
+
 def test_a_full_disk_is_one_line(tmp_path):
     link = tmp_path / "full.json"
     link.symlink_to("/dev/full")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from metarlgym.datatypes import ConfigError, MetaRLGymError, MetaTrajectory
-from metarlgym.files import is_special, make_way, new_file, real_path, write_whole
+from metarlgym.files import is_special, new_file, real_path, remove_leftover, write_whole
 from metarlgym.runtime.interrupt import Interrupted, status_of
 
 
@@ -44,7 +44,7 @@ class TrialsFile:
         assert self.partial is not None
         try:
             if self._file is None:
-                make_way(self.partial)
+                remove_leftover(self.partial)
                 self._file = new_file(self.partial)
             self._file.write(self._line(index, trajectory))
             self._file.flush()

@@ -7,7 +7,7 @@ import stat
 from collections.abc import Iterable
 from pathlib import Path
 
-from metarlgym.files import make_way, new_file
+from metarlgym.files import new_file, remove_leftover
 
 
 def share_weights(files: Iterable[Path]) -> None:
@@ -28,7 +28,7 @@ def share_weights(files: Iterable[Path]) -> None:
 def _usual(folder: Path) -> int:
     """The permissions of a new file, found by writing one: reading the umask would change it for other threads."""
     sample = folder / f".permissions.{os.getpid()}.tmp"
-    make_way(sample)
+    remove_leftover(sample)
     with new_file(sample) as file:
         mode = os.fstat(file.fileno()).st_mode
     sample.unlink()

@@ -106,14 +106,14 @@ WEIGHTS: dict[str, tuple[dict, object]] = {
 }
 """Field -> settings of a run, and the value that changes the weights it ends with."""
 
-HANDED_ON = {
+PASSED_THROUGH = {
     *("lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "optim_args", "weight_decay", "adam_beta1"),
     *("adam_beta2", "adam_epsilon", "epsilon_high", "delta", "sapo_temperature_neg", "sapo_temperature_pos"),
     *("vespo_k_pos", "vespo_lambda_pos", "vespo_k_neg", "vespo_lambda_neg", "ref_model_mixup_alpha"),
     *("ref_model_sync_steps", "use_bias_correction_kl", "off_policy_mask_threshold", "lora_alpha", "lora_dropout"),
     *("lora_target_parameters", "lora_modules_to_save", "use_rslora", "use_dora"),
 }
-"""Fields that TRL, transformers and PEFT get as they are, by the same way as the others: tested with -m slow."""
+"""Fields passed to TRL, transformers and PEFT unchanged; their effect is tested with -m slow."""
 
 SHOWN_BY = {
     "training/test_field_outputs.py::test_checkpoints_as_asked_for": (

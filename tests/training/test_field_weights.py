@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from field_tables import HANDED_ON, WEIGHTS
+from field_tables import PASSED_THROUGH, WEIGHTS
 
 
 @pytest.mark.parametrize(
-    "field", [pytest.param(field, marks=pytest.mark.slow if field in HANDED_ON else ()) for field in WEIGHTS]
+    "field", [pytest.param(field, marks=pytest.mark.slow if field in PASSED_THROUGH else ()) for field in WEIGHTS]
 )
 def test_the_weights_change(field, start):
     base, value = WEIGHTS[field]
