@@ -87,6 +87,13 @@ class TrialBatch:
             "trial_return": [totals[i] for i in self.row_trial],
         }
 
+    def sampled(self, length: int) -> torch.Tensor:
+        """Which completion tokens the policy sampled: bool, shape `(B, length)`."""
+        mask = torch.zeros(len(self.rows), length, dtype=torch.bool)
+        for i, row in enumerate(self.rows):
+            mask[i, : len(row.action_mask)] = torch.tensor(row.action_mask, dtype=torch.bool)
+        return mask
+
     def credit(self, weights: list[float], gamma: float, rank: int, length: int) -> Credit:
         """Per-token advantages for this process's rows, with baselines and scale computed over all processes."""
         by_turn = self.args.gamma_step is not None or self.args.credit == "gigpo"

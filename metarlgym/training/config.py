@@ -72,6 +72,7 @@ class MetaGRPOConfig(GRPOConfig):
             group and those that train on it; 4 by default.
         micro_batch_tokens (`int`, *optional*): maximum number of tokens in a forward pass of the update; see
             `metarlgym.training.micro_batches`.
+        share_prefixes (`bool`): forward what rows share once in updates; see `metarlgym.training.prefixes`.
     """
 
     episodes: int = field(default=3, metadata={"help": "Number of episodes in a trial (H)."})
@@ -132,6 +133,13 @@ class MetaGRPOConfig(GRPOConfig):
         metadata={
             "help": "Maximum number of tokens, padding included, in a forward and backward pass of a process; the rows "
             "of a step are sorted by length. Default: per_device_train_batch_size rows, in random order."
+        },
+    )
+    share_prefixes: bool = field(
+        default=True,
+        metadata={
+            "help": "Forward what the rows of a micro-batch share once in updates, where the model allows it, and "
+            "compute the head at sampled tokens alone; false: whole rows and all positions, as TRL does."
         },
     )
     max_action_tokens: int = field(

@@ -10,6 +10,9 @@ from rich.syntax import Syntax
 from rich.table import Table
 
 from metarlgym.training.footprint import Rows, Shape, memory, random_rows, thought_room
+from metarlgym.training.prefixes.attention import SDPA
+from metarlgym.training.prefixes.check import configured_obstacle
+from metarlgym.training.prefixes.tree import WORTH
 from metarlgym.training.resolve import Run
 from metarlgym.training.start import context_needed
 
@@ -37,7 +40,14 @@ def make_plan(run: Run) -> Plan:
     shape = Shape.of(run.start.config, args.trust_remote_code)
     played = random_rows(group, run.make_trial, run.start.renderer)
     longest = _longest_row(run, played)
-    need = memory(settings, shape, longest)
+    given = run.settings.model.attn_implementation
+    shares = args.share_prefixes and given in (None, SDPA) and configured_obstacle(run.start.config, args) is None
+    sampled = longest
+    if played is not None and args.share_prefixes:
+        most = run.start.renderer.fixed_action_tokens or args.max_action_tokens
+        sampled = min(longest, played.sampled_at_most(most, thought_room(settings, run.start.renderer)))
+    common = played.common if played is not None and shares and played.common >= WORTH else 0
+    need = memory(settings, shape, longest, sampled, common)
     micro = args.per_device_train_batch_size or 1
     numbers = {
         "task group": f"{group.env_id} {group.env_args or ''}, split by {group.env.split}",
@@ -48,7 +58,8 @@ def make_plan(run: Run) -> Plan:
         "model": f"{shape.parameters:,} parameters, width {shape.width}, {shape.layers} layers, "
         f"vocabulary {shape.vocabulary}",
         "tokens a row": _described(played, longest),
-        "tokens a step, at most": f"{longest * micro * args.gradient_accumulation_steps:,} a process",
+        "tokens a step, at most": f"{longest * micro * args.gradient_accumulation_steps:,} a process"
+        + (f"; {common} at the start of all rows are forwarded once in each micro-batch" if common else ""),
         "memory a process, about": f"{_gib(need.peak)} (program {_gib(need.program)}, states {_gib(need.states)}, "
         f"activations {_gib(need.activations)}, logits {_gib(need.logits)}; rollout {_gib(need.cache)})",
         "results in": str(args.output_dir),

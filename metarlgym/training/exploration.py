@@ -114,13 +114,14 @@ class LegalEntropy:
         """Keep the hidden states of the next forward pass."""
         self._armed, self._hidden = True, None
 
-    def entropies(self, positions: torch.Tensor, legal: torch.Tensor, prompt: int) -> torch.Tensor:
+    def entropies(self, positions: torch.Tensor, legal: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
         """Entropy in nats at each branching point of the last forward pass; collective under ZeRO-3.
 
         Args:
             positions: see `choice_tensors`.
             legal: see `choice_tensors`.
-            prompt: columns of the prompt in the batch.
+            index: shape `(B, T)`: where each completion token is predicted, in hidden states flattened to `(tokens,
+                width)`.
 
         Returns:
             Shape `(number of branching points,)`, connected to the model.
@@ -138,8 +139,7 @@ class LegalEntropy:
             bias = 0.0 if head.bias is None else head.bias.detach()[tokens].float()
         if not len(ids):
             return hidden.new_zeros(0, dtype=torch.float32)
-        # The token at a position is predicted from the one before it.
-        states = hidden[row, prompt + positions[here] - 1].float()
+        states = hidden.flatten(0, 1)[index.to(hidden.device)[row, positions[here]]].float()
         with torch.autocast(states.device.type, enabled=False):
             logits = (states @ rows.T + bias) * self._scale
             if self._cap:

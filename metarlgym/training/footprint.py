@@ -52,6 +52,9 @@ class Rows:
     listed: bool
     """Whether the environment lists its legal actions, so that an action needs no room for reasoning."""
 
+    common: int = 0
+    """Tokens with which all rows begin."""
+
     def at_most(self, max_action_tokens: int, thought: int = 0) -> int:
         """Length of the longest row if every action took as many tokens as it may.
 
@@ -60,6 +63,10 @@ class Rows:
             thought: tokens that each action may take for a thought.
         """
         return self.longest + self.turns * (thought + max(0, max_action_tokens - self.action))
+
+    def sampled_at_most(self, max_action_tokens: int, thought: int = 0) -> int:
+        """Tokens of a row that the policy samples if it takes as many as it may; arguments as for `at_most`."""
+        return self.turns * (thought + max(self.action, max_action_tokens))
 
 
 def random_rows(group: TaskGroup, make_trial: Callable[[], Trial], renderer: Renderer) -> Rows | None:
@@ -79,7 +86,15 @@ def random_rows(group: TaskGroup, make_trial: Callable[[], Trial], renderer: Ren
         max(max(lengths) for lengths in actions),
         min(min(lengths) for lengths in actions),
         lists_actions(group, make_trial),
+        _common([row.ids for row in rows]),
     )
+
+
+def _common(rows: list[list[int]]) -> int:
+    """Tokens with which all rows begin."""
+    first, last = min(rows), max(rows)
+    differ = (k for k, (one, other) in enumerate(zip(first, last, strict=False)) if one != other)
+    return next(differ, min(len(first), len(last)))
 
 
 def thought_room(settings: Settings, renderer: Renderer) -> int:
@@ -161,13 +176,15 @@ class Memory:
         return self.program + self.states + (update + self.cache if self.at_once else max(update, self.cache))
 
 
-def memory(settings: Settings, shape: Shape, tokens: int) -> Memory:
+def memory(settings: Settings, shape: Shape, tokens: int, sampled: int, common: int = 0) -> Memory:
     """Estimate for one process.
 
     Args:
         settings: the run's.
         shape: the model's.
         tokens: tokens of a row.
+        sampled: tokens of a row that the policy samples; `tokens` if the head is computed at all.
+        common: tokens that all rows share and that are forwarded once; 0 for whole rows.
     """
     args, peft = settings.grpo, settings.model.use_peft
     size = 2 if args.bf16 or settings.model.dtype in ("bfloat16", "float16") else 4
@@ -180,12 +197,18 @@ def memory(settings: Settings, shape: Shape, tokens: int) -> Memory:
     if args.plays_ahead and not args.use_vllm:  # the copy that plays
         states += weights * shape.parameters
     shards = args.world_size if _zero(args) == 3 else 1
-    micro = (args.per_device_train_batch_size or 1) * tokens
+    together = args.per_device_train_batch_size or 1
+    micro = common + together * (tokens - common)
     if args.micro_batch_tokens is not None:
-        micro = min(micro * (args.gradient_accumulation_steps or 1), max(tokens, args.micro_batch_tokens))
+        # The rows of a step are dealt again: as many together as fit.
+        together *= args.gradient_accumulation_steps or 1
+        micro = min(common + together * (tokens - common), max(tokens, args.micro_batch_tokens))
+        together = min(together, 1 + (micro - tokens) // max(1, tokens - common))
     kept = shape.checkpointed(micro, size) if args.gradient_checkpointing else shape.kept(micro, size)
+    if common:  # keys and values are gathered for each row
+        kept += together * tokens * shape.key_values * size // (shape.layers if args.gradient_checkpointing else 1)
     positions, columns = HEAD_TILE
-    tile = 4 * min(micro, positions) * min(shape.vocabulary, columns)
+    tile = 4 * min(together * sampled, positions) * min(shape.vocabulary, columns)
     on_gpu = torch.cuda.is_available()
     logits = (1 if on_gpu else TILES_ON_CPU) * tile + 4 * shape.vocabulary * shape.width
     rows = (args.per_device_train_batch_size or 1) * (args.steps_per_generation or 1)

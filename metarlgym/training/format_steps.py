@@ -47,11 +47,8 @@ def imitate(out: dict[str, Any], batch: TrialBatch, metrics: MutableMapping[str,
     Advantages become 1, the importance ratios too: nothing was sampled from a model, so there is no other distribution
     to correct for, and TRL's metrics of the sampler are dropped.
     """
-    length = out["completion_ids"].shape[1]
-    ones = torch.zeros(len(batch.rows), length)
-    for i, row in enumerate(batch.rows):
-        ones[i, : len(row.action_mask)] = torch.tensor(row.action_mask, dtype=torch.float32)
-    out["advantages"] = ones.to(out["completion_ids"].device)
+    sampled = batch.sampled(out["completion_ids"].shape[1])
+    out["advantages"] = sampled.float().to(out["completion_ids"].device)
     if "importance_sampling_ratio" in out:
         out["importance_sampling_ratio"] = torch.ones_like(out["importance_sampling_ratio"])
     for name in [name for name in metrics if name.startswith("sampling/")]:

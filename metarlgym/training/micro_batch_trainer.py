@@ -31,6 +31,8 @@ from metarlgym.training.micro_batches import (
     partition,
     weigh,
 )
+from metarlgym.training.prefixes.deal import partition_trees
+from metarlgym.training.prefixes.trainer import TREES, SharedPrefixTrainer
 
 FILLER = 2
 """Tokens of a micro-batch that only keeps a process in step with the others."""
@@ -60,8 +62,8 @@ def uneven_gather(accelerator: Any) -> Iterator[None]:
         accelerator.gather = gather
 
 
-class MicroBatchTrainer(GRPOTrainer):
-    """Without `micro_batch_tokens` it is TRL's trainer."""
+class MicroBatchTrainer(SharedPrefixTrainer):
+    """Without `micro_batch_tokens` its micro-batches are TRL's."""
 
     current_gradient_accumulation_steps: float
     beta: float
@@ -129,7 +131,7 @@ class MicroBatchTrainer(GRPOTrainer):
         lengths = Lengths.of(whole["prompt_mask"], whole["completion_mask"])
         in_loss = whole["completion_mask"] * whole.get("tool_mask", 1)
         actions = in_loss.sum(1).tolist()
-        parts = partition(lengths, self.args.micro_batch_tokens)
+        parts = self._parts(whole, lengths)
         own = [(sum(actions[i] for i in rows), lengths.tokens(rows), lengths.padded(rows)) for rows in parts]
         plans: list[list[tuple[int, int, int]]] = gather_object([own])
         made = []
@@ -148,11 +150,17 @@ class MicroBatchTrainer(GRPOTrainer):
                 self.current_gradient_accumulation_steps,
             )
             made.append(MicroBatch(cut(whole, parts[k], lengths.width(parts[k])), weights, everywhere))
-        real = sum(tokens for plan in plans for _, tokens, _ in plan)
-        forwarded = sum(padded for plan in plans for _, _, padded in plan)
-        forwarded += FILLER * sum(len(made) - len(plan) for plan in plans)
-        self._metrics["train"]["padding_share"].append(1 - real / forwarded)
+        if self.path != TREES:
+            real = sum(tokens for plan in plans for _, tokens, _ in plan)
+            forwarded = sum(padded for plan in plans for _, _, padded in plan)
+            forwarded += FILLER * sum(len(made) - len(plan) for plan in plans)
+            self._metrics["train"]["padding_share"].append(1 - real / forwarded)
         return made
+
+    def _parts(self, inputs: dict[str, Any], lengths: Lengths) -> list[list[int]]:
+        """Rows of each micro-batch."""
+        limit = self.args.micro_batch_tokens
+        return partition_trees(inputs, limit) if self.path == TREES else partition(lengths, limit)
 
     @contextmanager
     def _unsynchronized(self, model: Any) -> Iterator[None]:
@@ -170,6 +178,8 @@ class MicroBatchTrainer(GRPOTrainer):
 
     def _log_padding(self, out: dict[str, Any]) -> None:
         """Log the share of padding of TRL's own micro-batches, which are all as wide as the rollout. Collective."""
+        if self.path == TREES:
+            return
         masks = out["prompt_mask"], out["completion_mask"]
         counts = [sum(mask.sum() for mask in masks), sum(mask.numel() for mask in masks)]
         real, forwarded = self.accelerator.reduce(torch.tensor(counts, device=masks[0].device), "sum").tolist()
@@ -184,8 +194,11 @@ class MicroBatchTrainer(GRPOTrainer):
         attention_mask: torch.Tensor,
         logits_to_keep: int,
         batch_size: int | None = None,
-        **kwargs: Any,
+        compute_entropy: bool = False,
+        compute_aux_loss: bool = False,
+        **others: Any,
     ) -> Any:
+        kwargs = {"compute_entropy": compute_entropy, "compute_aux_loss": compute_aux_loss, **others}
         score = super()._get_per_token_logps_and_entropies
         if self.args.micro_batch_tokens is None or batch_size is None:  # only a rollout is scored in chunks
             return score(model, input_ids, attention_mask, logits_to_keep, batch_size=batch_size, **kwargs)
@@ -195,20 +208,23 @@ class MicroBatchTrainer(GRPOTrainer):
             "completion_ids": input_ids[:, -logits_to_keep:],
             "completion_mask": attention_mask[:, -logits_to_keep:],
         }
+        scored = self.sampled_tokens(inputs["completion_ids"].shape)
+        inputs["tool_mask"] = torch.ones_like(inputs["completion_mask"]) if scored is None else scored.to(input_ids)
         lengths = Lengths.of(inputs["prompt_mask"], inputs["completion_mask"])
-        parts = partition(lengths, self.args.micro_batch_tokens)
+        parts = self._parts(inputs, lengths)
         found = None
         for k in range(max(gather_object([len(parts)]))):
             rows = parts[k] if k < len(parts) else parts[-1][-1:]  # the shortest row once more
             width = lengths.width(rows)
             part = cut(inputs, rows, width)
-            logps, _, _ = score(
-                model,
-                torch.cat([part["prompt_ids"], part["completion_ids"]], 1),
-                torch.cat([part["prompt_mask"], part["completion_mask"]], 1),
-                width[1],
-                **kwargs,
-            )
+            with self.scoring((part["completion_mask"] * part["tool_mask"]).bool()):
+                logps, _, _ = score(
+                    model,
+                    torch.cat([part["prompt_ids"], part["completion_ids"]], 1),
+                    torch.cat([part["prompt_mask"], part["completion_mask"]], 1),
+                    width[1],
+                    **kwargs,
+                )
             if found is None:
                 found = logps.new_zeros(inputs["completion_ids"].shape)
             found[torch.tensor(rows, device=found.device), : width[1]] = logps

@@ -102,6 +102,7 @@ def _train(resolved: Run, opened: OpenRun, console: Console) -> EvalReport | Non
     )
     preemption.on_signal = trainer.backend.hurry
     trainer.collapse.notify = notify
+    trainer.tell = lambda line: console.print(line, highlight=False, soft_wrap=True)
     trainer.remove_callback(PrinterCallback)
     progress.clock = trainer.clock
     console.print(f"training {group.env_id}, {args.episodes} episodes a trial; results in {folder}", highlight=False)

@@ -121,7 +121,7 @@ class MetaGRPOTrainer(ReferenceMixin, CheckpointMixin, MicroBatchTrainer):
         )
         if isinstance(self.model, PeftModel):
             self.model.create_or_update_model_card = _no_card
-        self._proved = False
+        self._checked = self._proved = False
         self.rollouts = Continuous(self) if args.continuous else Rollouts(self, args.ahead)
         self.backend = self._make_backend(policy, servers)
         self.rooms = context_rooms(args, self.model.config, servers)
@@ -187,14 +187,23 @@ class MetaGRPOTrainer(ReferenceMixin, CheckpointMixin, MicroBatchTrainer):
     def acting(self) -> Iterator[Policy]:
         """The policy with the current weights. All processes enter together; inside, no process waits for another."""
         self.rollouts.before_update()
+        self._check_model()
         if not self._proved:
-            check_padding(self, precision(self.args, self.model))
             self.backend.prove()
             self._proved = True
         with ExitStack() as stack:
             with self.clock.during(WEIGHTS):
                 policy = stack.enter_context(self.backend.acting())
             yield policy
+
+    def _check_model(self) -> None:
+        """Before anything is played or learned: whether the model can be trained, and how. Collective."""
+        if self._checked:
+            return
+        dtype = precision(self.args, self.model)
+        check_padding(self, dtype)
+        self.choose_path(dtype)
+        self._checked = True
 
     def stop_run(self, problem: str, detail: str = "", cause: BaseException | None = None) -> NoReturn:
         """End the run with an error that all processes agree on, after writing a checkpoint of the progress so far.
@@ -266,6 +275,7 @@ class MetaGRPOTrainer(ReferenceMixin, CheckpointMixin, MicroBatchTrainer):
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         self._rows = inputs
+        self._check_model()
         if self._entropy_schedule is not None:
             self.entropy_coef = self._entropy_schedule(self.state.global_step)
         self.rollouts.before_update()
@@ -286,10 +296,8 @@ class MetaGRPOTrainer(ReferenceMixin, CheckpointMixin, MicroBatchTrainer):
             imitate(out, self._batch, self._metrics["train"])
         elif self._exploration is not None:
             out |= choice_tensors(self._batch.rows, out["completion_ids"].device)
-            sampled = sum(sum(row.action_mask) for row in self._batch.rows)
-            out["choice_items"] = self.accelerator.gather(
-                torch.tensor(float(sampled), device=self.accelerator.device)
-            ).sum()
+            sampled = self._batch.sampled(out["completion_ids"].shape[1]).sum().float()
+            out["choice_items"] = self.accelerator.gather(sampled.to(self.accelerator.device)).sum()
         if self.args.plays_ahead and step >= self.args.format_steps:
             versions = [version for row in self._batch.rows for version in row.version]
             for name, value in off_policy_metrics(out, versions, step, self.args, self.accelerator).items():
@@ -309,6 +317,10 @@ class MetaGRPOTrainer(ReferenceMixin, CheckpointMixin, MicroBatchTrainer):
             self._metrics["train"]["free_shots"].append(float(shots))
         return out
 
+    def sampled_tokens(self, shape: torch.Size) -> torch.Tensor | None:
+        batch = self._batch
+        return batch.sampled(shape[1]) if batch is not None and len(batch.rows) == shape[0] else None
+
     # ------------------------------------------------------------------ the exploration bonus
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
@@ -318,9 +330,7 @@ class MetaGRPOTrainer(ReferenceMixin, CheckpointMixin, MicroBatchTrainer):
         self._exploration.arm()
         with correction(self):
             loss = super()._compute_loss(model, inputs)
-        entropies = self._exploration.entropies(
-            inputs["choice_positions"], inputs["choice_ids"], inputs["prompt_ids"].shape[1]
-        )
+        entropies = self._exploration.entropies(inputs["choice_positions"], inputs["choice_ids"], self.index)
         # As TRL normalizes the policy's loss with loss_type=dapo: by the batch's action tokens, over all processes.
         share = self.current_gradient_accumulation_steps / self.args.steps_per_generation
         items = inputs["choice_items"].clamp(min=1.0) / self.accelerator.num_processes * share

@@ -15,9 +15,9 @@ pytestmark = pytest.mark.e2e
 ROWS, LIMIT = 8, 120
 
 
-def train(launcher: list[str], folder: Path, loss_type: str, rows: int, limit: int) -> dict:
-    """The weights and the logged metrics."""
-    command = [*launcher, "-m", "tests.e2e.uneven_steps", str(folder), loss_type, str(rows), str(limit)]
+def train(launcher: list[str], folder: Path, loss_type: str, rows: int, limit: int, *prompts: object) -> dict:
+    """The weights."""
+    command = [*launcher, "-m", "tests.e2e.uneven_steps", str(folder), loss_type, *map(str, (rows, limit, *prompts))]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
     return load_file(folder / "model.safetensors")
@@ -52,3 +52,17 @@ def test_two_processes_with_unequal_rows_equal_one(launcher, one, tmp_path):
     assert len(first) == len(second) > 8
     assert (1, 2) in second and (1, 2) not in first  # the second process, with short rows, kept in step
     assert all(rows == 1 or rows * width <= LIMIT for rows, width in first + second)
+
+
+@pytest.mark.parametrize("limit", [0, LIMIT])
+def test_two_processes_that_share_prefixes_equal_one_with_whole_rows(limit, tmp_path):
+    """They forward trees of other sizes, and equally many."""
+    expected = train([sys.executable], tmp_path / "one", "dapo", 2 * ROWS, 0, 3, "no")
+    assert not logged(tmp_path / "one", "forward/tokens")
+    for name, launcher in (("torchrun", TORCHRUN), ("ZeRO-3", ZERO3)):
+        folder = tmp_path / name
+        found = train(launcher, folder, "dapo", ROWS, limit, 3)
+        assert max(float((found[key] - expected[key]).abs().max()) for key in expected) <= 1e-5
+        assert logged(folder, "grad_norm") == pytest.approx(logged(tmp_path / "one", "grad_norm"), rel=1e-4)
+        assert len(passes(folder, 0)) == len(passes(folder, 1)) >= 4
+        assert sum(logged(folder, "forward/tokens")) < 0.6 * sum(logged(folder, "forward/row_tokens"))

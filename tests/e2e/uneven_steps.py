@@ -1,7 +1,10 @@
-"""Training steps on uneven rows, under any launcher: `-m tests.e2e.uneven_steps FOLDER LOSS ROWS LIMIT`.
+"""Training steps on uneven rows, under any launcher.
+
+    python -m tests.e2e.uneven_steps FOLDER LOSS ROWS LIMIT [PROMPTS SHARE]
 
 The first process has the longest rows. Writes the weights to FOLDER, and `passes-RANK.json` with the shapes of each
-process's forward passes.
+process's forward passes. With a number of PROMPTS the rows share them, and the update forwards them once unless SHARE
+is `no`.
 """
 
 import json
@@ -16,7 +19,7 @@ from uneven_rows import feed
 from metarlgym.runtime.run_process import run_process
 
 
-def main(folder: str, loss_type: str, rows: str, limit: str) -> None:
+def main(folder: str, loss_type: str, rows: str, limit: str, prompts: str = "0", share: str = "yes") -> None:
     group = terse("Doors-v0")
     trainer = make_trainer(
         folder,
@@ -28,11 +31,12 @@ def main(folder: str, loss_type: str, rows: str, limit: str) -> None:
         max_steps=4,
         loss_type=loss_type,
         micro_batch_tokens=int(limit) or None,
+        share_prefixes=share == "yes",
         optim="sgd",
         learning_rate=0.3,
         lr_scheduler_type="constant",
     )
-    feed(trainer, longest_first=True)
+    feed(trainer, longest_first=True, prompts=int(prompts))
     passes: list[tuple[int, ...]] = []
     inner = trainer.compute_loss
 

@@ -119,6 +119,7 @@ SHOWN_BY = {
     "training/test_field_outputs.py::test_checkpoints_as_asked_for": (
         "output_dir save_steps save_total_limit save_strategy"
     ),
+    "training/test_shared_prefixes.py::test_runs_end_at_the_same_weights": "share_prefixes",
     "training/test_field_outputs.py::test_lines_as_asked_for": "logging_strategy logging_steps logging_first_step",
     "training/test_field_outputs.py::test_evaluations_as_asked_for": (
         "eval_strategy eval_steps eval_delay eval_on_start eval_trials"

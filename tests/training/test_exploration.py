@@ -15,6 +15,7 @@ from metarlgym.rollout.thinking import Thinking
 from metarlgym.rollout.transcript import Transcript
 from metarlgym.tasks import TaskGroup
 from metarlgym.training.exploration import LegalEntropy, check_choices, choice_tensors
+from metarlgym.training.prefixes.forward import row_index
 from metarlgym.trial import Trial, TrialSettings
 
 
@@ -94,7 +95,7 @@ def test_entropy_equals_that_of_renormalized_logits(temperature):
     ids = torch.tensor([r.ids for r in rows])
     bonus.arm()
     logits = model(input_ids=ids).logits / temperature
-    found = bonus.entropies(tensors["choice_positions"], tensors["choice_ids"], prompt=3)
+    found = bonus.entropies(tensors["choice_positions"], tensors["choice_ids"], row_index(2, 6, 3, "cpu"))
     expected = []
     for i, r in enumerate(rows):
         for position, legal in r.choices.items():
@@ -127,9 +128,8 @@ def test_the_bonus_is_the_gradient_of_the_entropy_over_the_action_tokens(tmp_pat
     trainer._exploration.arm()
     inputs = torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1)
     trainer.model(input_ids=inputs, attention_mask=torch.cat([batch["prompt_mask"], batch["completion_mask"]], 1))
-    entropies = trainer._exploration.entropies(
-        batch["choice_positions"], batch["choice_ids"], batch["prompt_ids"].shape[1]
-    )
+    index = row_index(len(inputs), inputs.shape[1], batch["completion_ids"].shape[1], "cpu")
+    entropies = trainer._exploration.entropies(batch["choice_positions"], batch["choice_ids"], index)
     (-entropies.sum() / tokens).backward()
     alone = torch.cat([p.grad.flatten() for p in trainer.model.model.layers.parameters()])
     assert torch.allclose(bonus, alone, atol=1e-6)

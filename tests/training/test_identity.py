@@ -64,9 +64,8 @@ class Pair:
         group = terse("GuessNumber-v0", numbers=3, guesses=3)
         model, tokenizer, renderer = word_parts(group, layers=2)
         twin = copy.deepcopy(model)
-        self.ours = make_trainer(
-            folder, group, (model, tokenizer, renderer), episodes=1, credit="trial", scale_rewards=scale
-        )
+        settings = {"episodes": 1, "credit": "trial", "scale_rewards": scale, "share_prefixes": False}
+        self.ours = make_trainer(folder, group, (model, tokenizer, renderer), **settings)
         self.trl = plain_trainer(folder, self.ours, twin, lambda: self.ours._batch.rollout_output())
         rows = [dict(row) for row in self.ours.train_dataset.select(range(2)) for _ in range(4)]
         self.rows = {}
@@ -159,7 +158,7 @@ def test_whole_training_is_bitwise_equal(tmp_path, loss_type):
     start, twin = copy.deepcopy(parts[0]), copy.deepcopy(parts[0])
     recorded = []
     settings = {"episodes": 1, "credit": "trial", "max_steps": 3, "loss_type": loss_type}
-    ours = make_trainer(tmp_path, group, parts, {"on_trials": lambda *_: None}, **settings)
+    ours = make_trainer(tmp_path, group, parts, {"on_trials": lambda *_: None}, share_prefixes=False, **settings)
     ours.on_trials = lambda step, trajectories: recorded.append(ours._batch.rollout_output())
     ours.train()
     trl = plain_trainer(tmp_path, ours, twin, lambda: recorded.pop(0))

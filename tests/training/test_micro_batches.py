@@ -236,7 +236,8 @@ def test_rollouts_are_trained_on_as_before(tmp_path, settings):
     found = []
     for name, limit in (("before", None), ("after", 100)):
         given = {"per_device_train_batch_size": 12, "gradient_accumulation_steps": 2, **SGD, **settings}
-        trainer = make_trainer(tmp_path / name, GUESS, PARTS["GuessNumber-v0"](), micro_batch_tokens=limit, **given)
+        given |= {"micro_batch_tokens": limit, "share_prefixes": False}
+        trainer = make_trainer(tmp_path / name, GUESS, PARTS["GuessNumber-v0"](), **given)
         trials = []
         trainer.on_trials = lambda step, played, trials=trials: trials.extend(t.rows[0].ids for t in played)
         trainer.train()
@@ -251,7 +252,7 @@ def test_rollouts_are_trained_on_as_before(tmp_path, settings):
 
 
 def test_padding_is_logged_without_the_setting_too(tmp_path):
-    trainer = make_trainer(tmp_path, GUESS, PARTS["GuessNumber-v0"](), max_steps=1)
+    trainer = make_trainer(tmp_path, GUESS, PARTS["GuessNumber-v0"](), max_steps=1, share_prefixes=False)
     outputs = []
     inner = trainer._log_padding
     trainer._log_padding = lambda out: outputs.append(out) or inner(out)

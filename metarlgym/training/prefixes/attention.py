@@ -1,0 +1,163 @@
+"""Attention along the paths of a prefix tree, in place of PyTorch's fused attention (`sdpa`).
+
+Each node's tokens attend to the path from the root to themselves. Nodes with similar numbers of tokens form a batch,
+for which the keys and values of their paths are gathered, so that a common prefix's are there once for each branch;
+`sdpa` does the rest. A packed row with one mask over all its tokens would need none of this, but it takes the product
+of every token with every other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+from metarlgym.policies.grouped_attention import shared_keys_attention
+from metarlgym.training.prefixes.tree import Node, path_of
+
+SDPA = "sdpa"
+WASTE = 1.25
+"""Products of queries and keys that a batch may compute, padding included, for each that is needed."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Nodes whose attention is computed together."""
+
+    queries: torch.Tensor
+    """Shape `(n, q)`: indices in the packed row, padded on the right with 0."""
+    keys: torch.Tensor | None
+    """Shape `(n, k)`: the path before each node, padded on the left, and its own tokens. None: they are the queries."""
+    mask: torch.Tensor | None
+    """Bool, shape `(n or 1, 1, q, k)`: which keys a query attends to. None: all up to itself."""
+
+
+class TreeAttention:
+    """Computes the attention of all tokens of a packed row.
+
+    Args:
+        nodes: of the tree.
+        device: where the model is.
+    """
+
+    def __init__(self, nodes: Sequence[Node], device: torch.device) -> None:
+        self.batches: list[Batch] = []
+        found = []
+        size = 0
+        for group in _groups(nodes):
+            batch = _batch(nodes, group)
+            self.batches.append(
+                Batch(*(None if x is None else x.to(device) for x in (batch.queries, batch.keys, batch.mask)))
+            )
+            lengths = np.array([nodes[i].length for i in group])
+            there = np.arange(batch.queries.shape[1]) < lengths[:, None]
+            found.append((batch.queries.numpy()[there], size + np.flatnonzero(there)))
+            size += batch.queries.numel()
+        self.keys = sum(batch.keys.numel() for batch in self.batches if batch.keys is not None)
+        """Keys that are gathered in each layer."""
+        inverse = np.empty(sum(node.length for node in nodes), dtype=np.int64)
+        for tokens, places in found:
+            inverse[tokens] = places
+        self._inverse = torch.from_numpy(inverse).to(device)
+
+    def __call__(
+        self, module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **kwargs: Any
+    ) -> tuple[torch.Tensor, None]:
+        """Attend; arguments and results as for `sdpa_attention_forward`, of one row of `N` tokens."""
+        kwargs["is_causal"] = None
+        flat = [_flat(states) for states in (query, key, value)]
+        found = []
+        for batch in self.batches:
+            at = batch.queries if batch.keys is None else batch.keys
+            q, k, v = (_pick(*states, where) for states, where in zip(flat, (batch.queries, at, at), strict=True))
+            out, _ = shared_keys_attention(module, q, k, v, batch.mask, **kwargs)
+            found.append(out.flatten(0, 1))
+        return torch.cat(found).index_select(0, self._inverse)[None], None
+
+
+def _flat(states: torch.Tensor) -> tuple[torch.Tensor, int]:
+    """States of shape `(1, heads, N, d)` as `(N, heads x d)`, and the number of heads."""
+    return states[0].transpose(0, 1).flatten(1), states.shape[1]
+
+
+def _pick(states: torch.Tensor, heads: int, at: torch.Tensor) -> torch.Tensor:
+    """The states at some indices of shape `(n, t)`, as `(n, heads, t, d)`."""
+    return states.index_select(0, at.flatten()).view(*at.shape, heads, -1).transpose(1, 2)
+
+
+def _groups(nodes: Sequence[Node]) -> Iterator[list[int]]:
+    """Nodes by batch: those that begin a row apart from the others, and neighbours in size together."""
+
+    def size(i: int) -> tuple[int, int]:
+        return nodes[i].start, nodes[i].length
+
+    for roots in (True, False):
+        chosen = sorted((i for i, node in enumerate(nodes) if (node.start == 0) == roots), key=size)
+        group: list[int] = []
+        needed = 0
+        for i in chosen:
+            start, length = size(i)
+            most = max([length, *(nodes[j].length for j in group)])
+            before = max([start, *(nodes[j].start for j in group)])
+            computed = (len(group) + 1) * most * (before + most)
+            if group and computed > WASTE * (needed + length * (start + length)):
+                yield group
+                group, needed = [], 0
+            group.append(i)
+            needed += length * (start + length)
+        if group:
+            yield group
+
+
+def _batch(nodes: Sequence[Node], group: Sequence[int]) -> Batch:
+    width = max(nodes[i].length for i in group)
+    before = max(nodes[i].start for i in group)
+    queries = np.zeros((len(group), width), dtype=np.int64)
+    paths = np.zeros((len(group), before), dtype=np.int64)
+    for k, i in enumerate(group):
+        node = nodes[i]
+        queries[k, : node.length] = np.arange(node.offset, node.offset + node.length)
+        if node.parent >= 0:
+            paths[k, before - node.start :] = path_of(nodes, node.parent)
+    if not before:
+        return Batch(torch.from_numpy(queries), None, None)
+    own = np.tri(width, dtype=bool)[None]
+    starts = np.array([nodes[i].start for i in group])
+    if (starts == before).all():
+        earlier = np.ones((1, width, before), dtype=bool)
+    else:
+        earlier = np.broadcast_to((np.arange(before) >= before - starts[:, None])[:, None], (len(group), width, before))
+    mask = np.concatenate([earlier, np.broadcast_to(own, (len(earlier), width, width))], -1)[:, None]
+    return Batch(
+        torch.from_numpy(queries),
+        torch.from_numpy(np.concatenate([paths, queries], 1)),
+        torch.from_numpy(np.ascontiguousarray(mask)),
+    )
+
+
+def _attend(
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    tree: Callable[..., tuple[torch.Tensor, None]] | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    if tree is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    return tree(module, query, key, value, **kwargs)
+
+
+def install() -> None:
+    """Let models with fused attention follow a tree that they are called with (`tree=...`).
+
+    Without one they compute what they did, whatever process they are in. A name of its own would change the
+    behavior of models that compare the name with `sdpa`.
+    """
+    AttentionInterface.register(SDPA, _attend)
