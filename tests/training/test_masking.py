@@ -6,6 +6,9 @@ import pytest
 import torch
 from tiny import make_trainer, terse, word_parts
 
+from metarlgym.training.prefixes.trainer import ROWS, TREES, TRL
+
+PATHS = [TRL, ROWS, TREES]
 LOSSES = ["grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "luspo", "vespo"]
 
 
@@ -59,9 +62,10 @@ def policy_tokens(batch):
     return torch.cat([prompt, batch["completion_mask"] * batch["tool_mask"]], 1).bool()
 
 
+@pytest.mark.parametrize("path", [TRL, ROWS])
 @pytest.mark.parametrize("loss_type", LOSSES)
-def test_no_gradient_at_logits_that_predict_environment_tokens(trainer, batch, loss_type):
-    trainer.loss_type = loss_type
+def test_no_gradient_at_logits_that_predict_environment_tokens(trainer, batch, loss_type, path):
+    trainer.loss_type, trainer.path = loss_type, path
     gradient = gradient_at_the_head(trainer, batch)
     predicts_policy = torch.zeros(gradient.shape[:2], dtype=torch.bool)
     predicts_policy[:, :-1] = policy_tokens(batch)[:, 1:]
@@ -71,8 +75,20 @@ def test_no_gradient_at_logits_that_predict_environment_tokens(trainer, batch, l
 
 
 @pytest.mark.parametrize("loss_type", LOSSES)
-def test_huge_advantages_at_environment_tokens_change_no_gradient(trainer, batch, loss_type):
-    trainer.loss_type = loss_type
+def test_no_gradient_elsewhere_in_a_tree(trainer, batch, loss_type):
+    trainer.loss_type, trainer.path = loss_type, TREES
+    gradient = gradient_at_the_head(trainer, batch)
+    (tokens,) = {len(rows) for rows in gradient}
+    predictors = trainer.index[policy_tokens(batch)[:, batch["prompt_ids"].shape[1] :]].unique()
+    found = gradient[0].abs().sum(-1).nonzero()[:, 0]
+    assert len(predictors) < tokens
+    assert torch.equal(found, predictors)
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("loss_type", LOSSES)
+def test_huge_advantages_at_environment_tokens_change_no_gradient(trainer, batch, loss_type, path):
+    trainer.loss_type, trainer.path = loss_type, path
     gradients = []
     for value in (0.0, 1e9):
         advantages = torch.where(policy_tokens(batch)[:, batch["prompt_ids"].shape[1] :], batch["advantages"], value)

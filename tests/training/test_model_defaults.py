@@ -16,7 +16,7 @@ from metarlgym.rollout.thinking import Thinking
 from metarlgym.tasks import TaskGroup
 from metarlgym.training.arguments import parse
 from metarlgym.training.config import TASKS, _micro_batch
-from metarlgym.training.footprint import Rows, Shape, memory, random_rows, thought_room
+from metarlgym.training.footprint import HEAD_TILE, TILES_ON_CPU, Rows, Shape, memory, random_rows, thought_room
 from metarlgym.training.model_defaults import check_action_room, model_defaults
 from metarlgym.trial import TrialSettings
 
@@ -111,7 +111,7 @@ def test_shape_counts_what_the_model_has():
 
 def test_memory_follows_the_settings():
     def peak(*given):
-        return memory(parse([*BASE, *given]), Shape.of(SMALL), 200)
+        return memory(parse([*BASE, *given]), Shape.of(SMALL), 200, 200)
 
     full, lora = peak(), peak("--use_peft", "true")
     assert full.states == 16 * Shape.of(SMALL).parameters and lora.states == full.states // 4
@@ -171,16 +171,40 @@ def test_the_default_batch_fits_any_number_of_processes(world, steps, rows_per_t
 
 def test_the_reference_model_counts():
     def states(*given):
-        return memory(parse([*BASE, *given]), Shape.of(SMALL), 200).states
+        return memory(parse([*BASE, *given]), Shape.of(SMALL), 200, 200).states
 
     assert states("--beta", "0.1") == states() + 4 * Shape.of(SMALL).parameters
     assert states("--beta", "0.1", "--use_peft", "true") == states("--use_peft", "true")
     assert states("--rollouts_ahead", "1") == states() + 4 * Shape.of(SMALL).parameters  # the copy that plays
 
 
+def test_tokens_that_rows_share_count_once():
+    def need(sampled, common, *given):
+        settings = parse([*BASE, "--per_device_train_batch_size", "16", *given])
+        return memory(settings, Shape.of(SMALL), 200, sampled, common)
+
+    shape = Shape.of(SMALL)
+    gathered = 16 * 200 * shape.key_values * 4
+    assert need(200, 120).activations == shape.kept(120 + 16 * 80, 4) + gathered
+    assert need(200, 0).activations == shape.kept(16 * 200, 4)
+    bounded = need(200, 120, "--micro_batch_tokens", "600")
+    assert bounded.activations == shape.kept(600, 4) + 6 * 200 * shape.key_values * 4
+    head, tile = 4 * shape.vocabulary * shape.width, 4 * 16 * 10 * HEAD_TILE[1]
+    assert need(10, 120).logits == head + tile * (1 if torch.cuda.is_available() else TILES_ON_CPU)
+
+
+def test_random_play_shows_what_rows_share(chat):
+    group = TaskGroup("Doors-v0", {"doors": 2})
+    rows = random_rows(group, lambda: group.make_trial(TrialSettings(episodes=2)), chat)
+    assert 0 < rows.common <= rows.prompt
+    assert rows.sampled_at_most(8) == rows.turns * max(8, rows.action)
+
+
 def test_a_bound_in_tokens_decides_the_memory_of_an_update(chat):
     def activations(*given):
-        return memory(parse([*BASE, "--per_device_train_batch_size", "64", *given]), Shape.of(SMALL), 200).activations
+        return memory(
+            parse([*BASE, "--per_device_train_batch_size", "64", *given]), Shape.of(SMALL), 200, 200
+        ).activations
 
     shape = Shape.of(SMALL)
     assert activations() == shape.kept(64 * 200, 4)

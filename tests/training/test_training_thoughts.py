@@ -42,7 +42,7 @@ def forced_places(trainer, batch):
 
 @both
 def test_the_gradient_is_exactly_0_at_forced_tokens(tmp_path, opened):
-    trainer, batch = trained_on(tmp_path, opened)
+    trainer, batch = trained_on(tmp_path, opened, share_prefixes=False)
     kept = []
 
     def keep(module, args, output):
