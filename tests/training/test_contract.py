@@ -16,6 +16,7 @@ from trl import GRPOConfig, GRPOTrainer
 
 from metarlgym import MetaRLGymError
 from metarlgym.training.micro_batches import COMPLETION, PROMPT, WHOLE
+from metarlgym.training.prefixes.forward import scored_only
 from metarlgym.training.trainer import _rollout
 
 MOVED = "the seam moved: TRL changed "
@@ -214,6 +215,34 @@ def test_wide_advantages_weigh_tokens(plain):
     hook.remove()
     moved = kept[0].grad.abs().sum(-1).nonzero().tolist()
     assert moved == [[0, 2 + out["prompt_ids"].shape[1] - 1]], MOVED + "what (B, T) advantages mean"
+
+
+def test_the_head_can_be_computed_at_labelled_positions_alone(plain, monkeypatch):
+    from trl.trainer import utils
+
+    rows = []
+    inner = utils._ChunkedLogProbFunction.apply
+    monkeypatch.setattr(utils._ChunkedLogProbFunction, "apply", lambda h, *rest: rows.append(len(h)) or inner(h, *rest))
+    ids = torch.tensor([[1, 4, 5, 6, 7]])
+    labels = torch.tensor([[-100, 5, -100, 7, -100]])
+    call = {"input_ids": ids, "shift_labels": labels, "fused_lm_head": True}
+    whole = plain.model(**call)
+    with scored_only():
+        some = plain.model(**call)
+    assert rows == [5, 2], MOVED + "_use_triton in trl.trainer.utils decides which positions are computed"
+    assert torch.equal(some.log_probs[0, [0, 2, 4]], torch.zeros(3)), MOVED + "shift_labels or its -100"
+    torch.testing.assert_close(some.log_probs, whole.log_probs)
+    torch.testing.assert_close(some.entropy, whole.entropy)
+
+
+def test_the_method_that_scores(plain):
+    names = list(inspect.signature(GRPOTrainer._get_per_token_logps_and_entropies).parameters)
+    assert names[:8] == [
+        *("self", "model", "input_ids", "attention_mask", "logits_to_keep", "batch_size"),
+        *("compute_entropy", "compute_aux_loss"),
+    ], MOVED + "_get_per_token_logps_and_entropies"
+    for name in ("aux_loss_enabled", "top_entropy_quantile", "_entropy_bonus_enabled"):
+        assert hasattr(plain, name), MOVED + f"the attribute {name}"
 
 
 def test_a_mismatch_of_rows_is_reported(tmp_path):
