@@ -99,15 +99,13 @@ def _groups(nodes: Sequence[Node]) -> Iterator[list[int]]:
     for roots in (True, False):
         chosen = sorted((i for i, node in enumerate(nodes) if (node.start == 0) == roots), key=size)
         group: list[int] = []
-        needed = 0
+        needed = most = before = 0
         for i in chosen:
             start, length = size(i)
-            most = max([length, *(nodes[j].length for j in group)])
-            before = max([start, *(nodes[j].start for j in group)])
-            computed = (len(group) + 1) * most * (before + most)
-            if group and computed > WASTE * (needed + length * (start + length)):
+            most, before = max(most, length), max(before, start)
+            if group and (len(group) + 1) * most * (before + most) > WASTE * (needed + length * (start + length)):
                 yield group
-                group, needed = [], 0
+                group, needed, most, before = [], 0, length, start
             group.append(i)
             needed += length * (start + length)
         if group:
@@ -115,19 +113,19 @@ def _groups(nodes: Sequence[Node]) -> Iterator[list[int]]:
 
 
 def _batch(nodes: Sequence[Node], group: Sequence[int]) -> Batch:
-    width = max(nodes[i].length for i in group)
-    before = max(nodes[i].start for i in group)
-    queries = np.zeros((len(group), width), dtype=np.int64)
-    paths = np.zeros((len(group), before), dtype=np.int64)
-    for k, i in enumerate(group):
-        node = nodes[i]
-        queries[k, : node.length] = np.arange(node.offset, node.offset + node.length)
-        if node.parent >= 0:
-            paths[k, before - node.start :] = path_of(nodes, node.parent)
+    chosen = [nodes[i] for i in group]
+    lengths, offsets, starts = (np.array(x) for x in zip(*((n.length, n.offset, n.start) for n in chosen), strict=True))
+    width, before = lengths.max(), starts.max()
+    columns = np.arange(width)
+    queries = np.where(columns < lengths[:, None], offsets[:, None] + columns, 0)
     if not before:
         return Batch(torch.from_numpy(queries), None, None)
+    paths = np.zeros((len(group), before), dtype=np.int64)
+    known = {parent: path_of(nodes, parent) for parent in {node.parent for node in chosen} if parent >= 0}
+    for k, node in enumerate(chosen):
+        if node.parent >= 0:
+            paths[k, before - node.start :] = known[node.parent]
     own = np.tri(width, dtype=bool)[None]
-    starts = np.array([nodes[i].start for i in group])
     if (starts == before).all():
         earlier = np.ones((1, width, before), dtype=bool)
     else:

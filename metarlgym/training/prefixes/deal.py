@@ -49,11 +49,11 @@ def partition_trees(inputs: dict[str, Any], limit: int) -> list[list[int]]:
     mask = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], 1)
     scored = torch.cat([torch.zeros_like(inputs["prompt_mask"]), inputs["completion_mask"] * inputs["tool_mask"]], 1)
     rows = UnpaddedRows(ids, mask, scored)
-    order = rows.order()
+    order, lengths = rows.order(), rows.lengths.tolist()
     parts: list[list[int]] = []
     size = 0.0
     for row, shared in zip(order, rows.shared(order), strict=True):
-        length = rows.lengths[row]
+        length = lengths[row]
         added = length - shared + length / GATHERED if shared >= WORTH else length
         if parts and size + added <= limit:
             parts[-1].append(row)
@@ -61,5 +61,5 @@ def partition_trees(inputs: dict[str, Any], limit: int) -> list[list[int]]:
         else:
             parts.append([row])
             size = length
-    rest = [row for row, length in enumerate(rows.lengths) if not length]
+    rest = [row for row, length in enumerate(lengths) if not length]
     return [*parts[:-1], parts[-1] + rest] if parts else [rest]

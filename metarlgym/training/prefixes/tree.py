@@ -65,16 +65,18 @@ class PrefixTree:
         labels = np.full(size, IGNORED, dtype=np.int64)
         positions = np.zeros(size, dtype=np.int64)
         predictors = np.full(tuple(ids.shape), -1, dtype=np.int64)
+        places = np.arange(rows.tokens.shape[1])
+        paths = np.array([nodes[leaf].offset for leaf in leaves])[:, None] + places
         for row, leaf in enumerate(leaves):
-            if leaf < 0:
-                continue
-            path = path_of(nodes, leaf)
-            length = len(path)
-            packed[path] = rows.tokens[row][:length]
-            positions[path] = np.arange(length)
-            targets = rows.targets[row]
-            labels[path[targets - 1]] = rows.tokens[row][targets]
-            predictors[row, targets + rows.first[row]] = path[targets - 1]
+            if leaf >= 0 and nodes[leaf].parent >= 0:
+                paths[row, : rows.lengths[row]] = path_of(nodes, leaf)
+        forwarded = places < rows.lengths[:, None]
+        packed[paths[forwarded]] = rows.tokens[forwarded]
+        positions[paths[forwarded]] = np.broadcast_to(places, paths.shape)[forwarded]
+        owner, place = np.nonzero(rows.scored)
+        before = paths[owner, place - 1]
+        labels[before] = rows.tokens[owner, place]
+        predictors[owner, rows.first[owner] + place] = before
         tensors = map(torch.from_numpy, (packed, labels, positions, predictors))
         return cls(nodes, *tensors)
 
@@ -95,41 +97,42 @@ def path_of(nodes: Sequence[Node], leaf: int) -> np.ndarray:
 
 
 class UnpaddedRows:
-    """UnpaddedRows without padding.
+    """Rows without padding.
 
     Attributes:
-        tokens: of each row.
-        targets: indices of the scored tokens of each row, ascending.
-        lengths: number of tokens of each row to forward.
-        first: column of each row's first token.
+        tokens: shape `(B, longest)`, -1 after a row's end.
+        scored: bool, same shape.
+        lengths: shape `(B,)`: number of tokens of each row to forward.
+        first: shape `(B,)`: column of each row's first token.
         some_token: a token that the model knows.
     """
 
     def __init__(self, ids: torch.Tensor, mask: torch.Tensor, scored: torch.Tensor) -> None:
-        present = mask.bool().cpu().numpy()
-        values, wanted = ids.cpu().numpy(), scored.bool().cpu().numpy() & present
+        present, wanted = (x.bool().cpu().numpy() for x in (mask, scored))
+        values = ids.cpu().numpy()
+        counts = present.sum(1)
         self.first = present.argmax(1)
-        self.tokens = [row[keep] for row, keep in zip(values, present, strict=True)]
-        found = [np.flatnonzero(row[keep]) for row, keep in zip(wanted, present, strict=True)]
-        self.targets = [row[row > 0] for row in found]
-        self.lengths = [int(row[-1]) if len(row) else 0 for row in self.targets]
-
         self.some_token = int(values[present][0]) if present.any() else 0
+        places = np.arange(max(1, counts.max(initial=0)))
+        row, inside = np.arange(len(values))[:, None], places < counts[:, None]
+        columns = np.where(inside, self.first[:, None] + places, 0)
+        self.tokens = np.where(inside, values[row, columns], -1)
+        self.scored = inside & wanted[row, columns] & (places > 0)
+        self.lengths = np.where(self.scored, places, 0).max(1)
+        self._ends = np.where(places <= self.lengths[:, None], self.tokens, -1)
 
     def order(self) -> list[int]:
-        """UnpaddedRows with something to forward, sorted so that those that begin alike lie together."""
-        keys = {i: self.tokens[i][: n + 1].tolist() for i, n in enumerate(self.lengths) if n}
-        return sorted(keys, key=keys.__getitem__)
+        """Rows with something to forward, sorted so that those that begin alike lie together."""
+        keys = [row.tobytes() for row in (self._ends + 1).astype(">u4")]
+        return sorted(np.flatnonzero(self.lengths).tolist(), key=keys.__getitem__)
 
     def shared(self, order: Sequence[int]) -> list[int]:
         """Tokens that each row of `order` shares with the one before it; 0 for the first."""
-        counts = [0] * len(order)
-        for k in range(1, len(order)):
-            one, other = order[k - 1], order[k]
-            length = min(self.lengths[one], self.lengths[other]) + 1
-            differ = np.flatnonzero(self.tokens[one][:length] != self.tokens[other][:length])
-            counts[k] = max(0, (int(differ[0]) if len(differ) else length) - 1)
-        return counts
+        ends, lengths = self._ends[order], self.lengths[order]
+        differ = ends[1:] != ends[:-1]
+        shorter = np.minimum(lengths[1:], lengths[:-1])
+        same = np.where(differ.any(1), differ.argmax(1), shorter + 1)
+        return [0, *np.maximum(0, np.minimum(same, shorter + 1) - 1).tolist()][: len(order)]
 
 
 def _build(rows: UnpaddedRows) -> tuple[list[Node], list[int]]:
@@ -137,7 +140,8 @@ def _build(rows: UnpaddedRows) -> tuple[list[Node], list[int]]:
     order = rows.order()
     shared = rows.shared(order)
     nodes: list[Node] = []
-    leaves = [-1] * len(rows.lengths)
+    lengths = rows.lengths.tolist()
+    leaves = [-1] * len(lengths)
 
     def add(start: int, end: int, parent: int) -> int:
         if start == end:
@@ -151,10 +155,10 @@ def _build(rows: UnpaddedRows) -> tuple[list[Node], list[int]]:
     while waiting:
         low, high, start, parent = waiting.pop()
         if high - low == 1:
-            leaves[order[low]] = add(start, rows.lengths[order[low]], parent)
+            leaves[order[low]] = add(start, lengths[order[low]], parent)
             continue
         common = min(shared[low + 1 : high])
-        if common - start >= WORTH or common == rows.lengths[order[low]] == rows.lengths[order[high - 1]]:
+        if common - start >= WORTH or common == lengths[order[low]] == lengths[order[high - 1]]:
             parent = add(start, common, parent)
             start = common
         cuts = [low, *(k for k in range(low + 1, high) if shared[k] == common), high]
