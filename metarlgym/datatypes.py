@@ -170,6 +170,10 @@ class Optimum:
     kind: Literal["exact", "simulated", "upper_bound", "none"]
     se: float | None = None
     """Standard error of `total` where `kind` is `simulated`."""
+    lower: float | None = None
+    """Where `kind` is `upper_bound`: what the strongest known solver reaches, as a lower bound of the optimum."""
+    lower_se: float | None = None
+    """Standard error of `lower`; None or 0 if it is exact."""
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import numpy as np
 
@@ -497,6 +498,19 @@ class ForgetsFreeShots(Safe):
 class BelowNoMemory(Safe):
     def optimal_returns(self, episodes, free_shots=0):
         return Optimum(0.1 * (episodes - free_shots), (0.1,) * episodes, "exact")
+
+
+@breaks("optimum")
+class LowerBoundOfAnExactOptimum(Safe):
+    def optimal_returns(self, episodes, free_shots=0):
+        return replace(super().optimal_returns(episodes, free_shots), lower=0.0)
+
+
+@breaks("optimum")
+class LowerBoundAboveTheUpper(Safe):
+    def optimal_returns(self, episodes, free_shots=0):
+        best = super().optimal_returns(episodes, free_shots)
+        return replace(best, kind="upper_bound", lower=best.total + 1)
 
 
 @breaks("gymnasium")

@@ -154,8 +154,12 @@ def optimum(s: Subject) -> str | None:
             return f"{call} returned {shorten(best)}: return an Optimum of a known kind."
         if (best.kind == "none") != (best.total is None) or (best.total is None and best.curve is not None):
             return f"{call} has kind {best.kind!r} and total {best.total}: only kind 'none' has no total."
+        if best.lower is not None and best.kind != "upper_bound":
+            return f"{call} has lower={best.lower} and kind {best.kind!r}: a lower bound belongs to kind 'upper_bound'."
         if best.total is None:
             continue
+        if best.lower is not None and not best.lower <= best.total + 1e-6 + 5 * (best.lower_se or 0.0):
+            return f"{call} has lower={best.lower} above its upper bound {best.total}."
         low, high = env.reward_range
         turns = limit_of(inner(env)) or math.inf
         least, most = (min(0.0, low) * turns if low < 0 else 0.0), (high * turns if high > 0 else 0.0)

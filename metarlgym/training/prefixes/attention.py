@@ -58,8 +58,6 @@ class TreeAttention:
             there = np.arange(batch.queries.shape[1]) < lengths[:, None]
             found.append((batch.queries.numpy()[there], size + np.flatnonzero(there)))
             size += batch.queries.numel()
-        self.keys = sum(batch.keys.numel() for batch in self.batches if batch.keys is not None)
-        """Keys that are gathered in each layer."""
         inverse = np.empty(sum(node.length for node in nodes), dtype=np.int64)
         for tokens, places in found:
             inverse[tokens] = places

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from trl import GRPOTrainer
 
+from metarlgym.training.micro_batches import MEAN_OVER, TOKENS
 from metarlgym.training.prefixes.check import obstacle
 from metarlgym.training.prefixes.deal import together
 from metarlgym.training.prefixes.forward import Forward, Scores, forward_rows, forward_tree, row_index
@@ -87,7 +88,8 @@ class SharedPrefixTrainer(GRPOTrainer):
     @property
     def _by_micro_batch(self) -> bool:
         """Whether the gradient depends on which rows make a micro-batch."""
-        return self.loss_type == "bnpo" or self._entropy_bonus_enabled or self.top_entropy_quantile < 1
+        by_tokens = MEAN_OVER[self.loss_type] == TOKENS or self._entropy_bonus_enabled
+        return by_tokens or self.top_entropy_quantile < 1
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
         if self.path == TRL:
