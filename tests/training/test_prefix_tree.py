@@ -10,9 +10,9 @@ import pytest
 import torch
 from uneven_rows import uneven_batch
 
-from metarlgym.training.prefixes import deal, tree
+from metarlgym.training.prefixes import attention, deal, tree
 from metarlgym.training.prefixes.attention import TreeAttention
-from metarlgym.training.prefixes.deal import partition_trees, together
+from metarlgym.training.prefixes.deal import partition_trees, scored_tokens, together
 from metarlgym.training.prefixes.tree import IGNORED, PrefixTree, path_of
 
 
@@ -117,8 +117,8 @@ def test_attention_along_the_paths_is_that_of_whole_rows(seed, heads, worth):
     many, few = heads
     draw = torch.Generator().manual_seed(seed)
     states = [torch.randn(1, count, len(made.ids), 8, generator=draw, requires_grad=True) for count in (many, few, few)]
-    attention = TreeAttention(made.nodes, torch.device("cpu"))
-    out, _ = attention(layer(many // few), *states, scaling=0.3)
+    along_paths = TreeAttention(made.nodes, torch.device("cpu"))
+    out, _ = along_paths(layer(many // few), *states, scaling=0.3)
     assert out.shape == (1, len(made.ids), many, 8)
     weight = torch.randn(out.shape, generator=draw)
     ours = torch.autograd.grad((out * weight).sum(), states)
@@ -176,6 +176,32 @@ def test_each_row_is_in_one_tree_within_the_limit(seed, limit):
         wide = torch.cat([torch.zeros_like(batch["prompt_mask"]), scored], 1)[rows]
         assert len(rows) == 1 or len(PrefixTree.of(ids, mask, wide).ids) <= limit
     assert limit > 1 or len(parts) == int(scored.any(1).sum())
+
+
+def test_rows_that_the_exploration_bonus_alone_reads_count():
+    batch = batch_of(24, 0)
+    batch["tool_mask"] = torch.zeros_like(batch["tool_mask"])
+    batch["choice_positions"] = torch.tensor([[4, -1], [9, 12]] * 12)
+    assert scored_tokens(batch).sum(1).tolist() == [1, 2] * 12
+    parts = partition_trees(batch, 100)
+    assert len(parts) > 3 and sorted(row for part in parts for row in part) == list(range(24))
+
+
+def test_masks_stay_small(monkeypatch):
+    """Nodes that begin at many positions get batches of their own where one mask for all would be large."""
+    monkeypatch.setattr(attention, "MASK", 3000)
+    rng = random.Random(0)
+    rows = []
+    for task in range(4):
+        prompt = [rng.randrange(50) for _ in range(30 + 3 * task)]
+        rows += [prompt + [rng.randrange(50) for _ in range(20)] for _ in range(6)]
+    width = max(map(len, rows))
+    ids = torch.tensor([row + [0] * (width - len(row)) for row in rows])
+    mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
+    made = PrefixTree.of(ids, mask, mask.bool())
+    batches = TreeAttention(made.nodes, torch.device("cpu")).batches
+    assert len(batches) > 2
+    assert all(batch.mask is None or len(batch.mask) == 1 or batch.mask.numel() <= 3000 for batch in batches)
 
 
 def test_rows_without_scored_tokens_get_a_micro_batch_if_there_are_no_others():

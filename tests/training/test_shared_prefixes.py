@@ -13,7 +13,7 @@ from metarlgym import TaskGroup
 from metarlgym.models.scratch import byte_tokenizer
 from metarlgym.rollout.render import PlainRenderer
 from metarlgym.training.prefixes import tree
-from metarlgym.training.prefixes.attention import install
+from metarlgym.training.prefixes.attention import TreeAttention, install
 from metarlgym.training.prefixes.trainer import ROWS, TREES, TRL
 
 SGD = {"optim": "sgd", "learning_rate": 0.3, "max_grad_norm": 0.0, "lr_scheduler_type": "constant"}
@@ -267,6 +267,11 @@ def test_bfloat16(tmp_path):
     [
         (MistralConfig(**SIZES, **HEADS, sliding_window=64), {}, "it has layers of type sliding_attention"),
         (LlamaConfig(**SIZES, **HEADS, attn_implementation="eager"), {}, "its attention is eager, not sdpa"),
+        (
+            LlamaConfig(**SIZES, **HEADS, rope_parameters={"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}),
+            {},
+            "its positions depend on the longest row",
+        ),
         (LlamaConfig(**SIZES, **{**HEADS, "max_position_embeddings": 2048}), {"torch_compile": True}, "torch_compile"),
         (
             Qwen3MoeConfig(
@@ -276,7 +281,7 @@ def test_bfloat16(tmp_path):
             "load-balancing loss counts each token",
         ),
     ],
-    ids=["window", "eager", "compiled", "experts"],
+    ids=["window", "eager", "rope", "compiled", "experts"],
 )
 def test_the_reason_is_told_once(tmp_path, config, settings, reason):
     if reason.startswith("load"):
@@ -312,6 +317,14 @@ def test_a_model_that_ignores_the_tree_is_found_out(tmp_path, monkeypatch):
         lambda *args, tree=None, **kwargs: sdpa_attention.sdpa_attention_forward(*args[:4], None, **kwargs),
     )
     monkeypatch.setattr("metarlgym.training.prefixes.check.install", lambda: None)
+    trainer.choose_path(torch.float32)
+    assert trainer.path == ROWS and "only 0 of its 2 layers follow a tree" in trainer.told[0]
+
+
+def test_other_log_probabilities_are_found_out(tmp_path, monkeypatch):
+    trainer = trainer_of(tmp_path)
+    inner = TreeAttention.__call__
+    monkeypatch.setattr(TreeAttention, "__call__", lambda self, m, q, k, v, **rest: inner(self, m, q, k, -v, **rest))
     trainer.choose_path(torch.float32)
     assert trainer.path == ROWS and "log-probabilities differ by" in trainer.told[0]
 

@@ -21,6 +21,8 @@ from metarlgym.policies.grouped_attention import shared_keys_attention
 from metarlgym.training.prefixes.tree import Node, path_of
 
 SDPA = "sdpa"
+MASK = 2**22
+"""Elements of the mask of a batch of nodes that begin at different positions, at most."""
 WASTE = 1.25
 """Products of queries and keys that a batch may compute, padding included, for each that is needed."""
 
@@ -35,6 +37,9 @@ class Batch:
     """Shape `(n, k)`: the path before each node, padded on the left, and its own tokens. None: they are the queries."""
     mask: torch.Tensor | None
     """Bool, shape `(n or 1, 1, q, k)`: which keys a query attends to. None: all up to itself."""
+
+    def to(self, device: torch.device) -> Batch:
+        return Batch(*(None if x is None else x.to(device) for x in (self.queries, self.keys, self.mask)))
 
 
 class TreeAttention:
@@ -51,9 +56,7 @@ class TreeAttention:
         size = 0
         for group in _groups(nodes):
             batch = _batch(nodes, group)
-            self.batches.append(
-                Batch(*(None if x is None else x.to(device) for x in (batch.queries, batch.keys, batch.mask)))
-            )
+            self.batches.append(batch.to(device))
             lengths = np.array([nodes[i].length for i in group])
             there = np.arange(batch.queries.shape[1]) < lengths[:, None]
             found.append((batch.queries.numpy()[there], size + np.flatnonzero(there)))
@@ -62,20 +65,39 @@ class TreeAttention:
         for tokens, places in found:
             inverse[tokens] = places
         self._inverse = torch.from_numpy(inverse).to(device)
+        self._masks: dict[torch.dtype, list[torch.Tensor | None]] = {}
+        self.calls = 0
+        """Number of layers that followed the tree so far."""
 
     def __call__(
         self, module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **kwargs: Any
     ) -> tuple[torch.Tensor, None]:
         """Attend; arguments and results as for `sdpa_attention_forward`, of one row of `N` tokens."""
+        self.calls += 1
         kwargs["is_causal"] = None
         flat = [_flat(states) for states in (query, key, value)]
         found = []
-        for batch in self.batches:
+        for batch, mask in zip(self.batches, self._added(query.dtype), strict=True):
             at = batch.queries if batch.keys is None else batch.keys
             q, k, v = (_pick(*states, where) for states, where in zip(flat, (batch.queries, at, at), strict=True))
-            out, _ = shared_keys_attention(module, q, k, v, batch.mask, **kwargs)
+            out, _ = shared_keys_attention(module, q, k, v, mask, **kwargs)
             found.append(out.flatten(0, 1))
         return torch.cat(found).index_select(0, self._inverse)[None], None
+
+    def _added(self, dtype: torch.dtype) -> list[torch.Tensor | None]:
+        """The masks as numbers to add. From a bool mask each layer would make its own, and keep it until its backward
+        pass.
+        """
+        if dtype not in self._masks:
+            self._masks[dtype] = [
+                None
+                if batch.mask is None
+                else torch.zeros(batch.mask.shape, dtype=dtype, device=batch.mask.device).masked_fill_(
+                    ~batch.mask, -torch.inf
+                )
+                for batch in self.batches
+            ]
+        return self._masks[dtype]
 
 
 def _flat(states: torch.Tensor) -> tuple[torch.Tensor, int]:
@@ -101,7 +123,10 @@ def _groups(nodes: Sequence[Node]) -> Iterator[list[int]]:
         for i in chosen:
             start, length = size(i)
             most, before = max(most, length), max(before, start)
-            if group and (len(group) + 1) * most * (before + most) > WASTE * (needed + length * (start + length)):
+            computed = (len(group) + 1) * most * (before + most)
+            # Nodes with equal starts have one mask together, others one each.
+            apart = group and nodes[group[0]].start != start and computed > MASK
+            if group and (apart or computed > WASTE * (needed + length * (start + length))):
                 yield group
                 group, needed, most, before = [], 0, length, start
             group.append(i)

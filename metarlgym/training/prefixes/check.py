@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -16,6 +17,10 @@ from metarlgym.training.prefixes.tree import WORTH
 
 COMMON, BRANCHES = WORTH + 4, (12, 9, 3)
 """Tokens that the rows of the check have in common, and those that follow in each."""
+
+
+CHANGING = frozenset({"dynamic", "longrope"})
+"""Kinds of rotary positions whose frequencies follow the number of columns of a batch."""
 
 
 def obstacle(trainer: Any, dtype: torch.dtype) -> str | None:
@@ -50,6 +55,8 @@ def configured_obstacle(config: Any, args: Any) -> str | None:
         return "torch_compile would compile anew for each tree"
     if kinds:
         return f"it has layers of type {', '.join(sorted(kinds))}"
+    if scales := CHANGING & set(_rope_types(getattr(text, "rope_parameters", None))):
+        return f"its positions depend on the longest row (rope_type {', '.join(sorted(scales))})"
     if text.model_type + (" with alibi" if getattr(text, "alibi", False) else "") in ALIBI:
         return "it derives positions from a mask of padding"
     if config._attn_implementation not in (None, SDPA):  # None: before it is loaded
@@ -57,6 +64,15 @@ def configured_obstacle(config: Any, args: Any) -> str | None:
     if (getattr(text, "max_position_embeddings", None) or COMMON + max(BRANCHES)) < COMMON + max(BRANCHES):
         return "its context is too short for prefixes worth sharing"
     return None
+
+
+def _rope_types(parameters: Any) -> Iterator[str]:
+    """The kinds of rotary positions in a config, which may be listed by kind of layer."""
+    if isinstance(parameters, dict):
+        if isinstance(kind := parameters.get("rope_type"), str):
+            yield kind
+        for value in parameters.values():
+            yield from _rope_types(value)
 
 
 def _by_comparison(trainer: Any, dtype: torch.dtype) -> str | None:
@@ -75,7 +91,7 @@ def _by_comparison(trainer: Any, dtype: torch.dtype) -> str | None:
     try:
         with torch.no_grad(), trainer.accelerator.autocast():
             whole = forward_rows(model, ids, mask, scored, entropy=False, aux_loss=False).logps
-            shared = forward_tree(model, ids, mask, scored, entropy=False).logps
+            found = forward_tree(model, ids, mask, scored, entropy=False)
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # a model's own code may raise anything
@@ -83,5 +99,8 @@ def _by_comparison(trainer: Any, dtype: torch.dtype) -> str | None:
         return f"it cannot be called with a tree ({line})"
     finally:
         model.train(training)
-    problem = compare(shared[scored].float().cpu(), whole[scored].float().cpu(), dtype)
+    layers = model.config.get_text_config().num_hidden_layers
+    if found.forward.layers < layers:  # where attention matters little yet, log-probabilities would not show it
+        return f"only {found.forward.layers} of its {layers} layers follow a tree"
+    problem = compare(found.logps[scored].float().cpu(), whole[scored].float().cpu(), dtype)
     return None if problem is None else f"log-probabilities {problem} from those of whole rows"

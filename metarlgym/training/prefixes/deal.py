@@ -34,11 +34,24 @@ def together(batches: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{**batch, **part} for batch, part in zip(batches, parts, strict=True)]
 
 
+def scored_tokens(inputs: dict[str, Any]) -> torch.Tensor:
+    """The completion tokens whose log-probability or hidden state a loss uses: bool, shape `(B, T)`.
+
+    Args:
+        inputs: TRL's tensors by name.
+    """
+    scored = (inputs["completion_mask"] * inputs.get("tool_mask", 1)).bool()
+    if "choice_positions" in inputs:  # where the exploration bonus reads
+        row, point = (inputs["choice_positions"] >= 0).nonzero(as_tuple=True)
+        scored[row, inputs["choice_positions"][row, point]] = True
+    return scored
+
+
 def partition_trees(inputs: dict[str, Any], limit: int) -> list[list[int]]:
     """Deal rows into micro-batches of which each forwards a tree of bounded size.
 
     Args:
-        inputs: `prompt_ids`, `completion_ids`, their masks, and `tool_mask` with 1 at tokens to score.
+        inputs: TRL's tensors by name.
         limit: most tokens of a tree. Keys that are gathered for branches count one in `GATHERED`. A longer row gets a
             micro-batch of its own.
 
@@ -47,8 +60,7 @@ def partition_trees(inputs: dict[str, Any], limit: int) -> list[list[int]]:
     """
     ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], 1)
     mask = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], 1)
-    scored = torch.cat([torch.zeros_like(inputs["prompt_mask"]), inputs["completion_mask"] * inputs["tool_mask"]], 1)
-    rows = UnpaddedRows(ids, mask, scored)
+    rows = UnpaddedRows(ids, mask, torch.cat([torch.zeros_like(inputs["prompt_mask"]), scored_tokens(inputs)], 1))
     order, lengths = rows.order(), rows.lengths.tolist()
     parts: list[list[int]] = []
     size = 0.0

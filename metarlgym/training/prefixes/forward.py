@@ -28,6 +28,8 @@ class Forward:
     """In whole rows, with padding."""
     scored: int = 0
     """Positions at which the head was computed."""
+    layers: int = 0
+    """Layers whose attention followed a tree; not summed."""
 
     def __iadd__(self, other: Forward) -> Forward:
         self.tokens += other.tokens
@@ -74,6 +76,7 @@ def forward_tree(model: Any, ids: torch.Tensor, mask: torch.Tensor, scored: torc
     """
     tree = PrefixTree.of(ids, mask, _wide(scored, ids))
     device = ids.device
+    attention = TreeAttention(tree.nodes, device)
     with scored_only():
         out = model(
             input_ids=tree.ids[None].to(device),
@@ -82,7 +85,7 @@ def forward_tree(model: Any, ids: torch.Tensor, mask: torch.Tensor, scored: torc
             position_ids=tree.positions[None].to(device),
             shift_labels=tree.labels[None].to(device),
             fused_lm_head=True,
-            tree=TreeAttention(tree.nodes, device),
+            tree=attention,
         )
     predictors = tree.predictors[:, -scored.shape[1] :].to(device)
     index = predictors.clamp(min=0)
@@ -96,7 +99,7 @@ def forward_tree(model: Any, ids: torch.Tensor, mask: torch.Tensor, scored: torc
         by_row(out.entropy) if entropy else None,
         None,
         index,
-        Forward(len(tree.ids), ids.numel(), tree.scored),
+        Forward(len(tree.ids), ids.numel(), tree.scored, attention.calls),
     )
 
 

@@ -17,7 +17,7 @@ from trl import GRPOTrainer
 
 from metarlgym.training.micro_batches import MEAN_OVER, TOKENS
 from metarlgym.training.prefixes.check import obstacle
-from metarlgym.training.prefixes.deal import together
+from metarlgym.training.prefixes.deal import scored_tokens, together
 from metarlgym.training.prefixes.forward import Forward, Scores, forward_rows, forward_tree, row_index
 
 TRL, ROWS, TREES = "trl", "rows", "trees"
@@ -96,12 +96,8 @@ class SharedPrefixTrainer(GRPOTrainer):
             shape = inputs["completion_ids"].shape
             self.index = row_index(len(inputs["prompt_ids"]), inputs["prompt_ids"].shape[1] + shape[1], shape[1], "cpu")
             return super()._compute_loss(model, inputs)
-        scored = (inputs["completion_mask"] * inputs.get("tool_mask", 1)).bool()
-        if "choice_positions" in inputs:  # the exploration bonus reads the hidden states there
-            row, point = (inputs["choice_positions"] >= 0).nonzero(as_tuple=True)
-            scored[row, inputs["choice_positions"][row, point]] = True
         self._forwarded = self._forwarded or Forward()
-        with self.scoring(scored):
+        with self.scoring(scored_tokens(inputs)):
             loss = super()._compute_loss(model, inputs)
         if self.accelerator.sync_gradients:
             self._log_forwarded()
