@@ -1,7 +1,7 @@
 """Claim: a training step of MetaGRPOTrainer with SmolLM2 takes at most 1.1 times as long as one of TRL's
 own GRPOTrainer on the same rows, with at most 1.03 times the peak memory.
 
-Ours is `MetaGRPOTrainer` as `--config chat_doors_smollm2` sets it up; random legal play stands in for the model's
+Ours is `MetaGRPOTrainer` as `--config chat_doors_smollm2` sets it up, with `share_prefixes: false`; random legal play stands in for the model's
 actions, so that nothing is generated: trials are played, rendered and credited as in a run. TRL's trainer gets the very
 same rows from a `rollout_func` that returns them, with its own advantages `(B,)`, and the same settings otherwise.
 
@@ -59,6 +59,7 @@ def measure(variant: str, model: str, rows: Path, steps: int, shape: str) -> dic
     with tempfile.TemporaryDirectory() as folder:
         given = f"--output_dir {folder} --model_name_or_path {model} --max_steps {steps} --save_strategy no {shape}"
         given += " --format_steps 0"  # whose loss TRL does not have
+        given += " --share_prefixes false"  # TRL's own passes; train_step.py measures what sharing saves
         settings = parse(["--config", str(CONFIG), *given.split()])
         args = settings.grpo
         args.disable_tqdm = True

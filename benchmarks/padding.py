@@ -119,6 +119,7 @@ def update(lengths: Lengths, micro: int, limit: int | None) -> tuple[Seconds, fl
             per_device_train_batch_size=micro,
             gradient_accumulation_steps=ROWS // micro,
             micro_batch_tokens=limit,
+            share_prefixes=False,
             max_steps=2,
             optim="sgd",
             logging_steps=1,
