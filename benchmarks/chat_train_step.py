@@ -1,9 +1,10 @@
 """Claim: a training step of MetaGRPOTrainer with SmolLM2 takes at most 1.1 times as long as one of TRL's
 own GRPOTrainer on the same rows, with at most 1.03 times the peak memory.
 
-Ours is `MetaGRPOTrainer` as `--config chat_doors_smollm2` sets it up, with `share_prefixes: false`; random legal play stands in for the model's
-actions, so that nothing is generated: trials are played, rendered and credited as in a run. TRL's trainer gets the very
-same rows from a `rollout_func` that returns them, with its own advantages `(B,)`, and the same settings otherwise.
+Ours is `MetaGRPOTrainer` as `--config chat_doors_smollm2` sets it up, with `share_prefixes: false`; random legal play
+stands in for the model's actions, so that nothing is generated: trials are played, rendered and credited as in a run.
+TRL's trainer gets the very same rows from a `rollout_func` that returns them, with its own advantages `(B,)`, and the
+same settings otherwise.
 
 Each measurement is a process of its own, because peak memory (VmHWM) belongs to a process; the two trainers take turns,
 ours first, since it writes the rows that the other replays. A step is the time from the end of one step to the end of
