@@ -16,8 +16,8 @@ import importlib
 import inspect
 import re
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Container
+from dataclasses import dataclass, field, fields
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
@@ -40,6 +40,12 @@ class EnvSpec:
     kwargs: dict[str, Any] = field(default_factory=dict)
     summary: str = ""
     """One line for `metarlgym list`."""
+    trial: dict[str, Any] = field(default_factory=dict)
+    """Defaults of its trials: fields of `TrialSettings`."""
+
+    def trial_defaults(self, given: Container[str] = ()) -> dict[str, Any]:
+        """The defaults of its trials for settings that are not given."""
+        return {name: value for name, value in self.trial.items() if name not in given}
 
 
 _REGISTRY: dict[str, EnvSpec] = {}
@@ -54,6 +60,7 @@ def register(
     *,
     kwargs: dict[str, Any] | None = None,
     summary: str = "",
+    trial: dict[str, Any] | None = None,
 ) -> None:
     """Register an environment class under `Name-vN`.
 
@@ -62,16 +69,22 @@ def register(
         entry_point: `"module:Class"`, imported on first use, or the class itself.
         kwargs: default keyword arguments.
         summary: one line.
+        trial: what its trials have where nothing else is asked for, such as `{"episodes": 3, "max_total_turns": 9}`;
+            fields of `TrialSettings`. Taken over by `play`, `eval`, `train`, `make` and gymnasium's `-Trial` form.
 
     Raises:
-        ConfigError: the id has no version or is taken.
+        ConfigError: the id has no version or is taken, or a trial has no such setting.
     """
     name, _, version = env_id.rpartition("-v")
     if not name or not version.isdigit():
         raise ConfigError(f"env_id={env_id!r} has no version: write it as {env_id.rstrip('-')}-v0.")
     if env_id in _REGISTRY:
         raise ConfigError(f"env_id={env_id!r} is registered already ({_REGISTRY[env_id].entry_point}): use a new one.")
-    _REGISTRY[env_id] = EnvSpec(env_id, entry_point, dict(kwargs or {}), summary)
+    known = [each.name for each in fields(TrialSettings)]
+    for setting in trial or {}:
+        if setting not in known:
+            raise ConfigError(f"trial={trial!r}: trials have no setting {setting!r}: use {', '.join(known)}.")
+    _REGISTRY[env_id] = EnvSpec(env_id, entry_point, dict(kwargs or {}), summary, dict(trial or {}))
     if env_id in _announced:
         _announced.remove(env_id)
     else:
@@ -95,7 +108,7 @@ def _make_for_gymnasium(*, env_id: str = "", trial: bool = False, render_mode: s
     if render_mode not in (None, "ansi"):
         raise ConfigError(f"render_mode={render_mode!r} is not known to {env_id}, whose output is text: use 'ansi'.")
     if trial:
-        kwargs.setdefault("episodes", 3)
+        kwargs.setdefault("episodes", spec(env_id).trial.get("episodes", TrialSettings.episodes))
     env = make(env_id, **kwargs)
     env.render_mode = render_mode
     return env
@@ -187,6 +200,14 @@ def spec(env_id: str) -> EnvSpec:
     return _REGISTRY[env_id]
 
 
+def trial_defaults(env_id: str, given: Container[str]) -> dict[str, Any]:
+    """What the trials of an environment have for settings that are not given; nothing for an unknown id."""
+    try:
+        return spec(env_id).trial_defaults(given)
+    except ConfigError:  # told when the environment is made
+        return {}
+
+
 def _is_in(env_id: str, module: str) -> bool:
     """Whether an environment's class is in a module or, for a package, below it."""
     entry = _REGISTRY[env_id].entry_point
@@ -199,8 +220,9 @@ def make(env_id: str, *, episodes: int | None = None, **kwargs: Any) -> Env:
 
     Args:
         env_id: registered id.
-        episodes: H; with it, `free_shots`, `memory`, `stop_on_success` and `max_total_turns` go to the trial.
-            `max_total_turns` alone makes a trial of as many episodes as the budget allows.
+        episodes: H; with it, `free_shots`, `memory`, `stop_on_success` and `max_total_turns` go to the trial, which
+            has the id's own defaults where they are not given. `max_total_turns` alone makes a trial of as many
+            episodes as the budget allows.
         **kwargs: keyword arguments of the environment.
     """
     entry = spec(env_id)
@@ -209,6 +231,7 @@ def make(env_id: str, *, episodes: int | None = None, **kwargs: Any) -> Env:
     if is_trial:
         trial_names = ("free_shots", "memory", "stop_on_success", "max_total_turns")
         trial_kwargs = {name: kwargs.pop(name) for name in trial_names if name in kwargs}
+        trial_kwargs = entry.trial_defaults({"episodes", *trial_kwargs}) | trial_kwargs
     cls: Any = entry.entry_point
     if isinstance(cls, str):
         module, _, name = cls.partition(":")

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import Any
 
-from metarlgym.datatypes import JSON, ConfigError, Task
+from metarlgym.datatypes import JSON, ConfigError, Optimum, Task
 from metarlgym.env import Env
 from metarlgym.registry import make, spec
 from metarlgym.seeding import derive
@@ -50,6 +50,16 @@ class TaskGroup:
     def make_trial(self, settings: TrialSettings) -> Trial:
         """A fresh trial on a fresh environment of this group."""
         return settings.make(self.make_env())
+
+    def optimum(self, settings: TrialSettings) -> Optimum | None:
+        """The best expected return of such trials; None if it is not known.
+
+        It is not known where tasks are not drawn from the whole prior, or a budget of turns buys episodes.
+        """
+        if self.content_split or settings.max_total_turns is not None:
+            return None
+        optimum = self.env.optimal_returns(settings.most_episodes, settings.free_shots)
+        return optimum if optimum.total is not None else None
 
     @property
     def content_split(self) -> bool:

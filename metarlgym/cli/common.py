@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,6 +13,7 @@ from rich.console import Console
 
 from metarlgym.datatypes import ConfigError
 from metarlgym.files import place_problem
+from metarlgym.registry import spec
 from metarlgym.runtime.faults import describe_fault
 from metarlgym.runtime.guard import owner
 
@@ -22,9 +24,31 @@ PICTURES = (".png", ".pdf", ".svg")
 
 EnvArgs = Annotated[str | None, typer.Option("--env-args", metavar="JSON", help=ENV_ARGS_HELP)]
 Memory = Annotated[
-    str, typer.Option("--memory", help="Earlier episodes that the policy sees: full, none, or last_K such as last_2.")
+    str | None,
+    typer.Option(
+        "--memory",
+        help="Earlier episodes that the policy sees: full, none, or last_K such as last_2.",
+        show_default="the environment's, else full",
+    ),
 ]
-FreeShots = Annotated[int, typer.Option("--free-shots", help="The first F episodes do not count.")]
+FreeShots = Annotated[
+    int | None,
+    typer.Option("--free-shots", help="The first F episodes do not count.", show_default="the environment's, else 0"),
+]
+
+
+def print_own(console: Console, env_id: str, given: Mapping[str, Any]) -> None:
+    """Say which settings of trials come from the environment's registration.
+
+    Args:
+        console: where.
+        env_id: the environment.
+        given: settings by name; None where nothing was given.
+    """
+    taken = spec(env_id).trial_defaults([name for name, value in given.items() if value is not None])
+    if taken:
+        named = ", ".join(f"{name} {value}" for name, value in taken.items())
+        console.print(f"trials of {env_id}: {named}", highlight=False, soft_wrap=True)
 
 
 Period = Annotated[int | None, typer.Option(help="Segment length for law regular.", show_default="20")]

@@ -20,6 +20,7 @@ from metarlgym.cli.common import (
     output,
     parse_env_args,
     parse_json,
+    print_own,
     used,
 )
 from metarlgym.cli.eval_model import action_tokens_of, find_temperature, is_tiny, load_for
@@ -261,7 +262,8 @@ def command(
         "chat_template_kwargs": template_kwargs,
     }
     merged = run.merged(asked)
-    play = PlaySettings.of(merged, run.free_shots(free_shots))
+    shots = run.free_shots(free_shots)
+    play = PlaySettings.of(merged, shots)
     if run.from_scratch() and renderer is None:
         play = replace(play, renderer="plain")
     group = play.group()
@@ -283,6 +285,7 @@ def command(
         console.print(f"from {run.path}: {', '.join(run.taken)}", soft_wrap=True)
     if left_out := run.left_out():
         console.print(f"not taken from it: {', '.join(left_out)} (here all tokens may be sampled)", soft_wrap=True)
+    print_own(console, group.env_id, {**merged, "free_shots": shots})
     played: list[MetaTrajectory] = []
     rules = group.make_trial(settings.trial).rules()
 

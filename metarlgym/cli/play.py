@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from metarlgym.cli.common import EnvArgs, FreeShots, Memory, check_writable, output, parse_env_args
+from metarlgym.cli.common import EnvArgs, FreeShots, Memory, check_writable, output, parse_env_args, print_own
 from metarlgym.datatypes import MetaTrajectory, Optimum
 from metarlgym.files import write_json
 from metarlgym.rollout.play_settings import PlaySettings
@@ -41,9 +41,12 @@ class Player(StrEnum):
 
 def command(
     env_id: Annotated[str, typer.Argument(help="Environment, such as Doors-v0; see metarlgym list.")],
-    episodes: Annotated[int, typer.Option("--episodes", "-H", help="Episodes per trial.")] = 3,
-    free_shots: FreeShots = 0,
-    memory: Memory = "full",
+    episodes: Annotated[
+        int | None,
+        typer.Option("--episodes", "-H", help="Episodes per trial.", show_default="the environment's, else 3"),
+    ] = None,
+    free_shots: FreeShots = None,
+    memory: Memory = None,
     seed: Annotated[
         int | None, typer.Option(help="Seed for task and environment noise.", show_default="random")
     ] = None,
@@ -69,12 +72,14 @@ def command(
     make_trial()  # rejects contradictory arguments early
     check_writable(save, "save")
     console = output()
+    print_own(console, group.env_id, {"episodes": episodes, "memory": memory, "free_shots": free_shots})
     task = group.task(0)
     if show_task:
         console.print(f"hidden task: {json.dumps(task.params)}", style="yellow")
     show = _shower(console)
-    if free_shots:
-        show("note", f"free shots: episodes 1 to {free_shots} do not count" if free_shots > 1 else FIRST_FREE)
+    shots = play.trial.free_shots
+    if shots:
+        show("note", f"free shots: episodes 1 to {shots} do not count" if shots > 1 else FIRST_FREE)
     player = (
         HumanPolicy(_reader(console), show)
         if policy is Player.human
@@ -88,12 +93,13 @@ def command(
         console.print(f"the trial ended by an error: {trajectory.error}", style="red")
     console.print()
     random_curve = _random_curve(group, make_trial)
-    optimum = None if group.content_split else group.env.optimal_returns(episodes, free_shots)
+    optimum = group.optimum(play.trial)
     who = "you" if policy is Player.human else policy.value
-    console.print(_table(trajectory, free_shots, who, optimum, random_curve))
-    bound = group.env.no_memory_bound(episodes)
+    console.print(_table(trajectory, shots, who, optimum, random_curve))
+    most = play.trial.most_episodes
+    bound = group.env.no_memory_bound(most)
     if bound is not None:
-        console.print(f"best possible without memory: {bound:.2f} over all {episodes} episodes")
+        console.print(f"best possible without memory: {bound:.2f} over all {most} episodes")
     console.print(f"seed {seed}: --seed {seed} plays the same trial again")
     if save is not None:
         console.print(f"written: {save}", soft_wrap=True)

@@ -93,14 +93,14 @@ class RunSettings:
 
         return self._note(name, next(f.default for f in dataclasses.fields(MetaGRPOConfig) if f.name == name))
 
-    def free_shots(self, given: int | None) -> int:
-        """Free shots at the run's end, as used in its own evaluation."""
+    def free_shots(self, given: int | None) -> int | None:
+        """Free shots at the run's end, as used in its own evaluation; None: neither given nor known."""
         if given is not None or self.settings.get("free_shots") is None:
-            return given or 0
+            return given
         from metarlgym.training.schedule import Schedule
 
         schedule = Schedule.parse("free_shots", self.settings["free_shots"])
-        return self._note("free_shots", round(schedule(self.settings.get("max_steps") or 0)))
+        return int(self._note("free_shots", round(schedule(self.settings.get("max_steps") or 0))))
 
     def from_scratch(self) -> bool:
         """Whether the run created its model from scratch; such a model always uses the plain renderer."""

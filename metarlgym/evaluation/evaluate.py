@@ -192,13 +192,15 @@ class _Evaluation:
         if keep is not None:
             keep.extend(main)
         report = self._summary(main)
-        optimum = self._optimum()
+        # Of all episodes, whether they count or not, like the return beside it.
+        optimum = self.group.optimum(replace(settings.trial, free_shots=0))
         if settings.baselines:
             totals = self._matrix(self.play("random", RandomPolicy(), None)).sum(1)
             report.random, report.random_ci95 = mean_ci(totals)
         if optimum:
             report.optimum, report.optimum_kind = optimum.total, optimum.kind
             report.optimum_curve = list(optimum.curve) if optimum.curve else None
+            report.optimum_lower = optimum.lower
         report.no_memory_bound = self.group.env.no_memory_bound(settings.trial.most_episodes)
         report.normalized_score = normalized_score(report.return_mean, report.optimum, report.random)
         if report.normalized_score is None and settings.baselines:
@@ -208,13 +210,6 @@ class _Evaluation:
             report.controls, missing = self._controls(main)
             report.controls_missing = missing or None
         return report
-
-    def _optimum(self) -> Any:
-        """The optimum if it applies to this evaluation, i.e. to tasks from the full prior without a turn budget."""
-        if self.group.content_split or self.settings.trial.max_total_turns is not None:
-            return None
-        optimum = self.group.env.optimal_returns(self.settings.trial.most_episodes)
-        return None if optimum.kind == "none" else optimum
 
     def _matrix(self, trajectories: list[MetaTrajectory]) -> np.ndarray:
         return return_matrix(trajectories, self.settings.after_success)

@@ -10,7 +10,7 @@ from rich.table import Table
 from metarlgym.rollout.thinking import cut_warning
 
 THOUGHTS = ("thought_rate", "thought_cut_rate", "thought_tokens")
-OPTIONAL = ("return_weighted_mean", "random_ci95", "controls_missing", "keep_thoughts", *THOUGHTS)
+OPTIONAL = ("return_weighted_mean", "random_ci95", "optimum_lower", "controls_missing", "keep_thoughts", *THOUGHTS)
 """Fields omitted from `eval.json` if they do not apply."""
 ABOUT_THE_MODEL = ("decode", "model", "version")
 
@@ -70,6 +70,8 @@ class EvalReport:
     optimum: float | None = None
     optimum_kind: str = "none"
     optimum_curve: list[float] | None = None
+    optimum_lower: float | None = None
+    """Where `optimum` is an upper bound: what the strongest known solver reaches."""
     random: float | None = None
     """Mean return of random play."""
     no_memory_bound: float | None = None
@@ -120,6 +122,8 @@ class EvalReport:
         if self.optimum is not None:
             curve = _curve(self.optimum_curve) if self.optimum_curve else ""
             table.add_row(f"optimum ({self.optimum_kind})", f"{self.optimum:.3f}", curve)
+        if self.optimum_lower is not None:
+            table.add_row("strongest known solver", f"{self.optimum_lower:.3f}", "")
         if self.random is not None:
             table.add_row("random play", f"{self.random:.3f}", "")
         if self.no_memory_bound is not None:

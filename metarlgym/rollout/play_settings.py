@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from metarlgym.datatypes import ConfigError
+from metarlgym.registry import spec
 from metarlgym.rollout.limits import Limits
 from metarlgym.rollout.make_renderer import make_renderer
 from metarlgym.rollout.render import ChatRenderer, Renderer
@@ -34,8 +35,9 @@ class PlaySettings:
     chat_template_kwargs: dict[str, Any] | None = None
 
     @classmethod
-    def of(cls, values: Mapping[str, Any], free_shots: int = 0) -> PlaySettings:
-        """Build from a run's settings by name; other names are ignored, and None means the default.
+    def of(cls, values: Mapping[str, Any], free_shots: int | None = None) -> PlaySettings:
+        """Build from a run's settings by name; other names are ignored, and None means the default: the environment's
+        own for its trials, else ours.
 
         Args:
             values: such as a run's `config.yaml`.
@@ -47,11 +49,14 @@ class PlaySettings:
         given = {name: values[name] for name in PLAYED if values.get(name) is not None}
         own = {f.name: given[f.name] for f in fields(cls) if f.name in given}
         trial = {f.name: given[f.name] for f in fields(TrialSettings) if f.name in given}
+        if free_shots is not None:
+            trial["free_shots"] = free_shots
+        trial = spec(given["env_id"]).trial_defaults(trial) | trial
         try:
             limits = Limits(**{field: given[name] for name, field in LIMITS.items() if name in given})
         except ConfigError as error:  # which begins with the field's name; the setting's has this prefix
             raise ConfigError(f"max_{error}") from None
-        return cls(**own | {"trial": TrialSettings(free_shots=free_shots, **trial), "limits": limits})
+        return cls(**own | {"trial": TrialSettings(**trial), "limits": limits})
 
     def group(self) -> TaskGroup:
         """The task group.

@@ -13,6 +13,7 @@ from trl import ModelConfig
 
 from metarlgym.datatypes import ConfigError
 from metarlgym.models.scratch import ScratchArguments
+from metarlgym.registry import trial_defaults
 from metarlgym.rollout.play_settings import PlaySettings
 from metarlgym.runtime.optimizer_check import check_optimizer
 from metarlgym.settings.flat import plain, read_flat
@@ -102,6 +103,8 @@ class Settings:
     """Values from the file and the command line, merged."""
     arguments: list[str]
     """The original command line."""
+    own: dict[str, Any] = field(default_factory=dict)
+    """Settings of trials that come from the environment's registration."""
     idle: set[str] = field(default_factory=set)
     """Settings in the file that have no effect because of the command line."""
 
@@ -145,7 +148,8 @@ def parse(arguments: Sequence[str], defaults: Mapping[str, Any] | None = None) -
 
     Args:
         arguments: the command line.
-        defaults: values for settings that neither the file nor the command line gives; they count as given.
+        defaults: values for settings that neither the file nor the command line gives; they count as given. So do the
+            environment's own settings of its trials.
 
     Raises:
         ConfigError: on an invalid name or value, before anything is loaded.
@@ -159,6 +163,10 @@ def parse(arguments: Sequence[str], defaults: Mapping[str, Any] | None = None) -
     (run, grpo, scratch, model), given = read_flat(arguments, GROUPS, "train", REFUSED)
     if not run.env_id:
         raise ConfigError("env_id is missing: name a task group, such as env_id: Doors-v0 (see `metarlgym list`).")
+    if missing := trial_defaults(run.env_id, given):
+        settings = parse(original, {**missing, **(defaults or {})})
+        settings.own = missing
+        return settings
     settings = Settings(run, grpo, scratch, model, given, original)
     settings.idle = check_conditions(said, changed, settings)
     check_optimizer(grpo)

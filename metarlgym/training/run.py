@@ -45,6 +45,9 @@ def run_training(
     run = resolve(settings)
     settings = run.settings
     args = settings.grpo
+    if settings.own and args.distributed_state.is_main_process:
+        named = ", ".join(f"{name} {value}" for name, value in settings.own.items())
+        console.print(f"trials of {run.group.env_id}: {named}", highlight=False, soft_wrap=True)
     if run.chosen and args.distributed_state.is_main_process:
         named = ", ".join(f"{name} {value}" for name, value in run.chosen.items())
         console.print(f"defaults for this model: {named}", highlight=False, soft_wrap=True)
@@ -80,8 +83,7 @@ def _train(resolved: Run, opened: OpenRun, console: Console) -> EvalReport | Non
     model, tokenizer, renderer = resolved.start.load(folder, console)
     if not settings.model.model_name_or_path:
         opened.keep()
-    optimum = group.env.optimal_returns(args.episodes) if not group.content_split else None
-    progress = LiveProgress(console, optimum if optimum and optimum.total is not None else None)
+    progress = LiveProgress(console, group.optimum(replace(resolved.play.trial, free_shots=0)))
     preemption = Preemption(folder)
 
     def notify(line: str) -> None:

@@ -132,7 +132,7 @@ class MetaGRPOTrainer(ReferenceMixin, CheckpointMixin, MicroBatchTrainer):
         )
         self.collapse = CollapseWatch(
             args.stop_on_collapse,
-            lambda: None if group.content_split else group.env.optimal_returns(args.episodes).total,
+            lambda: optimum.total if (optimum := group.optimum(self._trial_settings)) else None,
         )
         self.add_callback(self.collapse)
         if args.format_steps:
