@@ -59,6 +59,11 @@ register(
     "metarlgym.envs.prisoners_dilemma:PrisonersDilemma",
     summary="Rounds against a hidden strategy. Find out whom to trust, then cooperate or exploit.",
 )
+register(
+    "KuhnPoker-v0",
+    "metarlgym.envs.kuhn_poker:KuhnPoker",
+    summary="Three-card poker against hidden habits. Learn who bluffs and who calls, then bet accordingly.",
+)
 
 # The bare generator, registered only with gymnasium: it returns arrays, not text.
 for _name in ("meta-lm-v0", "metarlgym/meta-lm-v0"):

@@ -90,8 +90,8 @@ def test_oracle_reaches_the_optimum_on_all_tasks(harness, style, free, reward):
 
 def test_oracle_reaches_the_optimum_with_noise(harness):
     trial = make(RPS, rounds=2, noise=0.2, episodes=2, style="terse")
-    totals = [sum(harness.play(trial, trial.env.new_task(i), i)["returns"]) for i in range(1500)]
-    assert np.mean(totals) == pytest.approx(trial.optimal_returns().total, abs=4 * np.std(totals) / 1500**0.5)
+    totals = [sum(harness.play(trial, trial.env.new_task(i), i)["returns"]) for i in range(600)]
+    assert np.mean(totals) == pytest.approx(trial.optimal_returns().total, abs=4 * np.std(totals) / 600**0.5)
 
 
 def test_memory_pays():
@@ -125,8 +125,8 @@ def test_too_long_a_search_is_a_bound_and_the_oracle_still_plays(harness, monkey
 
 def test_random_policy(harness):
     rng = random.Random(0)
-    curve = harness.mean_curve(make(RPS, episodes=2, noise=0.2), lambda t: t.random_action(rng), seeds=2000)
-    assert curve == pytest.approx([0, 0], abs=4 * (2 / 2000) ** 0.5)
+    curve = harness.mean_curve(make(RPS, episodes=2, noise=0.2), lambda t: t.random_action(rng), seeds=600)
+    assert curve == pytest.approx([0, 0], abs=4 * (2 / 600) ** 0.5)
 
 
 # ------------------------------------------------------------------ opponents with a favorite
@@ -155,11 +155,11 @@ def test_biased_tasks_are_as_defined():
 
 @pytest.mark.parametrize("noise", [0.0, 0.4])
 def test_chances_after_counts_are_those_of_bayes(noise):
-    p = favorites(1, 400_000) * (1 - noise) + noise / 3
+    p = favorites(1, 200_000) * (1 - noise) + noise / 3
     for counts in ((0, 0, 0), (1, 0, 0), (2, 1, 0), (0, 3, 3)):
         weights = (p ** np.array(counts)).prod(1)
         expected = (weights[:, None] * p).sum(0) / weights.sum()
-        assert rock_paper_scissors_solver.chances(counts, noise) == pytest.approx(list(expected), abs=0.004)
+        assert rock_paper_scissors_solver.chances(counts, noise) == pytest.approx(list(expected), abs=0.006)
 
 
 @pytest.mark.parametrize("reward", ["points", "majority"])
@@ -192,8 +192,8 @@ def test_oracle_reaches_the_optimum_against_favorites(harness, reward):
         (0.583616, 0.731576, 0.761063) if reward == "majority" else (1.719897, 2.557532, 2.682294), abs=1e-6
     )
     assert trial.no_memory_bound() == pytest.approx(3 * optimum.curve[0])
-    runs = np.array([harness.play(trial, trial.env.new_task(i), i)["returns"] for i in range(1200)])
-    error = 4 * runs.std(0) / 1200**0.5
+    runs = np.array([harness.play(trial, trial.env.new_task(i), i)["returns"] for i in range(500)])
+    error = 4 * runs.std(0) / 500**0.5
     assert (abs(runs.mean(0) - optimum.curve) < error).all()
 
 
