@@ -14,7 +14,8 @@ from typing import Any
 
 from metarlgym.datatypes import JSON, Episode, MetaRLGymError, Optimum, Step
 from metarlgym.envs import kuhn_poker_solver as solver
-from metarlgym.envs.opponents import Opponent, OpponentGame
+from metarlgym.envs.kuhn_poker_opponents import Habits
+from metarlgym.envs.opponents import OpponentGame
 from metarlgym.envs.wording import choices
 from metarlgym.whole_numbers import check_whole
 
@@ -25,29 +26,6 @@ FIRST, SECOND = ("check", "bet"), ("call", "fold")
 _CARD = re.compile("|".join(solver.CARDS))
 _Hand = tuple[str, str, str, str | None]
 """The player's card and action, the opponent's answer, and its card if it was shown."""
-
-
-class Habits(Opponent):
-    """Bets and calls with the king, never calls with the jack; the rest is habit.
-
-    Args:
-        bluffs: bets the jack after a check.
-        bets: bets the queen after a check.
-        calls: calls a bet with the queen.
-    """
-
-    def __init__(self, bluffs: bool, bets: bool, calls: bool) -> None:
-        habits = (("bluffs", bluffs), ("bets_queen", bets), ("calls_queen", calls))
-        self.name = "+".join(name for name, has in habits if has) or "plain"
-        self._bets = {"jack": bluffs, "queen": bets, "king": True}
-        self._calls = {"jack": False, "queen": calls, "king": True}
-
-    def move(self, seen: Sequence[str]) -> str:
-        """Its answer in this hand; `seen` is its card and what the player has done, `check` or `bet`."""
-        card, action = seen
-        if action == "check":
-            return "bet" if self._bets[card] else "check"
-        return "call" if self._calls[card] else "fold"
 
 
 class KuhnPoker(OpponentGame):
