@@ -49,6 +49,21 @@ register(
     "metarlgym.envs.piecewise:PiecewiseGame",
     summary="A source that changes by a hidden law. Predict its symbols; learn when it changes.",
 )
+register(
+    "RockPaperScissors-v0",
+    "metarlgym.envs.rock_paper_scissors:RockPaperScissors",
+    summary="Rounds against an opponent with a hidden habit. Recognize it, then win every round.",
+)
+register(
+    "PrisonersDilemma-v0",
+    "metarlgym.envs.prisoners_dilemma:PrisonersDilemma",
+    summary="Rounds against a hidden strategy. Find out whom to trust, then cooperate or exploit.",
+)
+register(
+    "KuhnPoker-v0",
+    "metarlgym.envs.kuhn_poker:KuhnPoker",
+    summary="Three-card poker against hidden habits. Learn who bluffs and who calls, then bet accordingly.",
+)
 
 # The bare generator, registered only with gymnasium: it returns arrays, not text.
 for _name in ("meta-lm-v0", "metarlgym/meta-lm-v0"):
