@@ -49,6 +49,11 @@ register(
     "metarlgym.envs.piecewise:PiecewiseGame",
     summary="A source that changes by a hidden law. Predict its symbols; learn when it changes.",
 )
+register(
+    "Wordle-v0",
+    "metarlgym.envs.wordle:Wordle",
+    summary="A hidden word, told which letters are right. Deduce on over episodes, then repeat.",
+)
 
 # The bare generator, registered only with gymnasium: it returns arrays, not text.
 for _name in ("meta-lm-v0", "metarlgym/meta-lm-v0"):
