@@ -54,6 +54,11 @@ register(
     "metarlgym.envs.wordle:Wordle",
     summary="A hidden word, told which letters are right. Deduce on over episodes, then repeat.",
 )
+register(
+    "Hangman-v0",
+    "metarlgym.envs.hangman:Hangman",
+    summary="A hidden word, spelled letter by letter with few misses. Narrow it down, then spell it at once.",
+)
 
 # The bare generator, registered only with gymnasium: it returns arrays, not text.
 for _name in ("meta-lm-v0", "metarlgym/meta-lm-v0"):
