@@ -19,8 +19,8 @@ from metarlgym.datatypes import Optimum
 from metarlgym.envs.guess_search import TooLong
 
 WORK_LIMIT = 3_000
-"""Number of states after which a search gives up; up to some ten seconds. Counted, not timed, so that the outcome is the same
-everywhere.
+"""Number of states after which a search gives up; about ten seconds at most. Counted, not timed, so that the outcome is
+the same everywhere.
 """
 SEARCH_LIMIT = 100
 """Maximum number of words that are searched."""
@@ -162,7 +162,7 @@ class Search:
 
     def letter(self, state: State) -> int:
         """The best letter; of a state whose set has more than one word."""
-        left, misses, turns, episode = state
+        left, misses, _, episode = state
         self.value(state)
         return self.best[state if self.binding else (left, misses, 0, episode)][1]
 
