@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-WORK_LIMIT = 500_000
+WORK_LIMIT = 2_000_000
 """Number of moves tried after which a search gives up; some seconds. Counted, not timed, so that the outcome is the
 same everywhere.
 """

@@ -18,7 +18,7 @@ import numpy as np
 from metarlgym.datatypes import Optimum
 from metarlgym.envs.guess_search import TooLong
 
-WORK_LIMIT = 3_000
+WORK_LIMIT = 20_000
 """Number of states after which a search gives up; about ten seconds at most. Counted, not timed, so that the outcome is
 the same everywhere.
 """
