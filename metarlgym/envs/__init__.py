@@ -64,6 +64,21 @@ register(
     "metarlgym.envs.kuhn_poker:KuhnPoker",
     summary="Three-card poker against hidden habits. Learn who bluffs and who calls, then bet accordingly.",
 )
+register(
+    "Wordle-v0",
+    "metarlgym.envs.wordle:Wordle",
+    summary="A hidden word, told which letters are right. Deduce on over episodes, then repeat.",
+)
+register(
+    "Hangman-v0",
+    "metarlgym.envs.hangman:Hangman",
+    summary="A hidden word, spelled letter by letter with few misses. Narrow it down, then spell it at once.",
+)
+register(
+    "TwentyQuestions-v0",
+    "metarlgym.envs.twenty_questions:TwentyQuestions",
+    summary="A hidden thing, found by yes/no questions and guesses. Ask on over episodes, then name it.",
+)
 
 # The bare generator, registered only with gymnasium: it returns arrays, not text.
 for _name in ("meta-lm-v0", "metarlgym/meta-lm-v0"):
