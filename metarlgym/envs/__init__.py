@@ -49,6 +49,11 @@ register(
     "metarlgym.envs.piecewise:PiecewiseGame",
     summary="A source that changes by a hidden law. Predict its symbols; learn when it changes.",
 )
+register(
+    "HiddenRule-v0",
+    "metarlgym.envs.hidden_rule:HiddenRule",
+    summary="A hidden rule reorders and flips bits. Query it, answer a test, then know the rule.",
+)
 
 # The bare generator, registered only with gymnasium: it returns arrays, not text.
 for _name in ("meta-lm-v0", "metarlgym/meta-lm-v0"):
