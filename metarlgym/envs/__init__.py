@@ -54,6 +54,11 @@ register(
     "metarlgym.envs.hidden_rule:HiddenRule",
     summary="A hidden rule reorders and flips bits. Query it, answer a test, then know the rule.",
 )
+register(
+    "Blackjack-v0",
+    "metarlgym.envs.blackjack:Blackjack",
+    summary="Hands against a dealer with hidden rules. Watch where he stands, then play to it.",
+)
 
 # The bare generator, registered only with gymnasium: it returns arrays, not text.
 for _name in ("meta-lm-v0", "metarlgym/meta-lm-v0"):
