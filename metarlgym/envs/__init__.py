@@ -59,6 +59,11 @@ register(
     "metarlgym.envs.blackjack:Blackjack",
     summary="Hands against a dealer with hidden rules. Watch where he stands, then play to it.",
 )
+register(
+    "Sokoban-v0",
+    "metarlgym.envs.sokoban:Sokoban",
+    summary="Push boxes onto goals on a map that is shown. Plan, and practice the level again.",
+)
 
 # The bare generator, registered only with gymnasium: it returns arrays, not text.
 for _name in ("meta-lm-v0", "metarlgym/meta-lm-v0"):
