@@ -46,8 +46,8 @@ class Blackjack(Env):
         super().__init__(**kwargs)
         self.hands = hands = check_whole("hands", hands, 1)
         enough = play.HAND_TURNS * hands
-        self.max_turns = enough if turns is None else check_whole("turns", turns, 1)
-        self._limit = None if self.max_turns >= enough else self.max_turns
+        self._most = self.max_turns = enough if turns is None else check_whole("turns", turns, 1)
+        self._limit = None if self._most >= enough else self._most
         self._seen, self._shown = (_TERSE_STATE, _TERSE_SHOWN) if self.style == "terse" else (_STATE, _SHOWN)
         self.reward_range = (-float(hands), 1.0)  # type: ignore[misc]
 
@@ -60,8 +60,8 @@ class Blackjack(Env):
             "much. A hit draws a card, and above 21 you lose the hand. After a stand the dealer shows its hidden "
             "card and draws until its total is at least a hidden number from 15 to 19. Above 21 it loses; else the "
             "higher total wins. A second hidden rule says if a tie wins, loses or pays 0 points. Both rules are the "
-            f"same in every episode. A win pays 1 point, a loss -1 point. An episode has {self.max_turns} "
-            f"turn{'s' if self.max_turns > 1 else ''}; a hand not finished by then is lost. "
+            f"same in every episode. A win pays 1 point, a loss -1 point. An episode has {self._most} "
+            f"turn{'s' if self._most > 1 else ''}; a hand not finished by then is lost. "
             f"Reply {_REPLIES}."
         )
 
@@ -165,7 +165,7 @@ class Blackjack(Env):
         if self.horizon <= episode:
             shape, episode = (BLIND_EPISODES, 0), 0
         plan, episode = play.ahead(self.hands, self._limit, *shape, episode)
-        left = self.hands - sum(map(self._finished, now.turns)), self.max_turns - len(now.turns)
+        left = self.hands - sum(map(self._finished, now.turns)), self._most - len(now.turns)
         return self._write("hit" if plan.hits(episode, *left, belief or play.EVERYTHING, hand, first) else "stand")
 
     def _finished(self, turn: Turn) -> bool:

@@ -161,8 +161,8 @@ class Search:
                     options.setdefault(frozenset(cell for mask in cells if (cell := left & mask)), query)
             limit = left.bit_count() * self._each(episode)
             found = -1, -1
-            for cells, query in options.items():
-                total = sum(self.value(cell, episode, asked + 1) for cell in cells)
+            for parts, query in options.items():
+                total = sum(self.value(part, episode, asked + 1) for part in parts)
                 if total > found[0]:
                     found = total, query
                 if total == limit:

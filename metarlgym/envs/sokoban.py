@@ -58,10 +58,10 @@ class Sokoban(Env):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.max_turns = check_whole("turns", turns, 1)
+        self._turns_allowed = self.max_turns = check_whole("turns", turns, 1)
         self.moves_per_turn = check_whole("moves_per_turn", moves_per_turn, 1)
         self.action_words = 1 if moves_per_turn == 1 else None
-        self._most = self.max_turns * self.moves_per_turn
+        self._most = self._turns_allowed * self.moves_per_turn
         self._actions = _Actions(self.moves_per_turn)
         self.level = level
         if level is None:
@@ -76,12 +76,13 @@ class Sokoban(Env):
     def rules(self) -> str:
         if self.style == "terse":
             return "sokoban"
+        most = self._turns_allowed
         many = f"up to {self.moves_per_turn} moves" if self.moves_per_turn > 1 else "one move"
         return (
             "You push boxes onto goals. On the map # is a wall, - is floor, . is a goal, $ is a box, * is a box on a "
             "goal, @ is you and + is you on a goal. You walk one cell up, down, left or right. You push a box by "
             "walking into it, if the cell behind it is free; you cannot pull it. When all boxes are on goals, you get "
-            f"1 point and the episode ends. An episode has {self.max_turns} turn{'s' if self.max_turns > 1 else ''} of "
+            f"1 point and the episode ends. An episode has {most} turn{'s' if most > 1 else ''} of "
             f"{many}. Every episode begins with the same map. Reply {self._replies}."
         )
 

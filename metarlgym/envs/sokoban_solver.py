@@ -108,7 +108,7 @@ def read(level: str) -> tuple[Board, Position]:
             f"level has {len(players)} players, {len(boxes)} boxes and {len(goals)} goals: draw one player, and as "
             "many goals as boxes."
         )
-    return Board(width, len(rows), cells(" -_.$*@+"), goals), (*players, boxes)
+    return Board(width, len(rows), cells(" -_.$*@+"), goals), (min(players), boxes)
 
 
 class TooLong(Exception):
