@@ -20,7 +20,7 @@ WORK_LIMIT = 1_500_000
 """Number of splits after which a search gives up; 5 to 10 seconds. Counted, not timed, so that the outcome is the same
 everywhere.
 """
-LIST_LIMIT = 5
+LIST_LIMIT = 4
 """Longest inputs whose rules the search lists."""
 
 Rule = tuple[tuple[int, ...], str]
