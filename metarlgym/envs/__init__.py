@@ -79,6 +79,21 @@ register(
     "metarlgym.envs.twenty_questions:TwentyQuestions",
     summary="A hidden thing, found by yes/no questions and guesses. Ask on over episodes, then name it.",
 )
+register(
+    "HiddenRule-v0",
+    "metarlgym.envs.hidden_rule:HiddenRule",
+    summary="A hidden rule reorders and flips bits. Query it, answer a test, then know the rule.",
+)
+register(
+    "Blackjack-v0",
+    "metarlgym.envs.blackjack:Blackjack",
+    summary="Hands against a dealer with hidden rules. Watch where he stands, then play to it.",
+)
+register(
+    "Sokoban-v0",
+    "metarlgym.envs.sokoban:Sokoban",
+    summary="Push boxes onto goals on a map that is shown. Plan, and practice the level again.",
+)
 
 # The bare generator, registered only with gymnasium: it returns arrays, not text.
 for _name in ("meta-lm-v0", "metarlgym/meta-lm-v0"):
