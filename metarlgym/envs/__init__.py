@@ -95,6 +95,8 @@ register(
     summary="Push boxes onto goals on a map that is shown. Plan, and practice the level again.",
 )
 
+import metarlgym.envs.published  # noqa: E402, F401
+
 # The bare generator, registered only with gymnasium: it returns arrays, not text.
 for _name in ("meta-lm-v0", "metarlgym/meta-lm-v0"):
     gymnasium.register(
