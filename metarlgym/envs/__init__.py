@@ -49,6 +49,11 @@ register(
     "metarlgym.envs.piecewise:PiecewiseGame",
     summary="A source that changes by a hidden law. Predict its symbols; learn when it changes.",
 )
+register(
+    "Maze-v0",
+    "metarlgym.envs.maze:Maze",
+    summary="A maze seen from inside, one cell at a time. Find the way, then walk it directly.",
+)
 
 # The bare generator, registered only with gymnasium: it returns arrays, not text.
 for _name in ("meta-lm-v0", "metarlgym/meta-lm-v0"):
