@@ -54,6 +54,11 @@ register(
     "metarlgym.envs.maze:Maze",
     summary="A maze seen from inside, one cell at a time. Find the way, then walk it directly.",
 )
+register(
+    "Battleship-v0",
+    "metarlgym.envs.battleship:Battleship",
+    summary="Hidden ships on a board, shots hit or miss. Find the ships, then sink them without a miss.",
+)
 
 # The bare generator, registered only with gymnasium: it returns arrays, not text.
 for _name in ("meta-lm-v0", "metarlgym/meta-lm-v0"):

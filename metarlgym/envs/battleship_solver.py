@@ -18,10 +18,13 @@ LIST_LIMIT = 40_000
 """Maximum number of placements that are listed."""
 SEARCH_LIMIT = 500
 """Maximum number of fleets that are searched."""
-WORK_LIMIT = 400_000
+WORK_LIMIT = 2_000_000
 """Number of splits after which a search gives up; 5 to 10 seconds. Counted, not timed, so that the outcome is the same
 everywhere.
 """
+
+LOST = -1
+"""Number of ship cells to hit in an episode that cannot be won any more."""
 
 
 @lru_cache(maxsize=64)
@@ -136,7 +139,7 @@ class Search:
         self.everything = (1 << len(book.cells)) - 1
         self.book = book
         self.best: dict[tuple[int, int, int, int], tuple[int, int]] = {}
-        """(fleets, ship cells left in this episode or 0 if too many, shots left, episode) -> (value, cell or -1)."""
+        """(fleets, ship cells left still to hit in this episode, shots left, episode) -> (value, cell or -1)."""
         self._work = 0
 
     def weight(self, possible: int) -> int:
@@ -150,9 +153,9 @@ class Search:
 
     def state(self, possible: int, remain: int, left: int, episode: int) -> tuple[int, int, int, int]:
         """The state with what does not matter left out: an episode that cannot be won any more is like any other."""
-        if not left:
+        if not left and remain:
             remain, left, episode = self.ship_cells, self.shots, episode + 1
-        return possible, remain if remain <= left else 0, left, episode
+        return possible, remain if remain <= left else LOST, left, episode
 
     def value(self, possible: int, remain: int, left: int, episode: int) -> int:
         """The value under the best play from a `state`.
@@ -162,7 +165,7 @@ class Search:
         """
         if episode >= self.episodes or not possible:
             return 0
-        now = self.worth[episode if remain else episode + 1]
+        now = self.worth[episode if remain != LOST else episode + 1]
         if not possible & (possible - 1):
             return self.weight(possible) * now
         key = possible, remain, left, episode
@@ -183,7 +186,7 @@ class Search:
             raise TooLong
         parts.sort()
         for _, cell, inside, outside in parts:
-            total = self.value(*self.state(inside, remain - 1 if remain else 0, left - 1, episode))
+            total = self.value(*self.state(inside, remain - (remain != LOST), left - 1, episode))
             if total + self.weight(outside) * now <= top:
                 continue
             total += self.value(*self.state(outside, remain, left - 1, episode))
@@ -194,11 +197,21 @@ class Search:
         self.best[key] = top, choice
         return top
 
+    def choose(self, possible: np.ndarray, remain: int, left: int, episode: int) -> int | None:
+        """The cell to shoot at; None if one fleet is left, or the search takes too long."""
+        fleets = sum([1 << int(number) for number in np.flatnonzero(possible)])
+        state = self.state(fleets, remain, left, episode)
+        try:
+            self.value(*state)
+        except TooLong:
+            return None
+        return self.best[state][1] if state in self.best else None
+
     def _is_first(self, cell: int) -> bool:
         """Whether a cell comes first among those that the board's symmetries make equal."""
         size = round(self.cells**0.5)
         row, column = divmod(cell, size)
-        return column <= row <= size - 1 - row or column <= row and row <= (size - 1) // 2
+        return column <= row <= (size - 1) // 2
 
     def curve(self) -> tuple[float, ...]:
         """Probability that each episode is won, under the best play from the start."""
@@ -208,11 +221,11 @@ class Search:
             if episode >= self.episodes or not possible:
                 return
             if not possible & (possible - 1):
-                found[episode if remain else episode + 1] += self.weight(possible)
+                found[episode if remain != LOST else episode + 1] += self.weight(possible)
                 return
             self.value(possible, remain, left, episode)
             hit = self.by_cell[self.best[possible, remain, left, episode][1]]
-            walk(*self.state(possible & hit, remain - 1 if remain else 0, left - 1, episode))
+            walk(*self.state(possible & hit, remain - (remain != LOST), left - 1, episode))
             walk(*self.state(possible & ~hit, remain, left - 1, episode))
 
         walk(*self.state(self.everything, self.ship_cells, self.shots, 0))
@@ -234,7 +247,9 @@ def search(size: int, ships: tuple[int, ...], shots: int, episodes: int, free: i
     return found
 
 
-def densest(size: int, ships: Sequence[int], hits: Collection[int], misses: Collection[int], shot: Collection[int]) -> int:
+def densest(
+    size: int, ships: Sequence[int], hits: Collection[int], misses: Collection[int], shot: Collection[int]
+) -> int:
     """The cell in the most places of single ships, those through known hits first. For fleets too many to list."""
     score = [0.0] * (size * size)
     for length in ships:
