@@ -95,6 +95,17 @@ register(
     summary="Push boxes onto goals on a map that is shown. Plan, and practice the level again.",
 )
 
+register(
+    "Maze-v0",
+    "metarlgym.envs.maze:Maze",
+    summary="A maze seen from inside, one cell at a time. Find the way, then walk it directly.",
+)
+register(
+    "Battleship-v0",
+    "metarlgym.envs.battleship:Battleship",
+    summary="Hidden ships on a board, shots hit or miss. Find the ships, then sink them without a miss.",
+)
+
 import metarlgym.envs.published  # noqa: E402, F401
 
 # The bare generator, registered only with gymnasium: it returns arrays, not text.

@@ -1,0 +1,82 @@
+"""What the board games share: names of cells, drawings, and the score of their own oracle.
+
+In all of them a cell is a letter and a number, such as a1: the letter is the row, from the top, and the number is the
+column, from the left. Inside the programs a cell is its place in reading order, from 0.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Hashable, Mapping, Sequence
+from functools import lru_cache
+from statistics import fmean, stdev
+from string import ascii_lowercase
+from typing import Any, cast
+
+from metarlgym.env import Env
+from metarlgym.trial import Trial
+
+MOST_ROWS = 26
+"""A row is one letter."""
+CELL = re.compile(r"\b[a-z]\d+\b")
+
+
+@lru_cache(maxsize=64)
+def cell_names(rows: int, columns: int) -> tuple[str, ...]:
+    """The names of all cells in reading order.
+
+    >>> cell_names(2, 2)
+    ('a1', 'a2', 'b1', 'b2')
+    """
+    return tuple([f"{row}{column + 1}" for row in ascii_lowercase[:rows] for column in range(columns)])
+
+
+@lru_cache(maxsize=64)
+def cell_places(rows: int, columns: int) -> Mapping[str, int]:
+    """The place of each name in reading order."""
+    return {name: place for place, name in enumerate(cell_names(rows, columns))}
+
+
+def in_words(rows: int, columns: int) -> str:
+    """The part of the rules that explains the names.
+
+    >>> in_words(3, 4)
+    'Rows are a to c from top to bottom, columns are 1 to 4 from left to right.'
+    """
+    row = f"Rows are a to {ascii_lowercase[rows - 1]} from top to bottom" if rows > 1 else "The row is a"
+    column = f"columns are 1 to {columns} from left to right" if columns > 1 else "the column is 1"
+    return f"{row}, {column}."
+
+
+def draw(rows: int, columns: int, marks: Sequence[str]) -> str:
+    """A board with one mark for each cell, and the names of rows and columns.
+
+    >>> print(draw(2, 2, "x..x"))
+      1 2
+    a x .
+    b . x
+    """
+    width = len(str(columns))
+    lines = [" ".join([" ", *(str(column + 1).rjust(width) for column in range(columns))])]
+    for row in range(rows):
+        cells = marks[row * columns : (row + 1) * columns]
+        lines.append(" ".join([ascii_lowercase[row], *(mark.rjust(width) for mark in cells)]))
+    return "\n".join(lines)
+
+
+@lru_cache(maxsize=64)
+def oracle_score(
+    game: Hashable, settings: tuple[Any, ...], episodes: int, free_shots: int, trials: int
+) -> tuple[float, float]:
+    """Mean and standard error of the counted return of the game's own oracle, over `trials` fixed tasks.
+
+    `settings` are the game's arguments in order.
+    """
+    trial = Trial(cast(type[Env], game)(*settings, style="terse"), episodes, free_shots=free_shots)
+    totals = []
+    for number in range(trials):
+        trial.reset(options={"task": trial.env.new_task("oracle score", number), "episode_seed": number})
+        while trial.live:
+            trial.step(trial.oracle(trial.history))
+        totals.append(sum(trial.result()["returns"][free_shots:]))
+    return fmean(totals), stdev(totals) / trials**0.5
