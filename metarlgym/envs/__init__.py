@@ -59,6 +59,11 @@ register(
     "metarlgym.envs.battleship:Battleship",
     summary="Hidden ships on a board, shots hit or miss. Find the ships, then sink them without a miss.",
 )
+register(
+    "Minesweeper-v0",
+    "metarlgym.envs.minesweeper:Minesweeper",
+    summary="Hidden mines, open cells tell how many touch them. Learn the mines, then clear the board.",
+)
 
 # The bare generator, registered only with gymnasium: it returns arrays, not text.
 for _name in ("meta-lm-v0", "metarlgym/meta-lm-v0"):
