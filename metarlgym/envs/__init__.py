@@ -105,6 +105,11 @@ register(
     "metarlgym.envs.battleship:Battleship",
     summary="Hidden ships on a board, shots hit or miss. Find the ships, then sink them without a miss.",
 )
+register(
+    "Minesweeper-v0",
+    "metarlgym.envs.minesweeper:Minesweeper",
+    summary="Hidden mines, open cells tell how many touch them. Learn the mines, then clear the board.",
+)
 
 import metarlgym.envs.published  # noqa: E402, F401
 

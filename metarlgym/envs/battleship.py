@@ -9,20 +9,17 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any
 
 from metarlgym.datatypes import JSON, ConfigError, Episode, Optimum, Step
 from metarlgym.env import MOST_LISTED, Env
 from metarlgym.envs import battleship_solver as solver
-from metarlgym.envs.boards import MOST_ROWS, cell_names, cell_places, draw, in_words, oracle_score
+from metarlgym.envs.boards import MOST_ROWS, bounded, cell_names, cell_places, draw, horizon, in_words, oracle_score
 from metarlgym.whole_numbers import check_whole
 
-BLIND_EPISODES = 3
-"""Number of remaining episodes the oracle assumes if unknown, including the current one."""
 MOST_SHIPS = 6
 """More ships are too many to be drawn quickly."""
-SCORED = 100
-"""Number of trials that measure the oracle where the optimum is out of reach."""
 
 
 class Battleship(Env):
@@ -139,15 +136,13 @@ class Battleship(Env):
                 break
         now, lost = self._recall(history[-1:])
         shot = now | lost
-        episode_now, (episodes, free) = len(history) - 1, (self.horizon, self.horizon_free)
-        if self.horizon <= episode_now:
-            episode_now, episodes, free = 0, BLIND_EPISODES, 0
         if book is None:
             return self._write(solver.densest(self.size, self.ships, hits, misses, shot))
         possible = book.possible(hits, misses)
         left = self.shots - len(history[-1].turns)
-        plan = solver.search(self.size, self.ships, self.shots, episodes, free)
-        cell = plan.choose(possible, self.ship_cells - len(now), left, episode_now) if plan else None
+        episode, *trial = horizon(self, history)
+        plan = solver.search(self.size, self.ships, self.shots, *trial)
+        cell = plan.choose(possible, self.ship_cells - len(now), left, episode) if plan else None
         return self._write(book.likeliest(possible, shot) if cell is None else cell)
 
     def optimal_returns(self, episodes: int, free_shots: int = 0) -> Optimum:
@@ -156,11 +151,10 @@ class Battleship(Env):
         if plan is not None:
             curve = plan.curve()
             return Optimum(sum(curve[free_shots:]), curve, "exact")
-        lower = se = None
-        if solver.fleets(self.size, self.ships) is not None:
-            settings = self.size, self.ships, self.shots
-            lower, se = oracle_score(type(self), settings, episodes, free_shots, SCORED)
-        return Optimum(episodes - free_shots, (1.0,) * episodes, "upper_bound", lower=lower, lower_se=se)
+        settings = self.size, self.ships, self.shots
+        score = partial(oracle_score, type(self), settings, episodes, free_shots)
+        few = solver.fleets(self.size, self.ships) is not None
+        return bounded((1.0,) * episodes, free_shots, score if few else None)
 
     def no_memory_bound(self, episodes: int) -> float | None:
         plan = solver.search(self.size, self.ships, self.shots, 1, 0)

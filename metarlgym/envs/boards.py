@@ -6,19 +6,22 @@ column, from the left. Inside the programs a cell is its place in reading order,
 
 from __future__ import annotations
 
-import re
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import lru_cache
 from statistics import fmean, stdev
 from string import ascii_lowercase
 from typing import Any, cast
 
+from metarlgym.datatypes import Episode, Optimum
 from metarlgym.env import Env
 from metarlgym.trial import Trial
 
 MOST_ROWS = 26
 """A row is one letter."""
-CELL = re.compile(r"\b[a-z]\d+\b")
+BLIND_EPISODES = 3
+"""Number of remaining episodes an oracle assumes if unknown, including the current one."""
+SCORED = 100
+"""Number of trials that measure an oracle where the optimum is out of reach."""
 
 
 @lru_cache(maxsize=64)
@@ -64,19 +67,32 @@ def draw(rows: int, columns: int, marks: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
+def horizon(env: Env, history: Sequence[Episode]) -> tuple[int, int, int]:
+    """The number of the current episode, and the numbers of episodes and of free shots for which an oracle plans."""
+    now = len(history) - 1
+    return (now, env.horizon, env.horizon_free) if env.horizon > now else (0, BLIND_EPISODES, 0)
+
+
 @lru_cache(maxsize=64)
-def oracle_score(
-    game: Hashable, settings: tuple[Any, ...], episodes: int, free_shots: int, trials: int
-) -> tuple[float, float]:
-    """Mean and standard error of the counted return of the game's own oracle, over `trials` fixed tasks.
+def oracle_score(game: Hashable, settings: tuple[Any, ...], episodes: int, free_shots: int) -> tuple[float, float]:
+    """Mean and standard error of the counted return of the game's own oracle, over `SCORED` fixed tasks.
 
     `settings` are the game's arguments in order.
     """
     trial = Trial(cast(type[Env], game)(*settings, style="terse"), episodes, free_shots=free_shots)
     totals = []
-    for number in range(trials):
+    for number in range(SCORED):
         trial.reset(options={"task": trial.env.new_task("oracle score", number), "episode_seed": number})
         while trial.live:
             trial.step(trial.oracle(trial.history))
         totals.append(sum(trial.result()["returns"][free_shots:]))
-    return fmean(totals), stdev(totals) / trials**0.5
+    return fmean(totals), stdev(totals) / SCORED**0.5
+
+
+def bounded(curve: Sequence[float], free_shots: int, score: Callable[[], tuple[float, float]] | None = None) -> Optimum:
+    """An upper bound for each episode, and what the oracle scores as the lower bound of their sum."""
+    total = sum(curve[free_shots:])
+    if score is None:
+        return Optimum(total, tuple(curve), "upper_bound")
+    lower, se = score()
+    return Optimum(total, tuple(curve), "upper_bound", lower=min(lower, total), lower_se=se)

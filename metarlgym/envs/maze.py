@@ -9,22 +9,19 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any, Literal
 
 from metarlgym.datatypes import JSON, ConfigError, Episode, Optimum, Step
 from metarlgym.env import Env
 from metarlgym.envs import maze_solver as solver
-from metarlgym.envs.boards import MOST_ROWS, cell_names, cell_places, in_words, oracle_score
+from metarlgym.envs.boards import MOST_ROWS, bounded, cell_names, cell_places, horizon, in_words, oracle_score
 from metarlgym.envs.wording import choices
 from metarlgym.whole_numbers import check_whole
 
 MOVES = ("up", "down", "left", "right")
-BLIND_EPISODES = 3
-"""Number of remaining episodes the oracle assumes if unknown, including the current one."""
 TRIES = 3_000
 """A block maze that fits the turns must be among this many draws."""
-SCORED = 100
-"""Number of trials that measure the oracle where the optimum is out of reach."""
 
 
 class Maze(Env):
@@ -166,11 +163,9 @@ class Maze(Env):
 
     def oracle(self, history: Sequence[Episode]) -> str:
         """The exact search where affordable; else along the shortest way that may be open."""
-        episode_now, (episodes, free) = len(history) - 1, (self.horizon, self.horizon_free)
-        if self.horizon <= episode_now:
-            episode_now, episodes, free = 0, BLIND_EPISODES, 0
+        episode_now, episodes, free = horizon(self, history)
         left = max(self.moves - len(history[-1].turns), 1)
-        plan = solver.search(*self._shape, self.moves, episodes, free) if self.layout == "tree" else None
+        plan = self._plan(episodes, free)
         goal = len(self._names) - 1 if self.goal_known and self.layout == "tree" else None
         for known in (history, history[-1:]):  # another task's episodes may contradict the current one
             start, cell, seen, told, agree = solver.recall(known, self._places, MOVES, goal)
@@ -185,20 +180,22 @@ class Maze(Env):
         """Exact for trees up to 3 x 3 and the like. Else an upper bound: a player with a map, where the way to the goal
         can be weighed; `lower` is what the oracle reaches.
         """
-        plan = solver.search(*self._shape, self.moves, episodes, free_shots) if self.layout == "tree" else None
+        plan = self._plan(episodes, free_shots)
         if plan is not None:
             curve = plan.curve()
             return Optimum(sum(curve[free_shots:]), curve, "exact")
         each = 1.0
         if self.layout == "tree" and self.goal_known and self.start == "first":
             each = solver.known_map_bound(self.rows, self.columns, self.moves, 1)
-        total = each * (episodes - free_shots)
-        lower, se = oracle_score(type(self), self._settings, episodes, free_shots, SCORED)
-        return Optimum(total, (each,) * episodes, "upper_bound", lower=min(lower, total), lower_se=se)
+        score = partial(oracle_score, type(self), self._settings, episodes, free_shots)
+        return bounded((each,) * episodes, free_shots, score)
 
     def no_memory_bound(self, episodes: int) -> float | None:
-        plan = solver.search(*self._shape, self.moves, 1, 0) if self.layout == "tree" else None
+        plan = self._plan(1, 0)
         return None if plan is None else episodes * plan.curve()[0]
+
+    def _plan(self, episodes: int, free: int) -> solver.Search | None:
+        return solver.search(*self._shape, self.moves, episodes, free) if self.layout == "tree" else None
 
     @property
     def _shape(self) -> tuple[int, int, bool, str]:
