@@ -73,12 +73,16 @@ def horizon(env: Env, history: Sequence[Episode]) -> tuple[int, int, int]:
     return (now, env.horizon, env.horizon_free) if env.horizon > now else (0, BLIND_EPISODES, 0)
 
 
-@lru_cache(maxsize=64)
-def oracle_score(game: Hashable, settings: tuple[Any, ...], episodes: int, free_shots: int) -> tuple[float, float]:
+def oracle_score(game: type[Env], settings: tuple[Any, ...], episodes: int, free_shots: int) -> tuple[float, float]:
     """Mean and standard error of the counted return of the game's own oracle, over `SCORED` fixed tasks.
 
     `settings` are the game's arguments in order.
     """
+    return _score(cast(Hashable, game), settings, episodes, free_shots)
+
+
+@lru_cache(maxsize=64)
+def _score(game: Hashable, settings: tuple[Any, ...], episodes: int, free_shots: int) -> tuple[float, float]:
     trial = Trial(cast(type[Env], game)(*settings, style="terse"), episodes, free_shots=free_shots)
     totals = []
     for number in range(SCORED):

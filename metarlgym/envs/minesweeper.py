@@ -90,8 +90,8 @@ class Minesweeper(Env):
             f"{in_words(self.rows, self.columns)} Open all {self._size - self.mines} cells that are no mine. An open "
             "cell shows how many mines touch it, also at its corners: a1=0 means none, and then all cells around a1 "
             f"open too.{first} Opening a mine ends the episode. Each episode has {self._shape.turns} "
-            f"turn{'s' if self._shape.turns > 1 else ''}. Opening the last safe cell pays 1 point. Reply with one closed cell "
-            f"in brackets, {self._form}."
+            f"turn{'s' if self._shape.turns > 1 else ''}. Opening the last safe cell pays 1 point. Reply with one "
+            f"closed cell in brackets, {self._form}."
         )
 
     @property

@@ -314,8 +314,8 @@ class Shape(NamedTuple):
         return comb(self.cells, self.mines)
 
     def decide(self, told: Sequence[Told], base: int, left: int, now: int, episodes: int, free: int) -> int:
-        """The cell to open in episode `now`, where `told` are the episodes so far and the cells `base` open at the start
-        of each: by the search, else the least likely mine, after one and the same first click.
+        """The cell to open in episode `now`, where `told` are the episodes so far and `base` the cells that are open at
+        the start of each: by the search, else the least likely mine, after one and the same first click.
         """
         current = told[-1]
         plan = search(self, episodes, free)

@@ -66,6 +66,36 @@ SETTINGS: dict[str, Setting] = {
         {"episodes": 3, "stop_on_success": True},
         "Sokoban as in LaMer: 6x6 with 2 boxes, 7 turns of up to 3 moves; ends at the first success.",
     ),
+    "Maze-ORBIT-v0": Setting(
+        "maze:Maze",
+        {"rows": 6, "columns": 6, "turns": 9, "layout": "blocks", "goal_known": False, "start": "random"},
+        _budget(27),
+        "Mazes as in ORBIT: 6x6 cells with the border, an unknown goal, 9 moves an episode, 27 in all.",
+    ),
+    "Minesweeper-ORBIT-v0": Setting(
+        "minesweeper:Minesweeper",
+        {"rows": 5, "columns": 5, "mines": 5, "turns": 8},
+        _budget(24),
+        "Minesweeper as in ORBIT: 5x5 with 5 mines, 8 turns an episode, 24 in all.",
+    ),
+    "Minesweeper-LaMer-v0": Setting(
+        "minesweeper:Minesweeper",
+        {"rows": 6, "columns": 6, "mines": 3, "turns": 7, "first_click": "safe"},
+        {"episodes": 3, "stop_on_success": True},
+        "Minesweeper as in LaMer: 6x6 with 3 mines, 7 turns, a safe first click; ends at the first success.",
+    ),
+    "Battleship-PAPRIKA-v0": Setting(
+        "battleship:Battleship",
+        {"size": 6, "ships": [5, 4, 2], "shots": 20},
+        {"episodes": 1},
+        "Battleship as in PAPRIKA: 6x6 with ships of 5, 4 and 2 cells, 20 shots, one episode.",
+    ),
+    "Minesweeper-PAPRIKA-v0": Setting(
+        "minesweeper:Minesweeper",
+        {"rows": 5, "columns": 5, "mines": 4, "turns": 20},
+        {"episodes": 1},
+        "Minesweeper as in PAPRIKA: 5x5 (there 4 to 7 a side), 20 turns, one episode.",
+    ),
     "Wordle-PAPRIKA-v0": Setting(
         "wordle:Wordle",
         {"words": "common5", "guesses": 6},
