@@ -53,14 +53,14 @@ class Battleship(CellGame):
         ships = (
             f"{len(self.ships)} ships of {lengths} cells are"
             if len(self.ships) > 1
-            else (f"A ship of {lengths} cell{'s' if self.ship_cells > 1 else ''} is")
+            else f"A ship of {lengths} cell{'s' if self.ship_cells > 1 else ''} is"
         )
         return (
             f"{ships} hidden on a board of {self.size} by {self.size} cells, at the same place in every episode. "
             f"{in_words(self.size, self.size)} A ship lies in one row or one column. In each episode you have "
-            f"{self.shots} shots. After each shot you are told whether it is a hit or a miss. Hitting "
-            f"all {self.ship_cells} ship cells in one episode pays 1 point and ends the episode. Reply with one cell "
-            f"in brackets, {self._quoted}."
+            f"{self.shots} shot{'s' if self.shots > 1 else ''}. After each shot you are told whether it is a hit or a "
+            "miss. Hitting all ship cells in one episode pays 1 point and ends the episode. Reply with one cell in "
+            f"brackets, {self._quoted}."
         )
 
     def sample_task(self, rng: random.Random) -> JSON:

@@ -104,13 +104,11 @@ class Maze(Env):
 
     def all_tasks(self) -> Iterable[JSON] | None:
         worlds = solver.tree_worlds(*self._shape) if self.layout == "tree" else None
-        if worlds is None:
-            return None
-        return [self._params(solver.passages_of(self._grid, w.sides), w.start, w.goal) for w in worlds]
+        return worlds and [self._params(solver.passages_of(self._grid, w.sides), w.start, w.goal) for w in worlds]
 
     def on_reset(self, params: JSON, rng: random.Random) -> str:
         place = self._places
-        passages = [(place[passage.split("-")[0]], place[passage.split("-")[1]]) for passage in params["open"]]
+        passages = [[place[cell] for cell in passage.split("-")] for passage in params["open"]]
         self._sides = solver.open_sides(self.rows, self.columns, passages)
         self._cell, self._goal = place[params["start"]], place[params["goal"]]
         self._seen = {self._cell}
@@ -129,8 +127,7 @@ class Maze(Env):
                 text = f"That is not one of the moves: the move is lost. Reply {choices(0, *MOVES, quoted=True)}."
             return Step(text, 0.0, False, False, {"valid": False, "success": False})
         side = MOVES.index(move)
-        wall = not self._sides[self._cell] >> side & 1
-        if not wall:
+        if not (wall := not self._sides[self._cell] >> side & 1):
             self._cell = self._grid[self._cell][side]
             self._seen.add(self._cell)
         name = self._names[self._cell]
@@ -138,9 +135,9 @@ class Maze(Env):
             text = f"{name} goal" if terse else f"You go {move} to {name}. This is the goal! 1 point."
             return Step(text, 1.0, True, False, {"valid": True, "success": True})
         text = self._describe()
-        if terse:
-            text = f"wall {text}" if wall else text
-        else:
+        if terse and wall:
+            text = f"wall {text}"
+        elif not terse:
             text = f"A wall stops you. You are still at {text}" if wall else f"You go {move} to {text}"
             text += "" if self.turns_left else " No moves are left: 0 points."
         return Step(text, 0.0, False, False, {"valid": True, "success": False})

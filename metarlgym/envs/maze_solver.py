@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
 from itertools import combinations, repeat
 from string import ascii_lowercase
@@ -62,7 +62,7 @@ def neighbors(rows: int, columns: int) -> tuple[tuple[int, int, int, int], ...]:
     )
 
 
-def open_sides(rows: int, columns: int, passages: Collection[Edge]) -> tuple[int, ...]:
+def open_sides(rows: int, columns: int, passages: Iterable[Sequence[int]]) -> tuple[int, ...]:
     """The open sides of each cell."""
     sides = [0] * (rows * columns)
     for a, b in passages:  # a before b in reading order
@@ -347,7 +347,7 @@ class Search:
         return tuple(sum(found[: n + 1]) / len(self.worlds) for n in range(self.episodes))
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=16)
 def search(
     rows: int, columns: int, goal_known: bool, start: str, turns: int, episodes: int, free: int
 ) -> Search | None:

@@ -357,7 +357,7 @@ class Shape(NamedTuple):
         return next(cell for cell in range(self.cells) if cell not in current.numbers)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=16)
 def search(shape: Shape, episodes: int, free: int) -> Search | None:
     """The finished search for a trial's shape; None if it takes too long."""
     if shape.sets() * (shape.cells - shape.mines if shape.moving else 1) > SEARCH_LIMIT:
