@@ -1,9 +1,9 @@
-"""The games with reference values: what random play, the oracle and an optimal player reach over 3 episodes, how fast they
-step, and how long a trial is.
+"""The games with reference values: what random play, the oracle and an optimal player reach over 3 episodes, how fast
+they step, and how long a trial is.
 
 Default arguments, chat style. Random play and the oracle play 10,000 trials, the oracle 1,000 where it takes more than
-1 ms a step; 95% intervals. Steps are counted in trials of 3 episodes with random play in one process, resets included,
-drawing the actions not: 1,000 trials, the median of three. Tokens are those of a whole trial of random play, rules
+1 ms a step; 95% intervals. The rate is that of steps of random play in trials of 3 episodes, in one process: resets
+included, the actions drawn beforehand, 1,000 trials, the median of three. Tokens are those of a whole trial of random play, rules
 included, by SmolLM2's tokenizer and chat template: mean of 50 trials.
 """
 

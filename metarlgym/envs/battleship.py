@@ -9,20 +9,18 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Sequence
-from functools import partial
 from typing import Any
 
 from metarlgym.datatypes import JSON, ConfigError, Episode, Optimum, Step
-from metarlgym.env import MOST_LISTED, Env
 from metarlgym.envs import battleship_solver as solver
-from metarlgym.envs.boards import MOST_ROWS, bounded, cell_names, cell_places, draw, horizon, in_words, oracle_score
+from metarlgym.envs.boards import MOST_ROWS, CellGame, bounded, draw, exact, horizon, in_words
 from metarlgym.whole_numbers import check_whole
 
 MOST_SHIPS = 6
 """More ships are too many to be drawn quickly."""
 
 
-class Battleship(Env):
+class Battleship(CellGame):
     """One game. Hitting every cell of every ship in one episode pays 1 and ends it; ships may touch.
 
     Args:
@@ -34,7 +32,6 @@ class Battleship(Env):
         ConfigError: an argument is out of range, or the ships do not fit on the board.
     """
 
-    action_words = 1
     uniform_tasks = True
 
     def __init__(self, size: int = 3, ships: Sequence[int] = (2,), shots: int = 3, **kwargs: Any) -> None:
@@ -47,8 +44,7 @@ class Battleship(Env):
         if next(solver.placements(self.size, self.ships), None) is None:
             raise ConfigError(f"ships={list(ships)} do not fit on a board of size={size}: make the board larger.")
         self.shots = self.max_turns = check_whole("shots", shots, self.ship_cells, why=", the number of ship cells")
-        self._names, self._places = cell_names(self.size, self.size), cell_places(self.size, self.size)
-        self._shot: dict[int, bool] = {}
+        self._lay(self.size, self.size)
 
     def rules(self) -> str:
         if self.style == "terse":
@@ -57,20 +53,15 @@ class Battleship(Env):
         ships = (
             f"{len(self.ships)} ships of {lengths} cells are"
             if len(self.ships) > 1
-            else (f"A ship of {lengths} cell{'s' if self.ship_cells > 1 else ''} is")
+            else f"A ship of {lengths} cell{'s' if self.ship_cells > 1 else ''} is"
         )
         return (
             f"{ships} hidden on a board of {self.size} by {self.size} cells, at the same place in every episode. "
             f"{in_words(self.size, self.size)} A ship lies in one row or one column. In each episode you have "
-            f"{self.shots} shots. After each shot you are told whether it is a hit or a miss. Hitting "
-            f"all {self.ship_cells} ship cells in one episode pays 1 point and ends the episode. Reply with one cell "
-            f"in brackets, {self._form}."
+            f"{self.shots} shot{'s' if self.shots > 1 else ''}. After each shot you are told whether it is a hit or a "
+            "miss. Hitting all ship cells in one episode pays 1 point and ends the episode. Reply with one cell in "
+            f"brackets, {self._quoted}."
         )
-
-    @property
-    def _form(self) -> str:
-        """How to write a shot."""
-        return f'"[{self._names[0]}]" to "[{self._names[-1]}]"'
 
     def sample_task(self, rng: random.Random) -> JSON:
         return self._params(solver.random_placement(self.size, self.ships, rng))
@@ -81,25 +72,23 @@ class Battleship(Env):
 
     def on_reset(self, params: JSON, rng: random.Random) -> str:
         self._fleet = {self._places[cell] for ship in params["ships"] for cell in ship.split("-")}
-        self._shot = {}
+        self._open = {}
         self._hits = 0
-        return (
-            "" if self.style == "terse" else f"Which cell do you shoot at, [{self._names[0]}] to [{self._names[-1]}]?"
-        )
+        return "" if self.style == "terse" else f"Which cell do you shoot at, {self._range}?"
 
     def on_step(self, action: str) -> Step:
         name = self.parse(action, self._places)
         cell = self._places.get(name)
         terse = self.style == "terse"
-        if cell is None or cell in self._shot:
+        if cell is None or cell in self._open:
             if terse:
                 text = "invalid"
             elif cell is None:
-                text = f"That is not one of the cells: the shot is lost. Reply with one cell, {self._form}."
+                text = f"That is not one of the cells: the shot is lost. Reply with one cell, {self._quoted}."
             else:
                 text = f"You have shot at {name} before in this episode: the shot is lost. Reply with another cell."
             return Step(text, 0.0, False, False, {"valid": False, "success": False})
-        hit = self._shot[cell] = cell in self._fleet
+        hit = self._open[cell] = cell in self._fleet
         self._hits += hit
         if self._hits == self.ship_cells:
             text = "hit won" if terse else f"{name} is a hit. All ship cells are hit! 1 point."
@@ -113,19 +102,8 @@ class Battleship(Env):
         """The board: `x` is a hit, `o` a miss, `.` not shot at in this episode."""
         if self.render_mode != "ansi":
             return None
-        marks = ["." if cell not in self._shot else "x" if self._shot[cell] else "o" for cell in range(self.size**2)]
+        marks = ["." if cell not in self._open else "x" if self._open[cell] else "o" for cell in range(self.size**2)]
         return draw(self.size, self.size, marks)
-
-    def random_action(self, rng: random.Random) -> str:
-        while True:
-            cell = rng.randrange(len(self._names))
-            if cell not in self._shot or len(self._shot) == len(self._names):
-                return self._write(cell)
-
-    def legal_actions(self) -> Sequence[str] | None:
-        if len(self._names) > MOST_LISTED:
-            return None
-        return [self._write(cell) for cell in range(len(self._names)) if cell not in self._shot]
 
     def oracle(self, history: Sequence[Episode]) -> str:
         """The exact search where affordable; else the cell that most fleets fill."""
@@ -149,12 +127,10 @@ class Battleship(Env):
         """Exact where the search is affordable. Else every episode might be won; `lower` is what the oracle reaches."""
         plan = solver.search(self.size, self.ships, self.shots, episodes, free_shots)
         if plan is not None:
-            curve = plan.curve()
-            return Optimum(sum(curve[free_shots:]), curve, "exact")
-        settings = self.size, self.ships, self.shots
-        score = partial(oracle_score, type(self), settings, episodes, free_shots)
-        few = solver.fleets(self.size, self.ships) is not None
-        return bounded((1.0,) * episodes, free_shots, score if few else None)
+            return exact(plan.curve(), free_shots)
+        if solver.fleets(self.size, self.ships) is None:
+            return bounded((1.0,) * episodes, free_shots)
+        return bounded((1.0,) * episodes, free_shots, type(self), (self.size, self.ships, self.shots))
 
     def no_memory_bound(self, episodes: int) -> float | None:
         plan = solver.search(self.size, self.ships, self.shots, 1, 0)
@@ -173,7 +149,3 @@ class Battleship(Env):
 
     def _params(self, placement: Sequence[Sequence[int]]) -> JSON:
         return {"ships": ["-".join([self._names[cell] for cell in ship]) for ship in placement]}
-
-    def _write(self, cell: int) -> str:
-        name = self._names[cell]
-        return name if self.style == "terse" else f"[{name}]"

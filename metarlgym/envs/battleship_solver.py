@@ -233,7 +233,7 @@ class Search:
         return tuple(sum(found[: n + 1]) / whole for n in range(self.episodes))
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=16)
 def search(size: int, ships: tuple[int, ...], shots: int, episodes: int, free: int) -> Search | None:
     """The finished search for a trial's shape; None if it takes too long."""
     book = fleets(size, ships)

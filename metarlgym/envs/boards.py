@@ -6,14 +6,15 @@ column, from the left. Inside the programs a cell is its place in reading order,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+import random
+from collections.abc import Hashable, Mapping, Sequence
 from functools import lru_cache
 from statistics import fmean, stdev
 from string import ascii_lowercase
 from typing import Any, cast
 
 from metarlgym.datatypes import Episode, Optimum
-from metarlgym.env import Env
+from metarlgym.env import MOST_LISTED, Env
 from metarlgym.trial import Trial
 
 MOST_ROWS = 26
@@ -67,6 +68,35 @@ def draw(rows: int, columns: int, marks: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
+class CellGame(Env):
+    """A game whose actions are the cells of a board that are still closed."""
+
+    action_words = 1
+
+    def _lay(self, rows: int, columns: int) -> None:
+        """Name the cells; for the constructor."""
+        self._names, self._places = cell_names(rows, columns), cell_places(rows, columns)
+        self._range = f"[{self._names[0]}] to [{self._names[-1]}]"
+        self._quoted = f'"[{self._names[0]}]" to "[{self._names[-1]}]"'
+        self._open: dict[int, int] = {}
+        """The open cells of this episode, with what they show."""
+
+    def random_action(self, rng: random.Random) -> str:
+        while True:
+            cell = rng.randrange(len(self._names))
+            if cell not in self._open or len(self._open) == len(self._names):
+                return self._write(cell)
+
+    def legal_actions(self) -> Sequence[str] | None:
+        if len(self._names) > MOST_LISTED:
+            return None
+        return [self._write(cell) for cell in range(len(self._names)) if cell not in self._open]
+
+    def _write(self, cell: int) -> str:
+        name = self._names[cell]
+        return name if self.style == "terse" else f"[{name}]"
+
+
 def horizon(env: Env, history: Sequence[Episode]) -> tuple[int, int, int]:
     """The number of the current episode, and the numbers of episodes and of free shots for which an oracle plans."""
     now = len(history) - 1
@@ -93,10 +123,17 @@ def _score(game: Hashable, settings: tuple[Any, ...], episodes: int, free_shots:
     return fmean(totals), stdev(totals) / SCORED**0.5
 
 
-def bounded(curve: Sequence[float], free_shots: int, score: Callable[[], tuple[float, float]] | None = None) -> Optimum:
-    """An upper bound for each episode, and what the oracle scores as the lower bound of their sum."""
+def exact(curve: Sequence[float], free_shots: int) -> Optimum:
+    """The optimum of which every episode is known."""
+    return Optimum(sum(curve[free_shots:]), tuple(curve), "exact")
+
+
+def bounded(
+    curve: Sequence[float], free_shots: int, game: type[Env] | None = None, settings: tuple[Any, ...] = ()
+) -> Optimum:
+    """An upper bound for each episode. With a `game`, what its oracle scores is the lower bound of their sum."""
     total = sum(curve[free_shots:])
-    if score is None:
+    if game is None:
         return Optimum(total, tuple(curve), "upper_bound")
-    lower, se = score()
+    lower, se = oracle_score(cast(Hashable, game), settings, len(curve), free_shots)
     return Optimum(total, tuple(curve), "upper_bound", lower=min(lower, total), lower_se=se)

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from metarlgym.datatypes import JSON, ConfigError, Episode, Optimum, Step
 from metarlgym.env import Env
 from metarlgym.envs import maze_solver as solver
-from metarlgym.envs.boards import MOST_ROWS, bounded, cell_names, cell_places, horizon, in_words, oracle_score
+from metarlgym.envs.boards import MOST_ROWS, bounded, cell_names, cell_places, exact, horizon, in_words
 from metarlgym.envs.wording import choices
 from metarlgym.whole_numbers import check_whole
 
@@ -71,12 +71,10 @@ class Maze(Env):
         self._settings = rows, columns, turns, layout, goal_known, start
         self._names, self._places = cell_names(self.rows, self.columns), cell_places(self.rows, self.columns)
         self._grid = solver.neighbors(self.rows, self.columns)
-        self._ways = range(max(1, turns - 2), turns)
-        if layout == "blocks" and self._blocks(random.Random(0), TRIES) is None:
-            raise ConfigError(
-                f"turns={turns} does not fit layout='blocks' with rows={rows} and columns={columns}: no maze whose "
-                f"way has {turns - 2} or {turns - 1} moves was found. Change turns, or the size."
-            )
+        self._shape = self.rows, self.columns, goal_known, start
+        self._blocks = partial(solver.far_blocks, self.rows, self.columns, start, self.moves)
+        if layout == "blocks":
+            self._blocks(random.Random(0), TRIES)
 
     def rules(self) -> str:
         if self.style == "terse":
@@ -106,22 +104,19 @@ class Maze(Env):
 
     def all_tasks(self) -> Iterable[JSON] | None:
         worlds = solver.tree_worlds(*self._shape) if self.layout == "tree" else None
-        if worlds is None:
-            return None
-        size = self.rows, self.columns
-        return [self._params(solver.passages_of(*size, world.sides), world.start, world.goal) for world in worlds]
+        return worlds and [self._params(solver.passages_of(self._grid, w.sides), w.start, w.goal) for w in worlds]
 
     def on_reset(self, params: JSON, rng: random.Random) -> str:
         place = self._places
-        passages = [(place[passage.split("-")[0]], place[passage.split("-")[1]]) for passage in params["open"]]
+        passages = [[place[cell] for cell in passage.split("-")] for passage in params["open"]]
         self._sides = solver.open_sides(self.rows, self.columns, passages)
         self._cell, self._goal = place[params["start"]], place[params["goal"]]
         self._seen = {self._cell}
+        told = self.goal_known and self.layout == "blocks"
         if self.style == "terse":
-            told = f"goal {params['goal']} " if self.goal_known and self.layout == "blocks" else ""
-            return told + self._describe()
-        told = f"The goal is {params['goal']}. " if self.goal_known and self.layout == "blocks" else ""
-        return f"{told}You are at {self._describe()} Which move: {choices(0, *MOVES)}?"
+            return (f"goal {params['goal']} " if told else "") + self._describe()
+        goal = f"The goal is {params['goal']}. " if told else ""
+        return f"{goal}You are at {self._describe()} Which move: {choices(0, *MOVES)}?"
 
     def on_step(self, action: str) -> Step:
         move = self.parse(action, MOVES)
@@ -132,8 +127,7 @@ class Maze(Env):
                 text = f"That is not one of the moves: the move is lost. Reply {choices(0, *MOVES, quoted=True)}."
             return Step(text, 0.0, False, False, {"valid": False, "success": False})
         side = MOVES.index(move)
-        wall = not self._sides[self._cell] >> side & 1
-        if not wall:
+        if not (wall := not self._sides[self._cell] >> side & 1):
             self._cell = self._grid[self._cell][side]
             self._seen.add(self._cell)
         name = self._names[self._cell]
@@ -141,9 +135,9 @@ class Maze(Env):
             text = f"{name} goal" if terse else f"You go {move} to {name}. This is the goal! 1 point."
             return Step(text, 1.0, True, False, {"valid": True, "success": True})
         text = self._describe()
-        if terse:
-            text = f"wall {text}" if wall else text
-        else:
+        if terse and wall:
+            text = f"wall {text}"
+        elif not terse:
             text = f"A wall stops you. You are still at {text}" if wall else f"You go {move} to {text}"
             text += "" if self.turns_left else " No moves are left: 0 points."
         return Step(text, 0.0, False, False, {"valid": True, "success": False})
@@ -163,17 +157,12 @@ class Maze(Env):
 
     def oracle(self, history: Sequence[Episode]) -> str:
         """The exact search where affordable; else along the shortest way that may be open."""
-        episode_now, episodes, free = horizon(self, history)
+        episode, episodes, free = horizon(self, history)
         left = max(self.moves - len(history[-1].turns), 1)
-        plan = self._plan(episodes, free)
         goal = len(self._names) - 1 if self.goal_known and self.layout == "tree" else None
-        for known in (history, history[-1:]):  # another task's episodes may contradict the current one
-            start, cell, seen, told, agree = solver.recall(known, self._places, MOVES, goal)
-            step = plan.step(start, cell, seen, told, left, episode_now) if plan and agree else None
-            if step is not None or (agree and not plan):
-                break
-        if step is None:
-            step = solver.route(self.rows, self.columns, seen, cell, told, left)
+        seen = [solver.recall(known, self._places, MOVES, goal) for known in (history, history[-1:])]
+        cell = seen[1].cell
+        step = solver.decide(self.rows, self.columns, self._plan(episodes, free), seen, left, episode)
         return self._write(MOVES[self._grid[cell].index(step)] if step != cell else MOVES[0])
 
     def optimal_returns(self, episodes: int, free_shots: int = 0) -> Optimum:
@@ -182,13 +171,11 @@ class Maze(Env):
         """
         plan = self._plan(episodes, free_shots)
         if plan is not None:
-            curve = plan.curve()
-            return Optimum(sum(curve[free_shots:]), curve, "exact")
+            return exact(plan.curve(), free_shots)
         each = 1.0
         if self.layout == "tree" and self.goal_known and self.start == "first":
             each = solver.known_map_bound(self.rows, self.columns, self.moves, 1)
-        score = partial(oracle_score, type(self), self._settings, episodes, free_shots)
-        return bounded((each,) * episodes, free_shots, score)
+        return bounded((each,) * episodes, free_shots, type(self), self._settings)
 
     def no_memory_bound(self, episodes: int) -> float | None:
         plan = self._plan(1, 0)
@@ -197,20 +184,9 @@ class Maze(Env):
     def _plan(self, episodes: int, free: int) -> solver.Search | None:
         return solver.search(*self._shape, self.moves, episodes, free) if self.layout == "tree" else None
 
-    @property
-    def _shape(self) -> tuple[int, int, bool, str]:
-        return self.rows, self.columns, self.goal_known, self.start
-
-    def _blocks(self, rng: random.Random, tries: int | None = None) -> Any:
-        return solver.far_blocks(self.rows, self.columns, self.start, self._ways, rng, tries)
-
     def _params(self, passages: Iterable[tuple[int, int]], start: int, goal: int) -> JSON:
         names = self._names
-        return {
-            "open": [f"{names[a]}-{names[b]}" for a, b in passages],
-            "start": names[start],
-            "goal": names[goal],
-        }
+        return {"open": [f"{names[a]}-{names[b]}" for a, b in passages], "start": names[start], "goal": names[goal]}
 
     def _describe(self) -> str:
         """The player's cell and its open sides."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Collection, Container, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
 from itertools import combinations, repeat
 from string import ascii_lowercase
@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from metarlgym.datatypes import Episode
+from metarlgym.datatypes import ConfigError, Episode
 
 TREES_LISTED = 1000
 """Maximum number of spanning trees that are listed; 3 x 3 has 192, 3 x 4 has 2,415."""
@@ -62,7 +62,7 @@ def neighbors(rows: int, columns: int) -> tuple[tuple[int, int, int, int], ...]:
     )
 
 
-def open_sides(rows: int, columns: int, passages: Collection[Edge]) -> tuple[int, ...]:
+def open_sides(rows: int, columns: int, passages: Iterable[Sequence[int]]) -> tuple[int, ...]:
     """The open sides of each cell."""
     sides = [0] * (rows * columns)
     for a, b in passages:  # a before b in reading order
@@ -72,9 +72,8 @@ def open_sides(rows: int, columns: int, passages: Collection[Edge]) -> tuple[int
     return tuple(sides)
 
 
-def passages_of(rows: int, columns: int, sides: Sequence[int]) -> list[Edge]:
+def passages_of(grid: Sequence[Sequence[int]], sides: Sequence[int]) -> list[Edge]:
     """The passages that make these open sides, in order."""
-    grid = neighbors(rows, columns)
     found = [(a, grid[a][side]) for a, bits in enumerate(sides) for side in (1, 3) if bits >> side & 1]
     return sorted(found)
 
@@ -124,16 +123,21 @@ def random_blocks(rows: int, columns: int, rng: random.Random, start: int | None
 
 
 def far_blocks(
-    rows: int, columns: int, start: str, ways: Container[int], rng: random.Random, tries: int | None = None
-) -> tuple[list[Edge], int, int] | None:
-    """Passages, start and goal of the first block maze whose goal is as far as one of `ways`; None if it is not among
-    the first `tries` draws.
+    rows: int, columns: int, start: str, turns: int, rng: random.Random, tries: int | None = None
+) -> tuple[list[Edge], int, int]:
+    """Passages, start and goal of the first block maze whose way to the goal takes `turns` - 2 or `turns` - 1 moves.
+
+    Raises:
+        ConfigError: it is not among the first `tries` draws.
     """
     for _ in range(tries) if tries else repeat(None):
         passages, first, goal, way = random_blocks(rows, columns, rng, 0 if start == "first" else None)
-        if way in ways:
+        if way and way in (turns - 2, turns - 1):
             return passages, first, goal
-    return None
+    raise ConfigError(
+        f"turns={turns} does not fit layout='blocks' with rows={rows} and columns={columns}: no maze whose way has "
+        f"{turns - 2} or {turns - 1} moves was found. Change turns, or the size."
+    )
 
 
 def _laplacian(rows: int, columns: int) -> np.ndarray:
@@ -301,15 +305,13 @@ class Search:
         """The value after a discovery."""
         return self.value(worlds, cell, left, episode) if left else self.next_episode(worlds, episode)
 
-    def step(
-        self, start: int, cell: int, seen: Mapping[int, int], goal: int | None, left: int, episode: int
-    ) -> int | None:
+    def step(self, seen: Seen, left: int, episode: int) -> int | None:
         """The next cell of the best play, from what has been seen; None if no world is like that, or after too long."""
-        worlds = self.by_start[start]
-        for here, sides in seen.items():
+        worlds, cell = self.by_start[seen.start], seen.cell
+        for here, sides in seen.sides.items():
             worlds &= self.by_sides[here].get(sides, 0) & ~self.by_goal[here]
-        if goal is not None:
-            worlds &= self.by_goal[goal]
+        if seen.goal is not None:
+            worlds &= self.by_goal[seen.goal]
         if not worlds:
             return None
         try:
@@ -318,7 +320,7 @@ class Search:
             return None
         target = self.best[worlds, cell, left, episode][1]
         if target < 0:  # nothing can be gained in this episode any more
-            return next(other for side, other in enumerate(self.grid[cell]) if seen[cell] >> side & 1)
+            return next(other for side, other in enumerate(self.grid[cell]) if seen.sides[cell] >> side & 1)
         return self.targets(worlds, cell)[target][1]
 
     def curve(self) -> tuple[float, ...]:
@@ -345,7 +347,7 @@ class Search:
         return tuple(sum(found[: n + 1]) / len(self.worlds) for n in range(self.episodes))
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=16)
 def search(
     rows: int, columns: int, goal_known: bool, start: str, turns: int, episodes: int, free: int
 ) -> Search | None:
@@ -378,12 +380,22 @@ def tree_worlds(rows: int, columns: int, goal_known: bool, start: str) -> list[W
     return [World(open_sides(rows, columns, tree), first, goal) for tree in trees for first, goal in ends]
 
 
-def recall(
-    episodes: Sequence[Episode], places: Mapping[str, int], moves: Sequence[str], goal: int | None
-) -> tuple[int, int, dict[int, int], int | None, bool]:
-    """What the episodes have told: the start, the player's cell, the open sides of the cells seen, the goal (or the
-    `goal` that the rules name), and whether the episodes agree.
-    """
+class Seen(NamedTuple):
+    """What episodes have told."""
+
+    start: int
+    cell: int
+    """Where the player is."""
+    sides: Mapping[int, int]
+    """The open sides of the cells entered."""
+    goal: int | None
+    """The goal, if known."""
+    agree: bool
+    """Whether the episodes can be of one maze."""
+
+
+def recall(episodes: Sequence[Episode], places: Mapping[str, int], moves: Sequence[str], goal: int | None) -> Seen:
+    """What the episodes have told; `goal` is the one that the rules name."""
     start = cell = 0
     seen: dict[int, int] = {}
     agree = True
@@ -399,7 +411,22 @@ def recall(
                 agree &= seen.get(cell, sides) == sides and cell != goal
                 seen[cell] = sides
                 start = cell if text is episode.opening else start
-    return start, cell, seen, goal, agree
+    return Seen(start, cell, seen, goal, agree)
+
+
+def decide(rows: int, columns: int, plan: Search | None, recalled: Sequence[Seen], left: int, episode: int) -> int:
+    """The next cell, by what all episodes told or, if another task's episodes contradict it, by the current one; along
+    the shortest way that may be open where there is no plan.
+    """
+    for seen in recalled:
+        if not seen.agree:
+            continue
+        if plan is None:
+            break
+        step = plan.step(seen, left, episode)
+        if step is not None:
+            return step
+    return route(rows, columns, seen.sides, seen.cell, seen.goal, left)
 
 
 def route(rows: int, columns: int, seen: Mapping[int, int], cell: int, goal: int | None, left: int) -> int:

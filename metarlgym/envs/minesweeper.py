@@ -8,25 +8,20 @@ turns: a mine under the first click of an episode moves to another cell, the sam
 from __future__ import annotations
 
 import random
-import re
 from collections.abc import Iterable, Sequence
-from functools import partial
 from itertools import combinations
 from typing import Any, Literal
 
 from metarlgym.datatypes import JSON, ConfigError, Episode, Optimum, Step
-from metarlgym.env import MOST_LISTED, Env
 from metarlgym.envs import minesweeper_solver as solver
-from metarlgym.envs.boards import MOST_ROWS, bounded, cell_names, cell_places, draw, horizon, in_words, oracle_score
+from metarlgym.envs.boards import MOST_ROWS, CellGame, bounded, draw, exact, horizon, in_words
 from metarlgym.whole_numbers import check_whole
 
 LIST_LIMIT = 20_000
 """Maximum number of tasks that `all_tasks` lists."""
-NUMBER = re.compile(r"\b([a-z]\d+)[= ](\d)\b")
-"""A cell with its number, in the texts of both styles."""
 
 
-class Minesweeper(Env):
+class Minesweeper(CellGame):
     """One game. Opening the last safe cell pays 1; opening a mine ends the episode and pays nothing.
 
     Args:
@@ -42,7 +37,6 @@ class Minesweeper(Env):
         ConfigError: an argument is out of range, or an opening is combined with a safe first click.
     """
 
-    action_words = 1
     uniform_tasks = True
 
     def __init__(
@@ -74,9 +68,8 @@ class Minesweeper(Env):
         self._moving = first_click == "safe"
         self._shape = solver.Shape(self.rows, self.columns, self.mines, opening, self._moving, limit)
         self._settings = rows, columns, mines, opening, turns, first_click
-        self._names, self._places = cell_names(self.rows, self.columns), cell_places(self.rows, self.columns)
+        self._lay(self.rows, self.columns)
         self._touching = solver.around(self.rows, self.columns)
-        self._open: dict[int, int] = {}
 
     def rules(self) -> str:
         if self.style == "terse":
@@ -91,13 +84,8 @@ class Minesweeper(Env):
             "cell shows how many mines touch it, also at its corners: a1=0 means none, and then all cells around a1 "
             f"open too.{first} Opening a mine ends the episode. Each episode has {self._shape.turns} "
             f"turn{'s' if self._shape.turns > 1 else ''}. Opening the last safe cell pays 1 point. Reply with one "
-            f"closed cell in brackets, {self._form}."
+            f"closed cell in brackets, {self._quoted}."
         )
-
-    @property
-    def _form(self) -> str:
-        """How to write an action."""
-        return f'"[{self._names[0]}]" to "[{self._names[-1]}]"'
 
     def sample_task(self, rng: random.Random) -> JSON:
         *mines, other = rng.sample(range(self._size), self.mines + 1)
@@ -125,7 +113,7 @@ class Minesweeper(Env):
         if self.style == "terse":
             return told
         told = f"Open: {told}. " if told else ""
-        return f"{told}Which cell do you open, [{self._names[0]}] to [{self._names[-1]}]?"
+        return f"{told}Which cell do you open, {self._range}?"
 
     def on_step(self, action: str) -> Step:
         name = self.parse(action, self._places)
@@ -135,7 +123,7 @@ class Minesweeper(Env):
             if terse:
                 text = "invalid"
             elif cell is None:
-                text = f"That is not one of the cells: the turn is lost. Reply with one closed cell, {self._form}."
+                text = f"That is not one of the cells: the turn is lost. Reply with one closed cell, {self._quoted}."
             else:
                 text = f"{name} is open already: the turn is lost. Reply with a cell that is still closed."
             return Step(text, 0.0, False, False, {"valid": False, "success": False})
@@ -166,23 +154,11 @@ class Minesweeper(Env):
         marks = [str(self._open.get(cell, "*" if cell == self._exploded else ".")) for cell in range(self._size)]
         return draw(self.rows, self.columns, marks)
 
-    def random_action(self, rng: random.Random) -> str:
-        while True:
-            cell = rng.randrange(self._size)
-            if cell not in self._open:
-                return self._write(cell)
-
-    def legal_actions(self) -> Sequence[str] | None:
-        if self._size > MOST_LISTED:
-            return None
-        return [self._write(cell) for cell in range(self._size) if cell not in self._open]
-
     def oracle(self, history: Sequence[Episode]) -> str:
         """The exact search where affordable; else the least likely mine."""
-        base = sum([1 << self._places[cell] for cell, _ in NUMBER.findall(history[-1].opening)])
-        told = [self._recall(episode) for episode in history]
+        told = [solver.recall(episode, self._places, self.parse) for episode in history]
         left = max(self._shape.turns - len(history[-1].turns), 1)
-        return self._write(self._shape.decide(told, base, left, *horizon(self, history)))
+        return self._write(self._shape.decide(told, left, *horizon(self, history)))
 
     def optimal_returns(self, episodes: int, free_shots: int = 0) -> Optimum:
         """Exact where the search is affordable. Else an upper bound, as the very first click is a mine with probability
@@ -190,31 +166,14 @@ class Minesweeper(Env):
         """
         plan = solver.search(self._shape, episodes, free_shots)
         if plan is not None:
-            curve = plan.curve(self.opening)
-            return Optimum(sum(curve[free_shots:]), curve, "exact")
+            return exact(plan.curve(self.opening), free_shots)
         first = 1.0 if self.opening or self._moving else 1 - self.mines / self._size
-        score = partial(oracle_score, type(self), self._settings, episodes, free_shots)
-        few = self._shape.sets() <= solver.SCORE_LIMIT
-        return bounded((first, *[1.0] * (episodes - 1)), free_shots, score if few else None)
+        scored = (type(self), self._settings) if self._shape.sets() <= solver.SCORE_LIMIT else ()
+        return bounded((first, *[1.0] * (episodes - 1)), free_shots, *scored)
 
     def no_memory_bound(self, episodes: int) -> float | None:
         plan = solver.search(self._shape, 1, 0)
         return None if plan is None else episodes * plan.curve(self.opening)[0]
-
-    def _recall(self, episode: Episode) -> solver.Told:
-        """The first click, the numbers and the mines of an episode."""
-        first, mines = solver.NONE, set()
-        texts = [episode.opening]
-        for turn in episode.turns:
-            if turn.valid:
-                cell = self._places[self.parse(turn.action, self._places)]
-                first = cell if first == solver.NONE else first
-                found = NUMBER.findall(turn.observation)
-                texts.append(turn.observation)
-                if not found:
-                    mines.add(cell)
-        numbers = {self._places[name]: int(number) for text in texts for name, number in NUMBER.findall(text)}
-        return solver.Told(first, numbers, mines)
 
     def _tell(self, numbers: dict[int, int]) -> str:
         if self.style == "terse":
@@ -226,7 +185,3 @@ class Minesweeper(Env):
         if self.opening or self._moving:
             params["open" if self.opening else "spare"] = self._names[other]
         return params
-
-    def _write(self, cell: int) -> str:
-        name = self._names[cell]
-        return name if self.style == "terse" else f"[{name}]"

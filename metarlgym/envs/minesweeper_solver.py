@@ -7,7 +7,8 @@ costs nothing and may tell something. Sets of cells are integers, one bit per ce
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import re
+from collections.abc import Callable, Collection, Container, Mapping, Sequence
 from functools import lru_cache
 from itertools import combinations
 from math import comb
@@ -15,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from metarlgym.datatypes import Episode
 from metarlgym.envs.maze_solver import neighbors
 
 LIST_LIMIT = 60_000
@@ -29,6 +31,8 @@ SCORE_LIMIT = 10_000
 """Number of sets of mines up to which the oracle is measured."""
 SAMPLE = 12
 """Number of boards on which the oracle of large boards compares cells that are equally safe."""
+NUMBER = re.compile(r"\b([a-z]\d+)[= ](\d)\b")
+"""A cell with its number, in the texts of both styles."""
 NONE = -1
 """No first click yet; no limit of turns."""
 
@@ -284,6 +288,24 @@ class Told(NamedTuple):
     numbers: Mapping[int, int]
     """Cells that were open, with their numbers."""
     mines: Collection[int]
+    base: int
+    """The cells open at the start, a bit set."""
+
+
+def recall(episode: Episode, places: Mapping[str, int], parse: Callable[[str, Container[str]], str]) -> Told:
+    """What an episode told; `parse` finds the cell in an action."""
+    first, mines = NONE, set()
+    numbers = {places[name]: int(number) for name, number in NUMBER.findall(episode.opening)}
+    base = sum([1 << cell for cell in numbers])
+    for turn in episode.turns:
+        if turn.valid:
+            cell = places[parse(turn.action, places)]
+            first = cell if first == NONE else first
+            new = {places[name]: int(number) for name, number in NUMBER.findall(turn.observation)}
+            numbers |= new
+            if not new:
+                mines.add(cell)
+    return Told(first, numbers, mines, base)
 
 
 def all_boards(cells: int, mines: int, moving: bool) -> list[Board]:
@@ -313,15 +335,15 @@ class Shape(NamedTuple):
         """Number of sets of mines."""
         return comb(self.cells, self.mines)
 
-    def decide(self, told: Sequence[Told], base: int, left: int, now: int, episodes: int, free: int) -> int:
-        """The cell to open in episode `now`, where `told` are the episodes so far and `base` the cells that are open at
-        the start of each: by the search, else the least likely mine, after one and the same first click.
+    def decide(self, told: Sequence[Told], left: int, now: int, episodes: int, free: int) -> int:
+        """The cell to open in episode `now`, where `told` are the episodes so far: by the search, else the least likely
+        mine, after one and the same first click.
         """
         current = told[-1]
         plan = search(self, episodes, free)
         open_cells = sum([1 << cell for cell in current.numbers])
         for known in (told, told[-1:]):  # another task's episodes may contradict the current one
-            cell = plan.choose(known, base, open_cells, current.first, left, now) if plan else None
+            cell = plan.choose(known, current.base, open_cells, current.first, left, now) if plan else None
             if cell is not None and cell != NONE:
                 return cell
         if self.moving and current.first == NONE:
@@ -335,7 +357,7 @@ class Shape(NamedTuple):
         return next(cell for cell in range(self.cells) if cell not in current.numbers)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=16)
 def search(shape: Shape, episodes: int, free: int) -> Search | None:
     """The finished search for a trial's shape; None if it takes too long."""
     if shape.sets() * (shape.cells - shape.mines if shape.moving else 1) > SEARCH_LIMIT:

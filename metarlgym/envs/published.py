@@ -68,9 +68,9 @@ SETTINGS: dict[str, Setting] = {
     ),
     "Maze-ORBIT-v0": Setting(
         "maze:Maze",
-        {"rows": 6, "columns": 6, "turns": 9, "layout": "blocks", "goal_known": False, "start": "random"},
+        {"rows": 4, "columns": 4, "turns": 9, "layout": "blocks", "goal_known": False, "start": "random"},
         _budget(27),
-        "Mazes as in ORBIT: 6x6 cells with the border, an unknown goal, 9 moves an episode, 27 in all.",
+        "Mazes as in ORBIT: 4x4 cells inside the border, an unknown goal, 9 moves an episode, 27 in all.",
     ),
     "Minesweeper-ORBIT-v0": Setting(
         "minesweeper:Minesweeper",
