@@ -3,8 +3,8 @@ they step, and how long a trial is.
 
 Default arguments, chat style. Random play and the oracle play 10,000 trials, the oracle 1,000 where it takes more than
 1 ms a step; 95% intervals. The rate is that of steps of random play in trials of 3 episodes, in one process: resets
-included, the actions drawn beforehand, 1,000 trials, the median of three. Tokens are those of a whole trial of random play, rules
-included, by SmolLM2's tokenizer and chat template: mean of 50 trials.
+included, the actions drawn beforehand, 1,000 trials, the median of three. Tokens are those of a whole trial of random
+play, rules included, by SmolLM2's tokenizer and chat template: mean of 50 trials.
 """
 
 from __future__ import annotations

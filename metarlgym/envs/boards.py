@@ -135,5 +135,5 @@ def bounded(
     total = sum(curve[free_shots:])
     if game is None:
         return Optimum(total, tuple(curve), "upper_bound")
-    lower, se = oracle_score(cast(Hashable, game), settings, len(curve), free_shots)
+    lower, se = oracle_score(game, settings, len(curve), free_shots)
     return Optimum(total, tuple(curve), "upper_bound", lower=min(lower, total), lower_se=se)
