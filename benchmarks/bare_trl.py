@@ -14,7 +14,7 @@ from metarlgym.training.config import MetaGRPOConfig
 SAME = [
     *("per_device_train_batch_size", "gradient_accumulation_steps", "steps_per_generation", "num_generations"),
     *("max_steps", "learning_rate", "lr_scheduler_type", "warmup_steps", "max_grad_norm", "weight_decay", "seed"),
-    *("loss_type", "beta", "temperature", "entropy_coef", "gradient_checkpointing", "bf16", "use_cpu"),
+    *("loss_type", "beta", "temperature", "entropy_coef", "gradient_checkpointing", "bf16", "use_cpu", "optim"),
     *("logging_steps", "disable_tqdm", "output_dir"),
 ]
 """Settings that the bare loop shares."""
