@@ -23,8 +23,9 @@ from transformers import PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from metarlgym.datatypes import ConfigError
+from metarlgym.env import Env
 from metarlgym.models.scratch import ScratchArguments
-from metarlgym.policies.scripted import RandomPolicy, RandomTokenPolicy
+from metarlgym.policies.scripted import OraclePolicy, RandomPolicy, RandomTokenPolicy
 from metarlgym.rollout.manager import RolloutManager, TrialSpec
 from metarlgym.rollout.render import Renderer
 from metarlgym.rollout.transcript import Transcript
@@ -34,6 +35,8 @@ from metarlgym.trial import Trial
 
 HELD_OUT = 512
 CHECK_EVERY = 50
+ORACLE_TRIALS = 32
+"""Trials of the oracle whose words a vocabulary has."""
 FALLEN = 0.97
 """The late-outcome loss has dropped when it is below this fraction of the best loss without memory."""
 STILL = 0.01
@@ -167,14 +170,21 @@ def warm_up(
 
 
 def sample_text(group: TaskGroup, make_trial: Callable[[], Trial], trials: int = 512) -> list[str]:
-    """Sample texts of a task group as they appear in rollouts: rules, openings, random legal actions, observations."""
+    """Sample texts of a task group as they appear in rollouts: rules, openings, actions and observations.
+
+    They are those of random legal play and of the oracle if there is one: some games are next to never won at random.
+    """
     specs = [
         TrialSpec(make_trial, group.task(i, "train"), derive("vocabulary", i), ("vocabulary", i)) for i in range(trials)
     ]
     texts = [group.env.rules()]
-    for trajectory in RolloutManager(RandomPolicy()).run(specs):
+    played = RolloutManager(RandomPolicy()).run(specs)
+    for trajectory in played:
         if trajectory.error:
             raise ConfigError(f"env_id={group.env_id!r} fails under random legal play: {trajectory.error}.")
+    if type(group.env).oracle is not Env.oracle:
+        played += RolloutManager(OraclePolicy()).run(specs[:ORACLE_TRIALS])  # up to where it may not know how to go on
+    for trajectory in played:
         for episode in trajectory.episodes:
             texts.append(episode.opening)
             for turn in episode.turns:
